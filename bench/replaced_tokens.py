@@ -2,10 +2,10 @@
 
     python bench/replaced_tokens.py RUN
 
-Prints, as JSON: the generator's loss beside that of who knows only how often each token occurs; the share of the chosen
-tokens that it samples right; the share of all tokens that are replaced; the discriminator's loss beside that of the
-best constant answer; its accuracy beside that of always saying "original"; which part of the replaced tokens it finds
-(recall), and which part of those that it marks are replaced (precision).
+Prints, as JSON: the generator's loss beside that of who knows only how often each token occurs; the share of the
+chosen tokens that it samples right; the share of all tokens that are replaced; the discriminator's loss beside that of
+the best constant answer; its accuracy beside that of always saying "original"; the share of the replaced tokens that it
+finds (recall), and the share of replaced tokens among those that it marks (precision).
 """
 
 from __future__ import annotations

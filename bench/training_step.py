@@ -127,7 +127,7 @@ def build(name: str, spec: dict[str, Any]) -> tuple[Step, dict[str, Any]]:
 
         flops, tokens = bench.flops, bench.tokens
     else:
-        from blankfill.planning.estimate import batch_flops
+        from blankfill.planning.flops import batch_flops
 
         given = [batch.to(device) for batch in shape.batches()]
         step = peer(name, shape, given, device, dtype)

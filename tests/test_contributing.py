@@ -141,7 +141,7 @@ def test_stars(tmp_path):
     (tmp_path / "dev.txt").write_text("** cold\\n***** perfect, and warm\\n* dirty\\n", encoding="utf-8")
     task = task_named("reviews")
     split = task.read(tmp_path, "dev")
-    assert [(item.text, item.label) for item in split.items] == [("cold", 1), ("perfect, and warm", 4), ("dirty", 0)]
+    assert [(item.first, item.label) for item in split.items] == [("cold", 1), ("perfect, and warm", 4), ("dirty", 0)]
     assert score(task, split, [1, 2, 1]) == {"accuracy": 1 / 3, "within-one": 2 / 3}
 ''')  # fmt: skip
     copy.replace("docs/tasks.md", "| `lambada` |", "| `reviews` | `train.txt`, `dev.txt` | |\n| `lambada` |")
@@ -171,4 +171,4 @@ def test_the_recipes_name_every_file_and_suffice(copy: Copy) -> None:
         "tests/tasks/test_embed_rows.py::test_every_objective_is_here",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout and "failed" not in done.stdout
+    assert done.stdout.count(".") > 20, "a dot for each test that passed"

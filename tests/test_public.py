@@ -13,7 +13,19 @@ FUNCTIONS = [name for name in blankfill.__all__ if inspect.isfunction(getattr(bl
 
 
 def test_the_functions_of_the_program_are_there() -> None:
-    wanted = {"prepare", "pretrain", "finetune", "predict", "evaluate", "embed", "fill", "generate", "load", "show"}
+    wanted = {
+        "prepare",
+        "pretrain",
+        "finetune",
+        "predict",
+        "evaluate",
+        "embed",
+        "fill",
+        "generate",
+        "load",
+        "show",
+        "plan",
+    }
     assert wanted <= set(FUNCTIONS)
 
 

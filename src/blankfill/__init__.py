@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from blankfill.model.heads import Head, register_head
     from blankfill.objectives import Objective, register_objective
     from blankfill.pretraining.outcome import RunResult
+    from blankfill.pretraining.plan import Plan, plan
     from blankfill.pretraining.run import pretrain, resume
     from blankfill.pretraining.show import ShownRow, show
     from blankfill.pretraining.warm_start import InitFrom
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
-    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Predictions",
+    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Plan", "Predictions",
     "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "Task", "Tokenizer", "UserError",
     "__version__", "embed", "evaluate", "export_model", "fill", "finetune", "generate", "import_model", "load",
-    "load_recipe", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
+    "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
     "register_objective", "register_task", "resume", "show",
 ]  # fmt: skip
 
@@ -75,6 +76,7 @@ _HOMES = {
     "model.heads": ("Head", "register_head"),
     "objectives": ("Objective", "register_objective"),
     "pretraining.outcome": ("RunResult",),
+    "pretraining.plan": ("Plan", "plan"),
     "pretraining.run": ("pretrain", "resume"),
     "pretraining.show": ("ShownRow", "show"),
     "pretraining.warm_start": ("InitFrom",),

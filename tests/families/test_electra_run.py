@@ -19,6 +19,7 @@ from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import ConfigError, UserError
+from blankfill.model.transformer import build
 from blankfill.pretraining.warm_start import InitFrom, open_warm_start
 from blankfill.runs.recorder import RunRecorder, read_lines
 from small_run import SMALL, texts_in
@@ -185,3 +186,11 @@ def test_learning_from_a_teacher_is_refused(trained: Path, texts: Path, tmp_path
     recipe = load_recipe("distilbert-nano", {**SIZES, "model.num_layers": 1})
     with pytest.raises(ConfigError, match="has a generator for replaced tokens"):
         blankfill.pretrain([str(texts)], recipe, tmp_path / "run", teacher=trained)
+
+
+def test_the_deviation_of_the_initial_weights_can_be_chosen() -> None:
+    """The nano recipe begins with larger weights than the family."""
+    config = load_recipe("electra-nano").model_config(300)
+    assert (config.init_std, load_recipe("electra-small").model_config(300).init_std) == (0.06, 0.02)
+    weight = build(config, seed=1).layers[2].ffn.inner.weight.detach()
+    assert float(weight.std()) == pytest.approx(0.06 * 0.8796, rel=0.02)  # cut at two deviations

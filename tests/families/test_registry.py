@@ -148,7 +148,6 @@ NAMES = set(FAMILIES) | set(OBJECTIVES)
 HOMES = {"families", "objectives"}
 EXCEPTIONS = {
     ("model/config.py", "t5"), ("model/initial.py", "t5"),  # the name of a way to draw weights
-    ("cli/plan.py", "gpt"), ("planning/plan.py", "gpt"),
 }  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def test_choices_and_answers_are_written(tmp_path: Path) -> None:
         ("classify", {"class_weights": "balanced"}, "class_weights is for method=head"),
         ("classify", {"pattern": "1"}, "pattern is for method=cloze"),
         ("classify", {"mlm_weight": 0.1}, "mlm_weight is for method=cloze"),
-        ("classify", {"patterns": "nowhere"}, "--patterns: nowhere does not exist"),
+        ("classify", {"patterns": "nowhere"}, "patterns: nowhere does not exist"),
         ("conll", {}, "conll is a task of kind tag, which has no form as text"),
     ],
 )

@@ -11,6 +11,7 @@ import blankfill.checkpoint.load
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli import fill, generate
 from blankfill.errors import UserError
+from blankfill.system.console import settings_as_flags
 from generate_models import forced_model, loaded, wordpiece
 
 TOKENIZER = wordpiece()
@@ -104,7 +105,8 @@ def test_generate_gives_samples_and_json(writing: Loaded, capsys: pytest.Capture
 
 
 def test_generate_says_that_the_positions_are_used_up(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate.main(["--model", "run", "--prompt", "cat " * 45, "--temperature", "0"]) == 0
+    with settings_as_flags():
+        assert generate.main(["--model", "run", "--prompt", "cat " * 45, "--temperature", "0"]) == 0
     assert "model's 48 positions; --slide" in capsys.readouterr().err
 
 

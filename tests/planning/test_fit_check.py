@@ -13,7 +13,7 @@ from blankfill.config.recipe import load_recipe
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
 from blankfill.planning import estimate
-from blankfill.planning.fit_check import Room, largest_micro, memory_remedy, room, verdict
+from blankfill.planning.fit_check import AvailableSpace, available_space, fit_problems, largest_micro, memory_remedy
 from blankfill.training.options import TrainOptions
 
 PLENTY = 10**13
@@ -21,16 +21,16 @@ SHAPE = estimate.RowShape(512, 500.0, 77.0, "rule", 1.0, 30522, (512, 2))
 COMPUTING = estimate.Computing()
 
 
-def bert() -> tuple[TransformerConfig, TrainOptions, list[estimate.Part]]:
+def bert() -> tuple[TransformerConfig, TrainOptions, list[estimate.PlannedPhase]]:
     recipe = load_recipe("bert-large", {"train.phase1_length": 0})
-    return recipe.model_config(30522), recipe.train, estimate.parts(recipe.train, [SHAPE], [512])
+    return recipe.model_config(30522), recipe.train, estimate.planned_phases(recipe.train, [SHAPE], [512])
 
 
 def judged(memory: int = PLENTY, disk: int = PLENTY, main: int = PLENTY, **changed: object) -> list[str]:
     config, options, parts = bert()
     options = dataclasses.replace(options, **changed)
-    parts = estimate.parts(options, [part.shape for part in parts], [512])
-    return verdict(config, parts, options, COMPUTING, Room(memory, main, disk), 30522)
+    parts = estimate.planned_phases(options, [part.shape for part in parts], [512])
+    return fit_problems(config, parts, options, COMPUTING, AvailableSpace(memory, main, disk), 30522)
 
 
 def test_what_fits_is_not_complained_of() -> None:
@@ -40,33 +40,33 @@ def test_what_fits_is_not_complained_of() -> None:
 @pytest.mark.parametrize("free", [20e9, 25e9])
 def test_the_advised_micro_batch_is_the_largest_that_fits(free: float) -> None:
     config, options, _ = bert()
-    (problem,) = judged(memory=int(free))
-    assert "with 8 rows of 512 tokens at a time" in problem
-    plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", problem))
+    (sentence,) = judged(memory=int(free))
+    assert "with 8 rows of 512 tokens at a time" in sentence
+    plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", sentence))
 
     def peak(rows: int, checkpointing: bool) -> int:
         return estimate.memory(config, SHAPE, options, COMPUTING, rows, checkpointing).peak
 
     assert peak(plain, False) <= free < peak(plain + 1, False)
     assert peak(again, True) <= free < peak(again + 1, True)
-    assert "a third more work" in problem
+    assert "a third more work" in sentence
 
 
 def test_checkpointing_is_not_advised_twice() -> None:
-    (problem,) = judged(memory=int(15e9), gradient_checkpointing=True, micro_batch=256)
-    assert "train.micro_batch" in problem
-    assert "gradient_checkpointing" not in problem
+    (sentence,) = judged(memory=int(15e9), gradient_checkpointing=True, micro_batch=256)
+    assert "train.micro_batch" in sentence
+    assert "gradient_checkpointing" not in sentence
 
 
 def test_advice_when_not_one_row_fits() -> None:
     """Every way out that is named, fits; and the length that is named is the longest that does."""
     config, options, _ = bert()
     big = dataclasses.replace(SHAPE, columns=16384, targets=2458.0)
-    (part,) = estimate.parts(options, [big], [16384])
+    (part,) = estimate.planned_phases(options, [big], [16384])
     free = int(11e9)
     assert largest_micro(config, big, options, COMPUTING, free, True) == 0
-    remedy = memory_remedy(config, [part], options, COMPUTING, free)
-    match = re.search(r"rows of ([\d,]+) tokens", remedy)
+    sentence = memory_remedy(config, [part], options, COMPUTING, free)
+    match = re.search(r"rows of ([\d,]+) tokens", sentence)
     assert match
     columns = int(match[1].replace(",", ""))
 
@@ -76,7 +76,7 @@ def test_advice_when_not_one_row_fits() -> None:
 
     assert fits(columns)
     assert not fits(columns + 8)
-    layers = re.search(r"model\.num_layers (\d+)", remedy)
+    layers = re.search(r"model\.num_layers (\d+)", sentence)
     if layers:
         fewer = dataclasses.replace(config, num_layers=int(layers[1]))
         assert estimate.memory(fewer, big, options, COMPUTING, 1, True).peak <= free
@@ -84,16 +84,16 @@ def test_advice_when_not_one_row_fits() -> None:
 
 def test_a_lean_optimiser_is_advised_where_it_helps() -> None:
     config, options, _ = bert()
-    (problem,) = judged(memory=int(6e9))
-    assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in problem
+    (sentence,) = judged(memory=int(6e9))
+    assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in sentence
     lean = dataclasses.replace(options, optimizer="adafactor")
     assert estimate.memory(config, SHAPE, lean, COMPUTING, 1, True).peak <= 6e9
-    assert "model.num_layers" in problem
+    assert "model.num_layers" in sentence
 
 
 def test_nothing_helps() -> None:
-    (problem,) = judged(memory=10**8)
-    assert problem.endswith("choose a smaller recipe or a smaller vocabulary")
+    (sentence,) = judged(memory=10**8)
+    assert sentence.endswith("choose a smaller recipe or a smaller vocabulary")
 
 
 def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
@@ -101,21 +101,21 @@ def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
     config, options, _ = bert()
     short = dataclasses.replace(SHAPE, columns=128, targets=19.0)
     options = dataclasses.replace(options, phase1_length=128, steps=10)
-    parts = estimate.parts(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
-    assert parts[0].micro == 4 * parts[1].micro
+    parts = estimate.planned_phases(options, [short, dataclasses.replace(SHAPE, columns=40)], [128, 512])
+    assert parts[0].micro_batch == 4 * parts[1].micro_batch
     free = estimate.memory(config, short, options, COMPUTING, 20, False).peak
-    (problem,) = verdict(config, parts, options, COMPUTING, Room(free, PLENTY, PLENTY), 30522)
-    assert "train.micro_batch 5 fits and computes the same but for dropout" in problem
+    (sentence,) = fit_problems(config, parts, options, COMPUTING, AvailableSpace(free, PLENTY, PLENTY), 30522)
+    assert "train.micro_batch 5 fits and computes the same but for dropout" in sentence
 
 
 def test_disk() -> None:
     config, options, _ = bert()
     size = estimate.checkpoint_bytes(config, options)
-    (problem,) = judged(disk=4 * size - 1)
-    assert "train.save_total_limit 1 needs" in problem
-    assert f"free {1} B more" in problem
-    (problem,) = judged(disk=2 * size)
-    assert "train.save_total_limit" not in problem
+    (sentence,) = judged(disk=4 * size - 1)
+    assert "train.save_total_limit 1 needs" in sentence
+    assert f"free {1} B more" in sentence
+    (sentence,) = judged(disk=2 * size)
+    assert "train.save_total_limit" not in sentence
     assert judged(disk=4 * size) == []
 
 
@@ -126,30 +126,30 @@ def test_both_problems_are_told_at_once() -> None:
 def test_the_copy_of_a_checkpoint_must_fit_beside_a_gpu() -> None:
     config, options, parts = bert()
     on_gpu = estimate.Computing(2, "sdpa", "cuda")
-    (problem,) = verdict(config, parts, options, on_gpu, Room(PLENTY, 10**9, PLENTY), 30522)
-    assert "copied to main memory" in problem
-    assert verdict(config, parts, options, on_gpu, Room(PLENTY, PLENTY, PLENTY), 30522) == []
+    (sentence,) = fit_problems(config, parts, options, on_gpu, AvailableSpace(PLENTY, 10**9, PLENTY), 30522)
+    assert "copied to main memory" in sentence
+    assert fit_problems(config, parts, options, on_gpu, AvailableSpace(PLENTY, PLENTY, PLENTY), 30522) == []
 
 
 def test_tables_that_are_too_small() -> None:
     config, options, _ = bert()
-    space = Room(PLENTY, PLENTY, PLENTY)
+    space = AvailableSpace(PLENTY, PLENTY, PLENTY)
     wrong = dataclasses.replace(SHAPE, ids=40000, positions=(600, 2))
-    problems = verdict(config, estimate.parts(options, [wrong], [512]), options, COMPUTING, space, 31000)
-    assert [re.sub(r"[;:].*", "", problem) for problem in problems] == [
-        "the tokenizer has 31,000 tokens and the model's word table only 30,522 rows",
+    problems = fit_problems(config, estimate.planned_phases(options, [wrong], [512]), options, COMPUTING, space, 31000)
+    assert [re.sub(r"[;:].*", "", sentence) for sentence in problems] == [
+        "the tokenizer has 31,000 tokens and the model's token embeddings only 30,522 rows",
         "the token files hold the id 39,999 and the tokenizer has only 31,000 tokens",
         "the rows name position 599, and position table 1 of the model has only 512 rows",
     ]
 
 
-def test_room_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
-    space = room("cpu", tmp_path / "not" / "yet" / "there")
+def test_space_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+    space = available_space("cpu", tmp_path / "not" / "yet" / "there")
     assert space.disk > 0
-    assert space.memory == space.main > 0
+    assert space.memory == space.main_memory > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torch finds no CUDA GPU here; use train\.device cpu or auto"):
-        room("cuda:1", tmp_path)
+        available_space("cuda:1", tmp_path)

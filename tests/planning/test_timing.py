@@ -12,7 +12,7 @@ from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.data.batching import collate
 from blankfill.model.config import TransformerConfig
 from blankfill.planning import estimate, timing
-from blankfill.planning.timing import Rehearsal, Trial, micro_seconds, rehearse, run_seconds, what_to_try
+from blankfill.planning.timing import Timing, Trial, micro_batch_seconds, run_seconds, time_phase, trial_sizes
 from blankfill.training.options import TrainOptions
 from blankfill.types import Batch, Document, Vocabulary
 from conftest import ORDINARY
@@ -33,11 +33,11 @@ def seconds_of(layers: int, rows: int) -> float:
 @pytest.mark.parametrize("sizes", [[(12, 16)], [(12, 2), (12, 8)], [(2, 1), (2, 4), (4, 1)], [(6, 1), (6, 2), (12, 1)]])
 def test_the_whole_is_reckoned_exactly_from_a_linear_machine(sizes: list[tuple[int, int]]) -> None:
     trials = [trial(layers, rows, seconds_of(layers, rows)) for layers, rows in sizes]
-    assert micro_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
+    assert micro_batch_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
 
 
 def test_noise_never_makes_a_larger_batch_cheaper() -> None:
-    assert micro_seconds([trial(2, 1, 1.0), trial(2, 4, 0.9), trial(4, 1, 0.8)], 12, 16) == 1.0
+    assert micro_batch_seconds([trial(2, 1, 1.0), trial(2, 4, 0.9), trial(4, 1, 0.8)], 12, 16) == 1.0
 
 
 @pytest.mark.parametrize("work", [0.0, 1e12, 1e13, 1e14, 1e16])
@@ -45,22 +45,22 @@ def test_noise_never_makes_a_larger_batch_cheaper() -> None:
 def test_trials_fit_and_suffice(work: float, free: int) -> None:
     recipe = load_recipe("bert-base", {"train.phase1_length": 0})
     config, options = recipe.model_config(30522), recipe.train
-    part = estimate.Part(estimate.RowShape(512, 500, 77, "rule"), 10**6, 16)
-    sizes = what_to_try(config, part, options, COMPUTING, free, work)
+    part = estimate.PlannedPhase(estimate.RowShape(512, 500, 77, "rule"), 10**6, 16)
+    sizes = trial_sizes(config, part, options, COMPUTING, free, work)
     assert sizes
     for layers, rows in sizes:
         tried = dataclasses.replace(config, num_layers=layers)
         assert estimate.memory(tried, part.shape, options, COMPUTING, rows, False).peak <= free
-    # the time of the whole follows from them on a linear machine
+    # a linear machine's whole follows from them
     trials = [trial(layers, rows, seconds_of(layers, rows)) for layers, rows in sizes]
-    assert micro_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
+    assert micro_batch_seconds(trials, 12, 16) == pytest.approx(seconds_of(12, 16))
 
 
 def test_more_time_means_larger_trials() -> None:
     recipe = load_recipe("gpt2")
     config = recipe.model_config(50257)
-    part = estimate.Part(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
-    tried = [what_to_try(config, part, recipe.train, COMPUTING, PLENTY, work) for work in (0, 1e13, 1e14, 1e18)]
+    part = estimate.PlannedPhase(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
+    tried = [trial_sizes(config, part, recipe.train, COMPUTING, PLENTY, work) for work in (0, 1e13, 1e14, 1e18)]
     assert tried[0] == [(1, 1), (1, 2), (2, 1)]
     assert tried[-1] == [(12, 12)]
     largest = [max(layers * rows for layers, rows in sizes) for sizes in tried]
@@ -69,27 +69,27 @@ def test_more_time_means_larger_trials() -> None:
 
 def test_nothing_is_tried_where_nothing_fits() -> None:
     recipe = load_recipe("gpt2")
-    part = estimate.Part(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
-    assert what_to_try(recipe.model_config(50257), part, recipe.train, COMPUTING, 10**8, 1e18) == []
+    part = estimate.PlannedPhase(estimate.RowShape(1024, 1024, 1024, "causal"), 10**6, 12)
+    assert trial_sizes(recipe.model_config(50257), part, recipe.train, COMPUTING, 10**8, 1e18) == []
 
 
 def test_a_run_by_hand() -> None:
     """Two phases of 100 rows in tens at 2 s and 60 rows in threes at 1 s, 8 steps at 0.5 s; 3 validations of 6 rows."""
     shape = estimate.RowShape(8, 8, 2, "rule")
-    parts = [estimate.Part(shape, 100, 10), estimate.Part(shape, 60, 3)]
-    timed = [Rehearsal(2.0, 9.0, 1.0, ()), Rehearsal(1.0, 0.5, 1.0, ())]
+    parts = [estimate.PlannedPhase(shape, 100, 10), estimate.PlannedPhase(shape, 60, 3)]
+    timed = [Timing(2.0, 9.0, 1.0, ()), Timing(1.0, 0.5, 1.0, ())]
     options = TrainOptions(steps=8, eval_every=4)
     assert run_seconds(timed, parts, options, 6) == (20 + 20 + 4, 3 * 2 * 1.0 / 3)
     again = dataclasses.replace(options, gradient_checkpointing=True)
     assert run_seconds(timed, parts, again, 6)[1] == 3 * 2 * 1.0 / 4
 
 
-def nano(name: str) -> tuple[Recipe, TransformerConfig, estimate.Part]:
+def nano(name: str) -> tuple[Recipe, TransformerConfig, estimate.PlannedPhase]:
     recipe = load_recipe(
         name, {"model.hidden_size": 32, "model.num_layers": 2, "objective.length": 24, "train.batch_size": 4}
     )
     config = recipe.model_config(64)
-    return recipe, config, estimate.Part(estimate.RowShape(24, 24, 24, "rule"), 1000, 4)
+    return recipe, config, estimate.PlannedPhase(estimate.RowShape(24, 24, 24, "rule"), 1000, 4)
 
 
 def batch_of(recipe: Recipe, vocabulary: Vocabulary, rows: int) -> Batch:
@@ -111,35 +111,35 @@ def test_the_loop_is_timed(name: str, vocabulary: Vocabulary, monkeypatch: pytes
         return true_loss(self, step, micro_batches)
 
     monkeypatch.setattr(timing.Trainer, "_accumulate", counting)
-    timed = rehearse(
+    result = time_phase(
         config, part, recipe.train, COMPUTING, torch.device("cpu"), torch.float32, PLENTY,
         lambda rows: batch_of(recipe, vocabulary, rows), 0.5,
     )  # fmt: skip
-    assert timed is not None
-    (only,) = timed.trials
+    assert result is not None
+    (only,) = result.trials
     assert (only.layers, only.rows) == (2, 4)
     assert seen == [4] * (only.steps + 1)  # the first warms up
-    assert timed.micro_seconds == only.seconds > 0
-    assert timed.update_seconds == only.update > 0
-    assert timed.peak > 0
+    assert result.micro_batch_seconds == only.seconds > 0
+    assert result.update_seconds == only.update > 0
+    assert result.matmul_rate > 0
 
 
 def test_copies_are_made_when_time_is_short(vocabulary: Vocabulary) -> None:
     recipe, config, part = nano("gpt-nano")
     config = dataclasses.replace(config, num_layers=8)
-    timed = rehearse(
+    result = time_phase(
         config, part, recipe.train, COMPUTING, torch.device("cpu"), torch.float32, PLENTY,
         lambda rows: batch_of(recipe, vocabulary, rows), 1e-6,
     )  # fmt: skip
-    assert timed is not None
-    assert [(trial.layers, trial.rows) for trial in timed.trials] == [(1, 1), (1, 2), (2, 1)]
-    assert all(trial.steps == 1 for trial in timed.trials)
-    last = timed.trials[-1]
+    assert result is not None
+    assert [(trial.layers, trial.rows) for trial in result.trials] == [(1, 1), (1, 2), (2, 1)]
+    assert all(trial.steps == 1 for trial in result.trials)
+    last = result.trials[-1]
     shares = [sum(estimate.parameters(dataclasses.replace(config, num_layers=n)).values()) for n in (8, 2)]
-    assert timed.update_seconds == pytest.approx(last.update * shares[0] / shares[1])
+    assert result.update_seconds == pytest.approx(last.update * shares[0] / shares[1])
 
 
 def test_nothing_fits(vocabulary: Vocabulary) -> None:
     recipe, config, part = nano("gpt-nano")
     device = torch.device("cpu")
-    assert rehearse(config, part, recipe.train, COMPUTING, device, torch.float32, 1, lambda rows: None, 0.1) is None
+    assert time_phase(config, part, recipe.train, COMPUTING, device, torch.float32, 1, lambda rows: None, 0.1) is None

@@ -83,7 +83,7 @@ def test_a_run_that_begins_notes_this_machine(here: pytest.MonkeyPatch) -> None:
     busy = settle(TrainOptions())
     assert busy.machine == dataclasses.replace(NOTED, threads=1)
     assert busy.remarks == [
-        "other programs keep 1.5 cores of this machine busy, so 1 thread of 2 computes; --threads 2 uses all cores"
+        "other programs keep 1.5 cores of this machine busy, so 1 thread of 2 computes; threads=2 uses all cores"
     ]
     assert settle(TrainOptions(threads=2)).machine == NOTED
 
@@ -131,9 +131,7 @@ def test_a_crowded_machine_is_told_of_and_changes_nothing(here: pytest.MonkeyPat
     again = settle_again(TrainOptions(), NOTED, {})
     assert again.machine == NOTED
     (remark,) = again.remarks
-    assert (
-        "other programs keep this machine busy, and the run keeps its 2 threads" in remark and "--threads 1 " in remark
-    )
+    assert "other programs keep this machine busy, and the run keeps its 2 threads" in remark and "threads=1 " in remark
     here.setattr(environment, "busy_cores", lambda: 0.0)
     many = dataclasses.replace(NOTED, threads=16)
     again = settle_again(TrainOptions(), many, {})
@@ -219,7 +217,7 @@ def test_threads_that_were_asked_for_stay(here: pytest.MonkeyPatch) -> None:
     conditions.begin()
     assert not any(slow(conditions, events))
     assert conditions.machine.threads == torch.get_num_threads() == 2
-    assert "keeps its 2 threads, since they were given as an option" in events[0][2] and "--threads 1," in events[0][2]
+    assert "keeps its 2 threads, since they were given as an option" in events[0][2] and "threads=1," in events[0][2]
 
 
 def test_it_is_a_file_of_its_own() -> None:

@@ -43,7 +43,7 @@ class ModelOptions:
         **dict.fromkeys(("head_size", "ffn_size", "embedding_size", "positions"), at_least(0, WIDEST)),
         "num_layers": at_least(1, DEEPEST),
         "encoder_layers": at_least(0, DEEPEST),
-        **dict.fromkeys(("dropout", "attention_dropout"), below(1)),
+        **dict.fromkeys(("dropout", "attention_dropout", "init_std"), below(1)),
     }
 
     family: Annotated[str, Option(choices=known_families)] = "bert"
@@ -70,6 +70,8 @@ class ModelOptions:
     init: Literal["family", "locality"] = "family"
     """Initial weights. family: as the family's paper; locality: the first heads attend to adjacent tokens, which
     speeds up short runs considerably."""
+    init_std: float = 0.0
+    """Standard deviation of the initial weights. 0: the family's, usually 0.02, which is small for narrow models."""
     positions: int = 0
     """Rows of the position table; 0: as many as objective.length needs."""
     dropout: float = 0.1
@@ -118,6 +120,8 @@ class ModelOptions:
             preset["norm"] = self.norm
         if self.embedding_size:
             preset["embedding_size"] = self.embedding_size
+        if self.init_std:
+            preset["init_std"] = self.init_std
         if self.shared != "family":
             preset["shared"] = self.shared
         preset["pooler"] = bool(preset.get("pooler")) and pairs

@@ -94,7 +94,7 @@ def export_fine_tuned(predictor: Predictor, path: Path, out: Path, lines: Sequen
     if model.reader is not None:
         raise UserError(
             f"{path} cannot be exported: its head reads features of several layers or an LSTM, and no class of "
-            "transformers does; fine-tune it without --features and --head"
+            f"transformers does; fine-tune it without {setting('features')} and {setting('head')}"
         )
     kind = KINDS[adapter.task.kind]
     form = head_form(model.encoder.config, kind, format.objective, format.vocabulary)

@@ -1,14 +1,15 @@
-"""What a model keeps for its backward pass, and takes besides at the worst moment: measured, without computing.
+"""The memory of a training step's activations, counted without computing.
 
-A forward and a backward pass of a small copy of the model run through the program's own modules and kernels, with one
-or two layers of each kind and one or two rows, and storages are counted. Nothing is computed: an operation on numbers
-gives memory of the right shape and type that is never written, so a pass takes milliseconds and hardly any memory
-(`ShapesOnly`). Bytes are a fixed part and a part for each row, of all that is not a layer and of each kind of layer, so
-that a few passes tell those of any number of rows and layers. Rows longer than `LONGEST` are reckoned from three
-shorter lengths, since bytes grow at most with the square of the length.
+Counted are the tensors that a model keeps for its backward pass, and those that it takes besides at the worst moment. A
+forward and a backward pass of a small copy of the model run through the program's own modules and kernels, with one or
+two layers of each kind and two or three rows, and the bytes of storages are added up. Nothing is computed: an operation
+on floating-point numbers returns memory of the right shape and type that is never written, so a pass takes
+milliseconds and hardly any memory (`ShapesOnly`). The bytes of all that is not a layer, and of each kind of layer, are
+a constant and a term for each row, so a few passes give those of any number of rows and layers. Rows longer than
+`LONGEST` are extrapolated from three shorter lengths: bytes grow at most with the square of the length.
 
-On devices other than a CPU the same passes are used, with the CPU's own feed-forward kernel left out and attention
-weights never kept. That case follows torch's kernels and has not been measured.
+On a device that is not a CPU the same passes are used, without the CPU's own feed-forward kernel and with attention
+weights that are never stored. That follows torch's kernels and has not been measured.
 
 Shapes: T columns, S columns of a context.
 """
@@ -41,13 +42,15 @@ if TYPE_CHECKING:
     from blankfill.planning.estimate import Computing, RowShape
 
 VOCABULARY = 64
-"""Words of the copies: the word table and its loss are reckoned apart."""
+"""Tokens of the copies: token embeddings and their loss are estimated separately."""
 LONGEST = 1024
-"""Columns of the longest rows that are tried; longer ones are reckoned from this, 3/4 and half of it. All are longer
-than what kernels treat as short, and whole blocks of theirs (`kernels.blocked_attention`)."""
+"""Columns of the longest rows that are tried; longer rows are extrapolated from this, 3/4 and half of it. All are
+longer than what kernels treat as short, and whole blocks of their queries (`kernels.blocked_attention`)."""
+MANY = 8192
+"""Columns of the largest micro-batches that are tried."""
 FP32 = 4
 NOISE = (torch.int8, torch.int16)
-"""Types of dropout masks and what they are made of."""
+"""Types of dropout masks and of the random bits from which they are made."""
 RANDOM = ("random_", "bernoulli_", "normal_", "uniform_")
 
 
@@ -74,38 +77,53 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Activations:
-    """What the parts of a model keep: all but its layers, a layer of each kind, a layer of its encoder.
-
-    working: what a pass of one layer takes beyond what is kept, gradients of weights aside.
-    """
+    """Bytes that the parts of a model keep."""
 
     rest: Bytes
+    """All that is not a layer."""
     layers: Mapping[str, Bytes]
+    """A layer of each kind (`TransformerConfig.layer_kind`)."""
     encoder: Bytes | None
-    working: Bytes
+    """A layer of the encoder, where there is one."""
+    working: tuple[Bytes, ...]
+    """What a pass of one layer takes besides, gradients of weights left out: the least of these. Blocks of a kernel
+    have a largest size, so the bytes grow more slowly in large micro-batches."""
 
     def kept(self, config: TransformerConfig, rows: int) -> float:
-        """What a model with the layers of a configuration keeps."""
+        """Return the bytes that a model with the layers of a configuration keeps."""
         total = self.rest.of(rows)
         total += sum(self.layers[config.layer_kind(index)].of(rows) for index in range(config.num_layers))
         return total if self.encoder is None else total + config.encoder_layers * self.encoder.of(rows)
 
     def kept_by_inputs(self, config: TransformerConfig, shape: RowShape, rows: int) -> float:
-        """What is kept where each layer keeps its input only, and one layer at a time is computed again."""
+        """Return the bytes where each layer keeps its input only, and one layer at a time is computed again."""
         columns = config.num_layers * shape.columns
         columns += config.encoder_layers * (0 if shape.context is None else shape.context.columns)
-        return self.rest.of(rows) + FP32 * rows * columns * config.hidden_size + self.largest_layer(rows)
+        inputs = FP32 * rows * columns * (config.hidden_size + config.generator_size)
+        return self.rest.of(rows) + inputs + self.largest_layer(rows)
+
+    def taken(self, rows: int) -> float:
+        """Return the bytes that a pass takes besides."""
+        return min(part.of(rows) for part in self.working)
 
     def largest_layer(self, rows: int) -> float:
-        """What the layer that keeps most keeps."""
+        """Return the bytes of the layer that keeps most."""
         return max(part.of(rows) for part in (*self.layers.values(), self.encoder) if part is not None)
 
 
 def activations(config: TransformerConfig, shape: RowShape, computing: Computing) -> Activations:
-    """Measure what a model keeps and takes for rows of a shape, its word loss aside."""
-    alike = replace(config, vocab_size=VOCABULARY, num_layers=1, encoder_layers=min(1, config.encoder_layers))
-    context = None if shape.context is None else replace(shape.context, tokens=0.0, ids=0, positions=())
-    return _measured(alike, replace(shape, tokens=0.0, ids=0, positions=(), context=context), computing)
+    """Count the bytes of a model for rows of a shape, without those of its language-model loss."""
+    copied = replace(config, vocab_size=VOCABULARY, num_layers=1, encoder_layers=min(1, config.encoder_layers))
+    return _measured(copied, _essential(shape), computing)
+
+
+def _essential(shape: RowShape) -> RowShape:
+    """The shape without what changes no memory, and with whole targets, so that similar shapes are counted once."""
+    return replace(
+        shape, tokens=0.0, ids=0, positions=(), targets=math.ceil(shape.targets), pairs=math.ceil(shape.pairs),
+        span_boundary_targets=math.ceil(shape.span_boundary_targets),
+        context=None if shape.context is None else _essential(shape.context),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
@@ -113,19 +131,23 @@ def _measured(config: TransformerConfig, shape: RowShape, computing: Computing) 
     columns = max(shape.columns, 0 if shape.context is None else shape.context.columns)
     if columns > LONGEST:
         shares = [share * LONGEST / columns for share in (0.5, 0.75, 1.0)]
-        found = [_measured(config, shape.shortened(share), computing) for share in shares]
-        return _extrapolated(found, _weights_at(shares, 1.0), columns)
+        shorter = [_measured(config, _essential(shape.shortened(share)), computing) for share in shares]
+        return _extrapolated(shorter, _weights_at(shares, 1.0), columns)
 
-    def by_rows(config: TransformerConfig) -> tuple[Bytes, Bytes]:
-        """What is kept, and what is taken besides."""
-        one, two = (run(config, shape, computing, rows) for rows in (1, 2))
-        more = max(0, two[1] - one[1])  # the worst moment may be another one with more rows
-        return Bytes(2 * one[0] - two[0], two[0] - one[0]), Bytes(max(0, two[1] - 2 * more), more)
+    def line(config: TransformerConfig, low: int, high: int) -> tuple[Bytes, Bytes]:
+        """Return the bytes that are kept, and those that are taken besides, through two numbers of rows."""
+        less, more = (run(config, shape, computing, rows) for rows in (low, high))
+        slopes = [(more[k] - less[k]) / (high - low) for k in (0, 1)]
+        rise = max(0.0, slopes[1])  # the worst moment may be another one in more rows
+        return Bytes(less[0] - low * slopes[0], slopes[0]), Bytes(max(0.0, less[1] - low * rise), rise)
 
     def kept(**changes: Any) -> Bytes:
-        return by_rows(replace(config, **changes))[0]
+        # two rows and three: with one row, changes of layout that copy otherwise are views
+        return line(replace(config, **changes), 2, 3)[0]
 
-    single, working = by_rows(config)
+    single, few = line(config, 2, 3)
+    many = max(4, MANY // columns)
+    working = few, line(config, many // 2, many)[1]
     encoder = None
     if config.encoder_layers:
         encoder = kept(encoder_layers=2) - single
@@ -141,7 +163,7 @@ def _measured(config: TransformerConfig, shape: RowShape, computing: Computing) 
 
 
 def _weights_at(points: Sequence[float], at: float) -> list[float]:
-    """The weights with which the values of a polynomial at some points add up to that at another one (Lagrange)."""
+    """Return the weights of a polynomial's values at some points in its value at another one (Lagrange)."""
     weights = []
     for k, point in enumerate(points):
         weight = 1.0
@@ -151,23 +173,23 @@ def _weights_at(points: Sequence[float], at: float) -> list[float]:
     return weights
 
 
-def _extrapolated(found: Sequence[Activations], weights: Sequence[float], columns: int) -> Activations:
+def _extrapolated(measured: Sequence[Activations], weights: Sequence[float], columns: int) -> Activations:
     def joined(parts: Sequence[Bytes]) -> Bytes:
         return sum((weight * part for part, weight in zip(parts, weights, strict=True)), Bytes())
 
-    encoders = [one.encoder for one in found if one.encoder is not None]
-    half, _, last = (one.working.of(1) for one in found)
+    encoders = [shorter.encoder for shorter in measured if shorter.encoder is not None]
+    half, _, last = (shorter.taken(2) for shorter in measured)
     power = min(2.0, max(1.0, math.log2(last / half)))  # the worst moment may be another one in longer rows
     return Activations(
-        joined([one.rest for one in found]),
-        {kind: joined([one.layers[kind] for one in found]) for kind in found[0].layers},
+        joined([shorter.rest for shorter in measured]),
+        {kind: joined([shorter.layers[kind] for shorter in measured]) for kind in measured[0].layers},
         joined(encoders) if encoders else None,
-        (columns / LONGEST) ** power * found[-1].working,
+        tuple((columns / LONGEST) ** power * part for part in measured[-1].working),
     )
 
 
 def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> tuple[int, int]:
-    """What a model keeps, its word loss taken off, and takes besides in one pass on rows of a shape."""
+    """Return the bytes that one pass on rows of a shape keeps, without the losses', and those that it takes besides."""
     dtype = {2: torch.bfloat16, FP32: torch.float32}[computing.width]
     with torch.device("meta"):
         model = Transformer(config)
@@ -182,28 +204,28 @@ def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: 
         with compute_context(torch.device("cpu"), dtype):
             sums = loss_sums(model, batch, dtype)
         total = torch.stack([*sums.values()]).sum()
-        kept = mode.live
+        saved = mode.live
         mode.backward = True
         total.backward()
-        working = mode.peak - kept
+        working = mode.peak - saved
         del sums, total
     losses = lm_loss_bytes(config, len(batch.target_ids))
     if batch.span_boundary_targets is not None:
         losses += lm_loss_bytes(config, batch.span_boundary_targets.shape[1])
-    return kept - losses, working
+    return saved - losses, working
 
 
 def lm_loss_bytes(config: TransformerConfig, targets: int) -> int:
-    """What the word loss keeps: gradients of the table, of its bias and of what is multiplied with the table."""
+    """Return the bytes that the language-model loss keeps: gradients of the output embeddings and of both factors."""
     bias = config.vocab_size if config.head_bias else 0
     return FP32 * (config.vocab_size * config.word_size + bias + targets * config.word_size)
 
 
 def made_up_batch(config: TransformerConfig, shape: RowShape, rows: int) -> Batch:
-    """A batch of rows of a shape; what it says does not matter."""
+    """Return a batch of rows of a shape; its tokens do not matter."""
     T = shape.columns
     segment = torch.zeros(rows, T, dtype=torch.int32)
-    segment[:, T - 1 :] = 1 if shape.mask == "rule" else 0  # a rule, and hardly anything that it hides
+    segment[:, T - 1 :] = 1 if shape.mask == "rule" else 0  # a rule that hides one column
     positions = torch.zeros(len(config.position_sizes), rows, T, dtype=torch.int64)
     positions[0] = torch.arange(T).clamp(max=config.position_sizes[0] - 1)
     if config.position_scheme == "relative":  # segments, and queries behind the text
@@ -212,7 +234,7 @@ def made_up_batch(config: TransformerConfig, shape: RowShape, rows: int) -> Batc
     labels, borders = {}, None
     if shape.pairs:
         first = torch.arange(round(rows * shape.pairs)) % rows * T
-        labels = {"pair": (first, torch.zeros_like(first))}
+        labels = {name: (first, torch.zeros_like(first)) for name in config.heads or ("next_sentence",)}
     if config.max_span_positions:
         at = torch.arange(round(rows * shape.span_boundary_targets)) % (rows * T)
         borders = torch.stack([at, at, at % config.max_span_positions, torch.zeros_like(at)])
@@ -225,8 +247,9 @@ def made_up_batch(config: TransformerConfig, shape: RowShape, rows: int) -> Batc
 
 @dataclass(frozen=True)
 class _Operation:
-    """What an operation does. written: places and names of the arguments that it writes; views: whether what it returns
-    is memory of its arguments; numbers: whether it returns anything but tensors; draws: whether it writes noise."""
+    """What an operation does. written: places and names of the arguments that it writes; views: whether it returns
+    memory of its arguments; numbers: whether it returns anything but tensors; draws: whether it writes random
+    numbers."""
 
     written: tuple[tuple[int, str], ...]
     views: bool
@@ -237,21 +260,21 @@ class _Operation:
 @lru_cache(maxsize=1024)
 def _operation(func: Any) -> _Operation:
     schema = func._schema
-    infos = [(k, one) for k, one in enumerate(schema.arguments) if one.alias_info is not None]
+    infos = [(k, argument) for k, argument in enumerate(schema.arguments) if argument.alias_info is not None]
     return _Operation(
-        tuple((k, one.name) for k, one in infos if one.alias_info.is_write),
-        any(one.alias_info is not None for one in schema.returns),
-        any("Tensor" not in str(one.type) for one in schema.returns),
+        tuple((k, argument.name) for k, argument in infos if argument.alias_info.is_write),
+        any(result.alias_info is not None for result in schema.returns),
+        any("Tensor" not in str(result.type) for result in schema.returns),
         schema.name.rpartition("::")[2] in RANDOM,
     )
 
 
 class ShapesOnly(TorchDispatchMode):
-    """Operations on numbers give memory of the right shape that is never written; those on integers are computed, noise
-    aside.
+    """Operations on floating-point numbers return memory of the right shape that is never written; those on integers
+    are computed, random ones left out.
 
-    live and peak: bytes of storages that came into being since, and that are alive, now and at most. backward: to be
-    set before the backward pass, in which what has the shape of a weight is taken for its gradient and left out.
+    live and peak: bytes of the storages that were allocated since and are alive, now and at most. backward: to be set
+    before the backward pass, in which a tensor with the shape of a weight is taken for its gradient and left out.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -268,13 +291,13 @@ class ShapesOnly(TorchDispatchMode):
         kwargs = kwargs or {}
         operation = _operation(func)
         if operation.written:
-            found = [args[k] if k < len(args) else kwargs[name] for k, name in operation.written]
-            target = found[0]
+            outputs = [args[k] if k < len(args) else kwargs[name] for k, name in operation.written]
+            target = outputs[0]
             if operation.draws or target.is_floating_point() or target.dtype in NOISE:
-                return target if len(found) == 1 else tuple(found)
+                return target if len(outputs) == 1 else tuple(outputs)
         if operation.views:  # also of what was written
             return func(*args, **kwargs)
-        floats = any(isinstance(one, Tensor) and one.is_floating_point() for one in tree_flatten((args, kwargs))[0])
+        floats = any(isinstance(x, Tensor) and x.is_floating_point() for x in tree_flatten((args, kwargs))[0])
         if operation.numbers or not floats:
             out = func(*args, **kwargs)
         else:
@@ -317,7 +340,7 @@ def _empty(value: Any) -> Any:
 
 
 class _FusedAttention(TorchFunctionMode):
-    """torch's attention as a GPU computes it: the weights are never stored, dropped or not."""
+    """torch's attention as a GPU computes it: attention weights are never stored, with dropout or without."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -330,9 +353,9 @@ class _FusedAttention(TorchFunctionMode):
 
 @contextmanager
 def as_on_gpu(model: nn.Module) -> Iterator[None]:
-    """Compute with torch's own functions alone, as other devices than a CPU do."""
+    """Compute with torch's own functions alone, as devices other than a CPU do."""
 
-    def watch(module: nn.Module, given: Any) -> None:  # kernels of our own leave alone what is watched
+    def watch(module: nn.Module, given: Any) -> None:  # our own kernels stand in for no module with hooks
         return None
 
     hooks = [layer.register_forward_pre_hook(watch) for _, layer in dense_layers(model)]

@@ -29,7 +29,7 @@ from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
 from blankfill.objectives import OBJECTIVES, Objective
-from blankfill.planning.estimate import batch_flops
+from blankfill.planning.flops import batch_flops
 from blankfill.system.allocator import keep_freed_memory
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
@@ -79,26 +79,29 @@ class Shape:
         return options.config_for(self.made_objective(), self.vocabulary)
 
     def problems(self) -> list[str]:
-        """What is wrong with these sizes, a sentence each."""
+        """Return a sentence for each impossible size."""
         objective = self.made_objective()
         special = len(ROLES) + objective.sentinels()
-        found = [f"{self}: {problem}" for problem in objective.problems() + self.config().problems()]
+        problems = [f"{self}: {problem}" for problem in objective.problems() + self.config().problems()]
         if self.vocabulary <= special:
-            found.append(f"{self}: a vocabulary of {self.vocabulary} holds no words beside {special} special tokens")
-        return found
+            problems.append(f"{self}: a vocabulary of {self.vocabulary} holds no words beside {special} special tokens")
+        return problems
 
     def batches(self, count: int = BATCHES, seed: int = 0) -> list[Batch]:
-        """Batches of made-up rows."""
+        """Return batches of made-up rows."""
         objective, vocabulary, rng = self.made_objective(), self.made_vocabulary(), np.random.default_rng(seed)
         return [collate([[made_up_example(objective, vocabulary, rng)] for _ in range(self.rows)], 0)
                 for _ in range(count)]  # fmt: skip
 
 
 def shape_named(name: str, **sizes: Any) -> Shape:
-    """The shape of a name such as bert-4x256; sizes: the other fields of `Shape`. Raises UserError for another name."""
+    """Return the shape of a name such as bert-4x256; sizes: the other fields of `Shape`.
+
+    Raises UserError for another name.
+    """
     objective, _, size = name.partition("-")
     layers, _, width = size.partition("x")
-    measured = [one for spec in FAMILIES.values() for one in spec.default_for]
+    measured = [name for spec in FAMILIES.values() for name in spec.default_for]
     if objective not in measured or not (layers.isdecimal() and width.isdecimal()):
         known = ", ".join(name for name in OBJECTIVES if name in measured)
         raise UserError(f"{name} is no shape; write an objective ({known}), layers and width, such as bert-4x256")
@@ -106,7 +109,7 @@ def shape_named(name: str, **sizes: Any) -> Shape:
 
 
 def made_up_vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
-    """Every role, then ordinary tokens, each a word of its own, then so many sentinels."""
+    """Return a vocabulary of all roles, then ordinary tokens, each a word of its own, then sentinels."""
     roles = {role: k for k, role in enumerate(ROLES)}
     last = tuple(reversed(range(size - sentinels, size)))
     return Vocabulary(size, roles, frozenset([*roles.values(), *last]), np.ones(size, np.bool_), sentinels=last)
@@ -169,7 +172,7 @@ class Bench:
         self.progress = Progress()
 
     def steps(self, count: int) -> tuple[list[float], list[float]]:
-        """Train for so many steps; returns the seconds of each, on the wall and of this process's processors."""
+        """Train for `count` steps; returns the seconds of each, by the wall clock and of this process's processors."""
         first = self.progress.step
 
         def batches() -> Iterator[tuple[int, list[Batch]]]:
@@ -225,7 +228,7 @@ def examples_per_second(shape: Shape, seconds: float = 0.5) -> float:
 
 
 def measure(shape: Shape, precision: torch.dtype, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Time a shape for about so many seconds, at least three steps; JSON values, rates per second.
+    """Time a shape for about `seconds`, at least three steps; returns JSON values, rates per second.
 
     Peak memory is that of the process so far: a process for each shape.
     """

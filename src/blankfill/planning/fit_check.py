@@ -1,6 +1,6 @@
-"""Whether a run will work on this machine, said before its first step: what does not fit, and what would.
+"""The fit check: whether a run fits on this machine, before its first step, and which settings would fit.
 
-The costs are `planning.estimate`'s. Nothing is measured here, so `pretrain` can ask it every time.
+It compares the estimates of `planning.estimate` with what is free. Nothing is timed, so `pretrain` checks every time.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ from pathlib import Path
 
 from blankfill.errors import Problem, UserError, setting
 from blankfill.model.config import TransformerConfig
-from blankfill.planning.estimate import Computing, Part, RowShape, checkpoint_bytes, disk_bytes, memory
+from blankfill.planning.estimate import Computing, PlannedPhase, RowShape, checkpoint_bytes, disk_bytes, memory
 from blankfill.system.console import amount
 from blankfill.system.environment import usable_memory
 from blankfill.training.options import TrainOptions
 
 LENGTH_STEP = 8
-"""Shorter rows are tried in multiples of so many columns."""
+"""Shorter rows are tried in multiples of this number of columns."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a machine has to spare, in bytes. memory: where the model lies; main: where checkpoints are copied to first
-    (the same on a CPU); disk: where the run is written."""
+class AvailableSpace:
+    """Free memory and disk of a machine, in bytes."""
 
     memory: int
-    main: int
+    """Free memory of the device that trains: main memory for a CPU."""
+    main_memory: int
+    """Free main memory, to which a checkpoint is copied before it is written."""
     disk: int
+    """Free space on the disk of the run folder."""
 
 
-def room(device: str, out: Path) -> Room:
-    """What is free now, on a device (as torch names it) and where a run folder is, or will be.
+def available_space(device: str, out: Path) -> AvailableSpace:
+    """Return what is free now on a device, named as in torch, and on the disk of a run folder that may not exist yet.
 
     Raises UserError for a CUDA device that is not there.
     """
@@ -48,93 +50,96 @@ def room(device: str, out: Path) -> Room:
     folder = out.absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    return Room(on_device, main, shutil.disk_usage(folder).free)
+    return AvailableSpace(on_device, main, shutil.disk_usage(folder).free)
 
 
-def verdict(
+def fit_problems(
     config: TransformerConfig,
-    parts: Sequence[Part],
+    phases: Sequence[PlannedPhase],
     options: TrainOptions,
     computing: Computing,
-    room: Room,
+    available: AvailableSpace,
     vocabulary: int,
+    teacher: int = 0,
 ) -> list[str]:
-    """What keeps a run from working, a sentence each with its remedy; empty when it will fit. Measures nothing.
+    """Return what keeps a run from working, a sentence each with its remedy; empty when the run fits.
 
-    parts: the phases of the run. vocabulary: the tokenizer's size. To be called before the model is built, since `room`
-    is what is free then; raise `ConfigError` with what it returns. A run that is resumed has checkpoints on disk
-    already, which new ones replace: add their size to `room.disk`.
+    phases: of the run. vocabulary: the tokenizer's size. teacher: bytes of a teacher. To be called before the model is
+    built, since `available` is what is free then; raise `ConfigError` with the result. A resumed run has checkpoints on
+    disk already, which new ones replace: add their size to `available.disk`.
     """
-    found = misfits(config, [part.shape for part in parts], vocabulary)
-    if found:
-        return found
-    again = options.gradient_checkpointing
-    needs = [memory(config, part.shape, options, computing, part.micro, again).peak for part in parts]
-    if max(needs) > room.memory:
-        worst = parts[needs.index(max(needs))]
-        found.append(
-            f"with {worst.micro} rows of {worst.shape.columns:,} tokens at a time this run takes about "
-            f"{amount(max(needs), 'B')} of memory, and {amount(room.memory, 'B')} is free; "
-            f"{memory_remedy(config, parts, options, computing, room.memory)}"
+    problems = table_problems(config, [phase.shape for phase in phases], vocabulary)
+    if problems:
+        return problems
+    again, free = options.gradient_checkpointing, available.memory - teacher
+    peaks = [memory(config, phase.shape, options, computing, phase.micro_batch, again).peak for phase in phases]
+    if max(peaks) > free:
+        worst = phases[peaks.index(max(peaks))]
+        problems.append(
+            f"with {worst.micro_batch} rows of {worst.shape.columns:,} tokens at a time this run takes about "
+            f"{amount(max(peaks) + teacher, 'B')} of memory, and {amount(available.memory, 'B')} is free; "
+            f"{memory_remedy(config, phases, options, computing, free)}"
         )
-    one = checkpoint_bytes(config, options)
-    if computing.device != "cpu" and one > room.main:
-        found.append(
-            f"a checkpoint of {amount(one, 'B')} is copied to main memory before it is written, and only "
-            f"{amount(room.main, 'B')} is free there; train.optimizer adafactor keeps less, or choose a smaller model"
+    size = checkpoint_bytes(config, options)
+    if computing.device != "cpu" and size > available.main_memory:
+        problems.append(
+            f"a checkpoint of {amount(size, 'B')} is copied to main memory before it is written, and only "
+            f"{amount(available.main_memory, 'B')} is free there; train.optimizer adafactor has less state, or choose "
+            "a smaller model"
         )
-    if (need := disk_bytes(config, options)) > room.disk:
+    if (need := disk_bytes(config, options)) > available.disk:
         fewer = ""
         if (
             options.save_total_limit > 1
-            and (least := disk_bytes(config, dataclasses.replace(options, save_total_limit=1))) <= room.disk
+            and (least := disk_bytes(config, dataclasses.replace(options, save_total_limit=1))) <= available.disk
         ):
             fewer = f"train.save_total_limit 1 needs {amount(least, 'B')} and fits; or "
-        taken = (
+        sentence = (
             f"the checkpoints of this run take up to {amount(need, 'B')} on disk ({options.save_total_limit + 2} of "
-            f"{amount(one, 'B')}: those kept, the best one and the one being written), and {amount(room.disk, 'B')} is "
-            f"free; {fewer}free {amount(need - room.disk, 'B')} more, or give {setting('out')} a folder on another disk"
+            f"{amount(size, 'B')}: those that are kept, the best one and the one being written), and "
+            f"{amount(available.disk, 'B')} is free; {fewer}free {amount(need - available.disk, 'B')} more, or give "
+            f"{setting('out')} a folder on another disk"
         )
-        found.append(Problem(taken))
-    return found
+        problems.append(Problem(sentence))
+    return problems
 
 
-def misfits(config: TransformerConfig, shapes: Sequence[RowShape], vocabulary: int) -> list[str]:
-    """What would fail at some row: a vocabulary, ids or positions past their tables; a sentence each."""
-    found = []
+def table_problems(config: TransformerConfig, shapes: Sequence[RowShape], vocabulary: int) -> list[str]:
+    """Return which tables of the model are too small for the rows, a sentence each: for ids or for positions."""
+    problems = []
     if vocabulary > config.vocab_size:
-        found.append(
-            f"the tokenizer has {vocabulary:,} tokens and the model's word table only {config.vocab_size:,} rows; they "
-            "do not belong together: use the tokenizer that the model was made with"
+        problems.append(
+            f"the tokenizer has {vocabulary:,} tokens and the model's token embeddings only {config.vocab_size:,} "
+            "rows; they do not belong together: use the tokenizer that the model was made with"
         )
     if (ids := max(shape.ids for shape in shapes)) > vocabulary:
-        found.append(
+        problems.append(
             f"the token files hold the id {ids - 1:,} and the tokenizer has only {vocabulary:,} tokens; they do not "
             "belong together: prepare the text again"
         )
     for channel, size in enumerate(config.position_sizes):
         need = max((shape.positions[channel] for shape in shapes if channel < len(shape.positions)), default=0)
         if need > size:
-            found.append(
+            problems.append(
                 f"the rows name position {need - 1:,}, and position table {channel + 1} of the model has only {size:,} "
                 "rows; raise model.positions or lower objective.length"
             )
-    return found
+    return problems
 
 
 def memory_remedy(
-    config: TransformerConfig, parts: Sequence[Part], options: TrainOptions, computing: Computing, free: int
+    config: TransformerConfig, phases: Sequence[PlannedPhase], options: TrainOptions, computing: Computing, free: int
 ) -> str:
-    """What would make a run fit into so many bytes, as the end of a sentence.
+    """Return which settings would make a run fit into `free` bytes, as the end of a sentence.
 
-    parts: its phases, that of the full length last; its rows are those that train.micro_batch counts.
+    phases: of the run, that of the full length last, whose rows train.micro_batch counts.
     """
 
     def rows_that_fit(checkpointing: bool) -> int:
         return min(
-            largest_micro(config, part.shape, options, computing, free, checkpointing)
-            // max(1, part.micro // parts[-1].micro)
-            for part in parts
+            largest_micro(config, phase.shape, options, computing, free, checkpointing)
+            // max(1, phase.micro_batch // phases[-1].micro_batch)
+            for phase in phases
         )
 
     ways = []
@@ -147,7 +152,7 @@ def memory_remedy(
             ways.append(f"train.gradient_checkpointing with train.micro_batch {again} fits, at a third more work")
     if ways:
         return ", or ".join(ways)
-    shape = max((part.shape for part in parts), key=lambda shape: shape.columns)
+    shape = max((phase.shape for phase in phases), key=lambda shape: shape.columns)
     one_row = "train.gradient_checkpointing and train.micro_batch 1"
 
     def fits(config: TransformerConfig, shape: RowShape, options: TrainOptions) -> bool:
@@ -167,8 +172,8 @@ def memory_remedy(
         ways.append(f"model.num_layers {layers} with {one_row}")
     least = memory(config, shape, options, computing, 1, True)
     fixed = amount(least.weights + least.gradients + least.optimizer + least.saving, "B")
-    told = f"these would fit: {'; '.join(ways)}" if ways else "choose a smaller recipe or a smaller vocabulary"
-    return f"weights, gradients, optimiser and the copy that checkpoints are written from are {fixed}; {told}"
+    remedy = f"these would fit: {'; '.join(ways)}" if ways else "choose a smaller recipe or a smaller vocabulary"
+    return f"weights, gradients, optimiser and the copy that checkpoints are written from are {fixed}; {remedy}"
 
 
 def largest_micro(
@@ -179,7 +184,7 @@ def largest_micro(
     free: int,
     checkpointing: bool,
 ) -> int:
-    """The most rows at a time that fit into so many bytes, at most a step's; 0 when not even one does."""
+    """Return the largest micro-batch that fits into `free` bytes, at most a step's rows; 0 if not even one row fits."""
 
     def fits(rows: int) -> bool:
         return memory(config, shape, options, computing, rows, checkpointing).peak <= free
@@ -188,7 +193,7 @@ def largest_micro(
 
 
 def largest(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest number from 1 to `limit` that fits, 0 when none does; below one that fits, all do."""
+    """Return the largest number from 1 to `limit` that fits, 0 if none does; below a number that fits, all fit."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,10 +1,10 @@
-"""A few real steps of a run, timed, to say how long all of it would take.
+"""Timed steps of a run, to estimate how long all of it takes.
 
-The run's own loop, model, optimiser and rows are used, in a time box. Where a micro-batch of the whole model does not
-fit into memory or into the box, smaller ones are timed: fewer rows at a time, and copies of the model with fewer
-layers. A micro-batch's time is taken to be a fixed part (the word table is touched as a whole, however few the rows)
-and a part for each row, which grows with the layers; two or three trials tell the parts. What is left out: waiting for
-rows, which is made to overlap, samples, and writing checkpoints.
+The run's own loop, model, optimiser and rows are used, for a limited time. Where a micro-batch of the whole model does
+not fit into memory or takes too long, smaller ones are timed: fewer rows in a micro-batch, and copies of the model with
+fewer layers. The time of a micro-batch is taken to be a constant (the gradient of the token embeddings is as large for
+one row as for many) and a time for each row, which grows with the layers; two or three trials give these terms. Left
+out are waiting for rows, which overlaps with computing, samples, and writing checkpoints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.planning.estimate import Computing, Part, memory, parameters, training_flops
+from blankfill.planning.estimate import Computing, PlannedPhase, memory, parameters
+from blankfill.planning.flops import training_flops
 from blankfill.training.distil import Distillation
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
@@ -30,14 +31,14 @@ from blankfill.training.scaling import loss_scaler
 from blankfill.types import Batch
 
 ENDLESS = 10**9
-"""So many steps that neither validation nor checkpoints come due."""
+"""Number of steps after which validations and checkpoints would come due."""
 USUAL_SHARE = 0.35
-"""The share of the rate of matrix products that a step reaches; only to choose what can be tried."""
+"""Share of the rate of matrix products that a step usually reaches; only to choose the sizes of trials."""
 LEAST_STEPS = 2
-"""Steps that a trial should time, after a first one that warms up; one is timed even when the time is up."""
+"""Steps that a trial should time, after a first step that warms up; one is timed even when the time is over."""
 
 LEVER = 4
-"""How many times more rows a second trial has: what is reckoned from a small difference is mostly noise."""
+"""Ratio of the rows of two trials: a slope between sizes that differ little is mostly noise."""
 
 Size = tuple[int, int]
 """Layers and rows of a trial."""
@@ -45,56 +46,64 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Trial:
-    """Timed steps. seconds: forward and backward pass of `rows` rows; update: the optimiser's step, in seconds too."""
+    """Timed steps of one size."""
 
     layers: int
+    """Layers of the model that was timed."""
     rows: int
+    """Rows of its micro-batch."""
     steps: int
+    """Number of timed steps."""
     seconds: float
+    """Median seconds of the forward and backward pass of a micro-batch."""
     update: float
+    """Median seconds of a step of the optimiser."""
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What a phase takes, in seconds: a micro-batch, and a step of the optimiser. peak: the rate of square matrix
-    products in the same type, in FLOP/s."""
+class Timing:
+    """Measured times of a phase of a run."""
 
-    micro_seconds: float
+    micro_batch_seconds: float
+    """Seconds of the forward and backward pass of a micro-batch."""
     update_seconds: float
-    peak: float
+    """Seconds of a step of the optimiser."""
+    matmul_rate: float
+    """Rate of large matrix products in the same type, in FLOP/s."""
     trials: tuple[Trial, ...]
+    """The timed steps from which the times were computed."""
 
 
 @dataclass
 class _Clock:
-    """Takes the loop's reports and notes when steps, and the optimiser's part of them, begin and end."""
+    """A recorder for the loop that notes when steps, and those of the optimiser, begin and end."""
 
     ends: list[float] = field(default_factory=list)
     updates: list[float] = field(default_factory=list)
     began: float = 0.0
 
     def record(self, metrics: Metrics) -> None:
-        """Metrics are of no interest."""
+        """Ignore metrics."""
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Nor is what happens on the way."""
+        """Ignore events."""
 
     def advance(self, step: int, fields: Metrics) -> None:
-        """A step is done."""
+        """Note the end of a step."""
         self.ends.append(time.perf_counter())
 
     def before_update(self, *_: object) -> None:
-        """The optimiser begins."""
+        """Note the beginning of the optimiser's step."""
         self.began = time.perf_counter()
 
     def after_update(self, *_: object) -> None:
-        """The optimiser is done."""
+        """Note the end of the optimiser's step."""
         self.updates.append(time.perf_counter() - self.began)
 
 
-def rehearse(
+def time_phase(
     config: TransformerConfig,
-    part: Part,
+    phase: PlannedPhase,
     options: TrainOptions,
     computing: Computing,
     device: torch.device,
@@ -102,41 +111,42 @@ def rehearse(
     free: int,
     batch: Callable[[int], Batch],
     seconds: float = 20.0,
-    learns: Distillation | None = None,
-) -> Rehearsal | None:
+    distillation: Distillation | None = None,
+) -> Timing | None:
     """Time steps of one phase of a run; None when not even one row with one layer fits.
 
-    batch: makes a batch of so many rows. free: bytes of memory there are. seconds: the time box, model building
-    included; a step that has begun is finished. learns: by what, when it is by a teacher's losses.
+    batch: returns a batch of a number of rows. free: bytes of free memory. seconds: the limit, model building included;
+    a step that has begun is finished. distillation: the losses of a teacher, for a run that has one.
     """
     began = time.perf_counter()
-    peak = peak_rate(device, dtype)
-    sizes = what_to_try(config, part, options, computing, free, USUAL_SHARE * peak * seconds)
+    rate = peak_rate(device, dtype)
+    sizes = trial_sizes(config, phase, options, computing, free, USUAL_SHARE * rate * seconds)
     trials = []
     for k, (layers, rows) in enumerate(sizes):
         until = began + seconds * (k + 1) / len(sizes)
-        # a truncated normal takes seconds for a large word table, and how weights begin changes no time
+        # truncated normal weights take seconds for large token embeddings, and initial weights change no time
         tried = dataclasses.replace(config.with_layers(layers), init="normal")
-        trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until, learns))
+        trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until, distillation))
     if not trials:
         return None
     last = trials[-1]
     tried = config.with_layers(last.layers)
     update = last.update * sum(parameters(config).values()) / sum(parameters(tried).values())
-    return Rehearsal(micro_seconds(trials, config.num_layers, part.micro), update, peak, tuple(trials))
+    return Timing(micro_batch_seconds(trials, config.num_layers, phase.micro_batch), update, rate, tuple(trials))
 
 
-def what_to_try(
-    config: TransformerConfig, part: Part, options: TrainOptions, computing: Computing, free: int, work: float
+def trial_sizes(
+    config: TransformerConfig, phase: PlannedPhase, options: TrainOptions, computing: Computing, free: int, work: float
 ) -> list[Size]:
-    """The sizes of the trials, given the floating-point operations that the time box has room for.
+    """Return the sizes of the trials. work: the floating-point operations that fit into the time limit.
 
-    One trial if a whole micro-batch can be timed; two with fewer rows; three with fewer layers (two, if one row is all
-    there is). The smallest of these when even they take longer; none if nothing fits into `free` bytes.
+    One trial if a whole micro-batch can be timed; two with fewer rows; three with fewer layers (two, if the micro-batch
+    is one row). The smallest of these when even they take longer; none if nothing fits into `free` bytes.
     """
-    L, more = config.num_layers, min(LEVER, part.micro)
-    ways = [[(L, part.micro)]]
-    ways += [[(L, part.micro >> k), (L, LEVER * (part.micro >> k))] for k in range(3, part.micro.bit_length())]
+    L, more = config.num_layers, min(LEVER, phase.micro_batch)
+    ways = [[(L, phase.micro_batch)]]
+    whole = phase.micro_batch
+    ways += [[(L, whole >> k), (L, LEVER * (whole >> k))] for k in range(3, whole.bit_length())]
     for layers in sorted({max(1, L >> k) for k in range(1, L.bit_length())}, reverse=True):
         deeper = [(2 * layers, 1)] if 2 * layers <= L else []
         seconds = sorted({more, min(2, more)}, reverse=True)
@@ -144,30 +154,30 @@ def what_to_try(
 
     def work_of(sizes: Sequence[Size]) -> float:
         tried = [(config.with_layers(layers), rows) for layers, rows in sizes]
-        return sum((1 + LEAST_STEPS) * rows * training_flops(one, part.shape) for one, rows in tried)
+        return sum((1 + LEAST_STEPS) * rows * training_flops(copy, phase.shape) for copy, rows in tried)
 
     def fits(sizes: Sequence[Size]) -> bool:
         tried = [(config.with_layers(layers), rows) for layers, rows in sizes]
         again = options.gradient_checkpointing
-        return all(memory(one, part.shape, options, computing, rows, again).peak <= free for one, rows in tried)
+        return all(memory(copy, phase.shape, options, computing, rows, again).peak <= free for copy, rows in tried)
 
     possible = [way for way in ways if fits(way)]
     return next((way for way in possible if work_of(way) <= work), min(possible, key=work_of, default=[]))
 
 
-def micro_seconds(trials: Sequence[Trial], layers: int, rows: int) -> float:
-    """Seconds of a micro-batch of `rows` rows of the whole model, from trials of the sizes of `what_to_try`."""
+def micro_batch_seconds(trials: Sequence[Trial], layers: int, rows: int) -> float:
+    """Return the seconds of a micro-batch of the whole model with `rows` rows, from trials of `trial_sizes`."""
     first = trials[0]
-    found = first.seconds
+    total = first.seconds
     for other in trials[1:]:
         if other.rows != first.rows:
             by_row = (other.seconds - first.seconds) / (other.rows - first.rows)
-            found += max(0.0, by_row) * (rows - first.rows)
+            total += max(0.0, by_row) * (rows - first.rows)
     for other in trials[1:]:
         if other.layers != first.layers:
             by_layer = (other.seconds - first.seconds) / (other.layers - first.layers) / first.rows
-            found += max(0.0, by_layer) * (layers - first.layers) * rows
-    return found
+            total += max(0.0, by_layer) * (layers - first.layers) * rows
+    return total
 
 
 def _trial(
@@ -178,9 +188,9 @@ def _trial(
     device: torch.device,
     dtype: torch.dtype,
     until: float,
-    learns: Distillation | None = None,
+    distillation: Distillation | None = None,
 ) -> Trial:
-    """Steps on one batch until a time of `time.perf_counter`, through the one loop."""
+    """Time steps on one batch until a time of `time.perf_counter`, in the training loop."""
     model = build(config, 0, device)
     model.use_kernel(computing.kernel)
     model.recompute = options.gradient_checkpointing
@@ -202,8 +212,8 @@ def _trial(
         model, optimizer, endless, 0, device, dtype, clock, lambda step: [], lambda progress: None,
         options.row_schedule, loss_scaler(device, dtype), on_nan="skip",
     )  # fmt: skip
-    if learns is not None:
-        learns.teach(trainer)
+    if distillation is not None:
+        distillation.teach(trainer)
     trainer.train(batches(), Progress())
     steps = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
     update = statistics.median(clock.updates[1:])
@@ -212,11 +222,15 @@ def _trial(
 
 
 def run_seconds(
-    rehearsals: Sequence[Rehearsal], parts: Sequence[Part], options: TrainOptions, validation_rows: int
+    timings: Sequence[Timing], phases: Sequence[PlannedPhase], options: TrainOptions, validation_rows: int
 ) -> tuple[float, float]:
-    """Seconds of all training steps, and of all validations. validation_rows: of one validation."""
-    training = sum(part.rows / part.micro * one.micro_seconds for part, one in zip(parts, rehearsals, strict=True))
-    training += options.steps * rehearsals[-1].update_seconds
+    """Return the seconds of all training steps, and of all validations. validation_rows: of one validation."""
+    training = sum(
+        phase.rows / phase.micro_batch * timing.micro_batch_seconds
+        for phase, timing in zip(phases, timings, strict=True)
+    )
+    training += options.steps * timings[-1].update_seconds
     passes = 4 if options.gradient_checkpointing else 3
     validations = 1 + options.steps // options.every("eval")
-    return training, validations * validation_rows / parts[-1].micro * rehearsals[-1].micro_seconds / passes
+    one_pass = timings[-1].micro_batch_seconds / passes
+    return training, validations * validation_rows / phases[-1].micro_batch * one_pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -78,16 +77,18 @@ def check_it_fits(
     recipe, corpus, device = inputs.recipe, inputs.corpus, context.device
     options, pad = recipe.train, corpus.vocabulary["pad"]
     shapes = [estimate.row_shape(estimate.sampled_rows(part.new), pad, corpus.unigram) for part in rows]
-    parts = estimate.parts(options, shapes, [part.new.objective.length for part in rows])
-    room = fit_check.room(str(device), context.folder)
-    main = max(room.main, start.free_memory)
-    room = dataclasses.replace(room, main=main, memory=room.memory if device.type == "cuda" else main)
+    planned = estimate.planned_phases(options, shapes, [part.new.objective.length for part in rows])
+    space = fit_check.available_space(str(device), context.folder)
+    main_memory = max(space.main_memory, start.free_memory)
     written = sum(
         path.lstat().st_size for path in context.folder.glob("checkpoints/*/*")
     )  # a resumed run replaces these
+    space = fit_check.AvailableSpace(
+        space.memory if device.type == "cuda" else main_memory, main_memory, space.disk + written
+    )
     teacher = inputs.teacher
     teacher_bytes = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
-    room = dataclasses.replace(room, disk=room.disk + written, memory=room.memory - teacher_bytes)
     computing = estimate.Computing(context.dtype.itemsize, context.machine.attention, device.type)
-    if problems := fit_check.verdict(config, parts, options, computing, room, corpus.vocabulary.size):
+    vocabulary = corpus.vocabulary.size
+    if problems := fit_check.fit_problems(config, planned, options, computing, space, vocabulary, teacher_bytes):
         raise ConfigError(problems)

@@ -20,7 +20,7 @@ from blankfill.data.loader import Phase, Steps, load
 from blankfill.errors import UserError
 from blankfill.generation.samples import Samples
 from blankfill.model.config import TransformerConfig, config_values
-from blankfill.planning.estimate import batch_flops
+from blankfill.planning.flops import batch_flops
 from blankfill.pretraining.data_setup import Rows, old_validation, target_baseline, validation_batches
 from blankfill.pretraining.inputs import Inputs
 from blankfill.pretraining.outcome import announce, note_run
@@ -177,7 +177,8 @@ def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float
 
 def learn_from(teacher: Teacher, recipe: Recipe, config: TransformerConfig, trainer: Trainer) -> None:
     """Let a run use a teacher's losses, and count the teacher's computation."""
-    from blankfill.planning.estimate import batch_shape, distil_flops
+    from blankfill.planning.estimate import batch_shape
+    from blankfill.planning.flops import distil_flops
 
     teacher.distillation(recipe).teach(trainer)
     student = trainer.flops

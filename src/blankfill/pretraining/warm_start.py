@@ -49,6 +49,7 @@ GIVEN = {
         "shared",
         "norm",
         "init",
+        "init_std",
         "positions",
     ),
     "corpus": ("tokenizer", "vocab_size", "lowercase"),
@@ -204,6 +205,7 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
         "num_heads": config.num_heads, "ffn_size": config.ffn_size,
         "positions": 0 if endless else config.position_sizes[0],
         "norm": "family" if recipe.model.spec.preset["norm"] == config.norm else config.norm, "init": "family",
+        "init_std": 0.0,
         "embedding_size": config.embedding_size, "shared": config.shared, "head_size": config.head_size,
         "encoder_layers": config.encoder_layers,
     }  # fmt: skip

@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system import environment
 from blankfill.system.bounds import COMMON
 from blankfill.system.console import say
@@ -44,8 +44,10 @@ def choose_threads(requested: int = 0) -> Threads:
         return Threads(cores, False)
     return Threads(
         count, False,
-        f"other programs keep {busy:.1f} cores of this machine busy, so {counted(count)} of {cores} {verb(count)}; "
-        f"{setting('threads', cores)} uses all cores",
+        Problem(
+            f"other programs keep {busy:.1f} cores of this machine busy, so {counted(count)} of {cores} {verb(count)}; "
+            f"{setting('threads', cores)} uses all cores"
+        ),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import setting
+from blankfill.errors import Problem, setting
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.heads.models import AnswerModel, HeadKind
@@ -104,10 +104,11 @@ class Adapter(ABC):
         """Return sentences for the user on the items that were encoded so far."""
         if not self.cut:
             return []
-        return [
+        remark = (
             f"{self.cut:,} items are longer than {self.input_format.length} tokens and lose their end; see "
             f"{setting('max_length')}"
-        ]
+        )
+        return [Problem(remark)]
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
         """Return the record of a prediction, available after `measure`."""

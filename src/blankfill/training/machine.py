@@ -17,7 +17,7 @@ from typing import Any, Protocol, get_args
 import torch
 
 from blankfill.attention.kernels import Kernel, best_kernel
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system import environment
 from blankfill.system.bounds import COMMON
 from blankfill.system.device import is_here, named_device, pick_device
@@ -146,11 +146,11 @@ class Conditions:
             if self.given:
                 if not steps_said:
                     steps_said.append(step)
-                    tell(
-                        step, "threads",
+                    advice = (
                         f"{slower}; the run keeps its {threads} threads, since they were given as an option; stop it "
-                        f"and resume it with {setting('threads', threads // 2)}, which changes its numbers by rounding",
-                    )  # fmt: skip
+                        f"and resume it with {setting('threads', threads // 2)}, which changes its numbers by rounding"
+                    )
+                    tell(step, "threads", Problem(advice))
                 return False
             self.machine = dataclasses.replace(self.machine, threads=threads // 2)
             self.begin()
@@ -273,10 +273,11 @@ def _crowded(threads: int) -> list[str]:
     if useful >= threads:
         return []
     why = f"there are {cores} cores here" if threads > cores else "other programs keep this machine busy"
-    return [
+    advice = (
         f"{why}, and the run keeps its {threads} threads, with which its numbers stay exact; resumed with "
         f"{setting('threads', useful)} it may be many times faster, and what follows then differs by rounding"
-    ]
+    )
+    return [Problem(advice)]
 
 
 def able(device: torch.device, dtype: torch.dtype) -> bool:

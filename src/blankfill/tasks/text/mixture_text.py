@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.errors import ConfigError, setting
+from blankfill.errors import ConfigError, Problem, setting, template_of
 from blankfill.generation.beam import Hypothesis
 from blankfill.tasks.adapter import EncodedSet, Prediction
 from blankfill.tasks.batching import EncodedItem, Epochs
@@ -79,7 +79,11 @@ class MixedText(Write):
 
     def remarks(self) -> list[str]:
         """Return sentences for the user on each member, and the sampling rates."""
-        remarks = [f"{name}: {remark}" for name, member in self.members.items() for remark in member.remarks()]
+        remarks: list[str] = [
+            Problem(f"{name}: {template_of(remark)}")
+            for name, member in self.members.items()
+            for remark in member.remarks()
+        ]
         if self._sizes:
             shares = rates(self._sizes, self.options.mixing_limit, self.options.mixing_temperature)
             listed = ", ".join(f"{name} {share:.1%}" for name, share in zip(self.members, shares, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.sentences import split_sentences
-from blankfill.errors import ConfigError, UserError, setting
+from blankfill.errors import ConfigError, Problem, UserError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import TargetNoise
@@ -100,10 +100,11 @@ class Write(LMHeadAdapter):
         """Return sentences on truncated items, and on items without a target."""
         remarks = super().remarks()
         if self.long:
-            remarks.append(
+            remark = (
                 f"{self.long:,} targets are longer than {self.writing.longest} tokens; they are learnt up to there, "
                 f"without an end; see {setting('max_target_length')}"
             )
+            remarks.append(Problem(remark))
         if self.without:
             remarks.append(f"{self.without:,} items have no target and are not learnt from")
         return remarks
