@@ -149,9 +149,9 @@ def test_both_parts_are_exported_and_come_back(trained: Path, tmp_path: Path) ->
     assert generator.fill(SENTENCE, 3).candidates == blankfill.load(trained).fill(SENTENCE, 3).candidates
     vectors = blankfill.load(trained).embed(["My sister paints."])
     np.testing.assert_allclose(discriminator.embed(["My sister paints."]), vectors, atol=1e-6)
-    with pytest.raises(UserError, match="without a word head"):
+    with pytest.raises(UserError, match="without a language-model head"):
         discriminator.fill(SENTENCE)
-    with pytest.raises(UserError, match="the model has no generator; leave out --part"):
+    with pytest.raises(UserError, match="the model has no generator; leave out part"):
         blankfill.export_model(tmp_path / "generator-back", tmp_path / "x", part="generator")
 
 
