@@ -45,7 +45,8 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the adapted dense layer; x [..., I] → [..., O]."""
         thin = F.dropout(x, self.dropout) if self.training and self.dropout else x
-        return self.base(x) + ALPHA * F.linear(F.linear(thin, self.down), self.up)
+        out: Tensor = self.base(x) + ALPHA * F.linear(F.linear(thin, self.down), self.up)
+        return out
 
     @torch.no_grad()
     def merged(self) -> Dense:

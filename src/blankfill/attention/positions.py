@@ -52,7 +52,7 @@ class Rotation:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             rotated: Tensor = torch.cat([self.rotate(qkv_BT3HE[:, :, :2]), qkv_BT3HE[:, :, 2:]], 2)
         else:
-            rotated = _RotatePacked.apply(qkv_BT3HE, self.cosine, self.sine)
+            rotated = _RotatePacked.apply(qkv_BT3HE, self.cosine, self.sine)  # type: ignore[no-untyped-call]
         return rotated
 
 

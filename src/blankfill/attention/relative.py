@@ -54,7 +54,7 @@ def lower_distances(places: Tensor, segments: Tensor, width: int, clamp: int = 0
 
 def distance_scores(query_BHQE: Tensor, key_HEW: Tensor, distances: Distances) -> Tensor:
     """Multiply each query with the encoding of its distance from each key; returns [B, H, Q, K], not scaled."""
-    scores: Tensor = _Gather.apply(query_BHQE @ key_HEW, distances.index[:, None])
+    scores: Tensor = _Gather.apply(query_BHQE @ key_HEW, distances.index[:, None])  # type: ignore[no-untyped-call]
     return scores
 
 

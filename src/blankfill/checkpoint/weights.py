@@ -52,8 +52,8 @@ class Weights(Mapping[str, Tensor]):
         try:
             with readable(path):
                 file = safe_open(path, framework="pt")
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                part = file.get_slice(name)
+            for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 (not a dict)
+                part = file.get_slice(name)  # type: ignore[no-untyped-call]
                 kind = part.get_dtype()
                 if kind not in _DTYPES:
                     raise UserError(f"{path}: {shown(name)} has the type {kind}, which is not supported")

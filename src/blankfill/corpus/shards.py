@@ -271,4 +271,5 @@ def starts_of(shard: Shard, last_path: int | None) -> NDArray[np.bool_]:
     if not len(shard):
         return np.empty(0, bool)
     before = np.concatenate([[-1 if last_path is None else last_path], shard.path[:-1]])
-    return (shard.continues == 0) | (before != shard.path)
+    result: NDArray[np.bool_] = (shard.continues == 0) | (before != shard.path)
+    return result

@@ -269,7 +269,8 @@ def highest(scores_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _score(log_probability: float, tokens: int, penalty: float) -> float:
-    return log_probability / (tokens + 1) ** penalty
+    result: float = log_probability / (tokens + 1) ** penalty
+    return result
 
 
 def _collect(

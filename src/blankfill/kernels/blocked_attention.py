@@ -168,7 +168,7 @@ def blocked_attention(
     scale = qkv_BT3HE.shape[-1] ** -0.5 if scale is None else scale
     if band is not None:
         ranges = band.ranges(*qkv_BT3HE.shape[:2])
-    mixed: Tensor = _Blocked.apply(
+    mixed: Tensor = _Blocked.apply(  # type: ignore[no-untyped-call]
         qkv_BT3HE, None, bias_B1TT, causal, dropout, ranges, torch.is_grad_enabled(), added, scale, band
     )
     return mixed
@@ -179,7 +179,7 @@ def blocked_cross_attention(
 ) -> Tensor:
     """Compute attention of queries to packed keys and values of other columns; returns [B, T, H·E]."""
     scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
-    mixed: Tensor = _Blocked.apply(
+    mixed: Tensor = _Blocked.apply(  # type: ignore[no-untyped-call]
         query_BTHE, kv_BS2HE, bias_B1TS, False, dropout, None, torch.is_grad_enabled(), None, scale, None
     )
     return mixed

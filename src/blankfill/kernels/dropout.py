@@ -36,7 +36,7 @@ def draw_kept(out: Tensor, probability: float) -> Tensor:
 
 def add_dropped(residual: Tensor | None, x: Tensor, probability: float) -> Tensor:
     """Return residual + dropout(x) for tensors of one shape on a CPU; without a residual, dropout(x)."""
-    added: Tensor = _AddDropped.apply(residual, x, probability)
+    added: Tensor = _AddDropped.apply(residual, x, probability)  # type: ignore[no-untyped-call]
     return added
 
 

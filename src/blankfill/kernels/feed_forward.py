@@ -49,7 +49,7 @@ def feed_forward(
     x fp32 [..., D] on a CPU → the same shape. activation: a value of `TransformerConfig.activation`.
     """
     weights = inner.weight, inner.bias, output.weight, output.bias
-    made: Tensor = _FeedForward.apply(x.flatten(0, -2), *weights, activation, gated, dropout)
+    made: Tensor = _FeedForward.apply(x.flatten(0, -2), *weights, activation, gated, dropout)  # type: ignore[no-untyped-call]
     return made.view(x.shape)
 
 
@@ -64,7 +64,8 @@ def _activate(name: str, x: Tensor, spare: Tensor, out: Tensor) -> Tensor:
     if name == "gelu_tanh":
         return _gate(x, spare, out).mul_(x)
     if name == "gelu":
-        return torch.ops.aten.gelu.out(x, out=out)
+        torch.ops.aten.gelu.out(x, out=out)
+        return out
     return torch.ops.aten.silu.out(x, out=out) if name == "silu" else torch.clamp_min(x, 0, out=out)
 
 

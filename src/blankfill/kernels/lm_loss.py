@@ -46,7 +46,7 @@ def lm_loss(
         total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
         return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
     dtype = compute_dtype(hidden_MD)
-    loss: Tensor = _LMLoss.apply(
+    loss: Tensor = _LMLoss.apply(  # type: ignore[no-untyped-call]
         hidden_MD, table_VD, bias_V, target_M, (smoothing, z_loss), dtype, torch.is_grad_enabled()
     )
     return loss

@@ -102,7 +102,8 @@ class CrossAttention(nn.Module):
 
     def _packed(self, hidden_BSD: Tensor) -> Tensor:
         """Compute both side by side, [B, S, 2, H, E]."""
-        return self.key_value(hidden_BSD).view(*hidden_BSD.shape[:2], 2, self.heads, self.width)
+        out: Tensor = self.key_value(hidden_BSD).view(*hidden_BSD.shape[:2], 2, self.heads, self.width)
+        return out
 
     def forward(self, hidden_BQD: Tensor, encoded: CrossInputs | None) -> Tensor:
         """Attend to `encoded`. Raises ValueError without it."""
@@ -113,12 +114,14 @@ class CrossAttention(nn.Module):
         query = self.query(hidden_BQD)
         if encoded.keys_values is None and len(encoded.hidden) == B:
             query, kv = query.view(B, Q, self.heads, self.width), self._packed(encoded.hidden)
-            return self.output(cross_attend(query, kv, encoded.mask, dropout, self.kernel, self.scale))
+            out: Tensor = self.output(cross_attend(query, kv, encoded.mask, dropout, self.kernel, self.scale))
+            return out
         key, value = encoded.keys_values or self.keys_values(encoded.hidden)
         C = len(key)  # rows that share a context become columns of one row
         query = query.view(C, B // C * Q, self.heads, self.width).transpose(1, 2)
         mixed = attend(query, key, value, encoded.mask, dropout, self.kernel, scale=self.scale)
-        return self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
+        out_BQD: Tensor = self.output(mixed.transpose(1, 2).reshape(B, Q, self.heads * self.width))
+        return out_BQD
 
 
 @torch.no_grad()

@@ -185,7 +185,8 @@ def _far(word: np.ndarray, within: float) -> np.ndarray:
     value = _polynomial(FAR[0], r, np.empty_like(r)) / _polynomial(FAR[1], r, np.empty_like(r))
     if within < 1:
         np.minimum(value, np.float32(CUT), out=value)  # rounding alone leads beyond
-    return np.copysign(value, word.astype(np.float32))
+    result: np.ndarray = np.copysign(value, word.astype(np.float32))
+    return result
 
 
 def _logarithm(x: np.ndarray) -> np.ndarray:
@@ -196,7 +197,8 @@ def _logarithm(x: np.ndarray) -> np.ndarray:
     s = (part - np.float32(1)) / (part + np.float32(1))
     made = _polynomial(LOGARITHM, s * s, np.empty_like(s))
     made *= s
-    return made + exponent.astype(np.float32) * np.float32(math.log(2))
+    result: np.ndarray = made + exponent.astype(np.float32) * np.float32(math.log(2))
+    return result
 
 
 def _polynomial(coefficients: Sequence[float], x: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -129,7 +129,8 @@ class Attention(nn.Module):
             qkv_BT3HE = qkv.view(B, T, 3, self.heads, self.width)
             if terms.rotation is not None:
                 qkv_BT3HE = terms.rotation.rotate_packed(qkv_BT3HE)
-            return self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale, terms.bias))
+            out: Tensor = self.output(self_attend(qkv_BT3HE, mask, dropout, self.kernel, self.scale, terms.bias))
+            return out
         query_BTHE, both_BT2GE = self.split(qkv)
         if terms.rotation is not None:
             query_BTHE, both_BT2GE = rotated(terms.rotation, query_BTHE, both_BT2GE)
@@ -140,7 +141,8 @@ class Attention(nn.Module):
             query, bias = self.relative(query, terms.distances)
         key, value = both_2BGTE if cache is None else cache.append(both_2BGTE)
         mixed = attend(query, key, value, mask, dropout, self.kernel, bias, self.scale)
-        return self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
+        out_BTD: Tensor = self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
+        return out_BTD
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """Split the projection's output [B, T, columns] into queries [B, T, H, E], and keys and values [B, T, 2, G,
@@ -180,7 +182,8 @@ class FeedForward(nn.Module):
             made = activate(chosen, self.activation) * other
         else:
             made = activate(made, self.activation)
-        return self.output(dropout(made, drop))
+        out: Tensor = self.output(dropout(made, drop))
+        return out
 
 
 class Layer(nn.Module):

@@ -52,7 +52,7 @@ class RmsNorm(nn.RMSNorm):
             return super().forward(x)
         if not torch.is_grad_enabled():
             return self.written(x)
-        made: Tensor = _RmsNorm.apply(x.flatten(0, -2), self.weight, self.eps)
+        made: Tensor = _RmsNorm.apply(x.flatten(0, -2), self.weight, self.eps)  # type: ignore[no-untyped-call]
         return made.view(x.shape)
 
     def written(self, x: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ class RmsNorm(nn.RMSNorm):
 def _scale(x: Tensor, eps: float | None) -> Tensor:
     """Return 1 / √(mean of x² + eps) over the last dimension, [..., 1]."""
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return scale.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_()
+    out: Tensor = scale.square_().div_(x.shape[-1]).add_(eps or 0.0).rsqrt_()
+    return out
 
 
 class _RmsNorm(torch.autograd.Function):

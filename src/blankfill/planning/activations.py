@@ -278,7 +278,7 @@ class ShapesOnly(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.backward = False
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.identity import corpus_marks
 from blankfill.errors import setting
@@ -53,7 +53,8 @@ def warm_start_values(warm_start: WarmStart) -> Note:
     from blankfill.model.config import config_values
 
     values = {"new_tokens": list(warm_start.new_tokens), "replay_ratio": warm_start.replay_ratio}
-    return plain({**values, "model": config_values(warm_start.config)})
+    result: dict[str, Any] = plain({**values, "model": config_values(warm_start.config)})
+    return result
 
 
 def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path, warm_start: WarmStart | None) -> None:

@@ -56,7 +56,8 @@ class Row:
         writes = np.arange(len(self)) >= self.encoder
         alike = writes[:, None] == writes[None, :]
         same = self.rule.segment[:, None] == self.rule.segment[None, :]
-        return (alike & rule.visible()) | (~alike & writes[:, None] & same)
+        result: Bool = (alike & rule.visible()) | (~alike & writes[:, None] & same)
+        return result
 
     def numbers(self) -> list[int]:
         """Return the numbers of the columns: each side counts from 0."""

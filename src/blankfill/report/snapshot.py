@@ -199,7 +199,8 @@ class Snapshot:
         if not len(at):
             return np.full(len(steps), np.nan)
         order = np.argsort(at, kind="stable")
-        return np.interp(steps, at[order], seen[order])
+        result: NDArray[np.float64] = np.interp(steps, at[order], seen[order])
+        return result
 
 
 def read_snapshot(run: Path) -> Snapshot:

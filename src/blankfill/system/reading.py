@@ -213,7 +213,8 @@ def of_kind(value: Any, kind: type[T], where: str) -> T:
         except OverflowError:
             raise UserError(f"{where}: the number is too large") from None
     if kind is object or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
-        return value
+        result: T = value
+        return result
     actual = NAMES.get(type(value), type(value).__name__)
     raise UserError(f"{where}: {actual} where {NAMES.get(kind, kind.__name__)} is expected")
 

@@ -121,7 +121,7 @@ def soft_loss(
     soft_NW, taught_NW: hidden states of student and teacher after the transforms of their heads. The factor T² keeps
     the size of the gradient at temperature 1 (Hinton et al. 2015, section 2).
     """
-    loss: Tensor = _SoftLoss.apply(
+    loss: Tensor = _SoftLoss.apply(  # type: ignore[no-untyped-call]
         soft_NW, student.output_table, student.lm_head.bias, taught_NW, teacher.output_table, teacher.lm_head.bias,
         temperature, compute_dtype(soft_NW), torch.is_grad_enabled(),
     )  # fmt: skip

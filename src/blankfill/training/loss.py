@@ -37,4 +37,5 @@ def loss_sums(model: Transformer, batch: Batch, dtype: torch.dtype = torch.float
     z_loss = z_loss if model.training else 0.0
     losses = BatchLosses(batch, {LM: partial(lm_head_loss, z_loss=z_loss)})
     prepare = {"prepare": losses.prepare} if losses.prepares else {}
-    return model(batch, dtype, read=losses, **prepare).read
+    result: Mapping[str, Tensor] = model(batch, dtype, read=losses, **prepare).read
+    return result

@@ -164,4 +164,5 @@ class Adafactor(Optimizer):
 
 def rms(values: Tensor) -> Tensor:
     """Return the root of the mean square of a tensor, as a scalar tensor on its device."""
-    return values.norm() / values.numel() ** 0.5
+    out: Tensor = values.norm() / values.numel() ** 0.5
+    return out

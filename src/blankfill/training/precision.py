@@ -59,7 +59,8 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Return whether a device has units for bf16 that torch uses."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        result: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return result
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and bool(bf16_sets())
 
 

@@ -43,7 +43,8 @@ class ClozeModel(ScoreModel):
         """Return the contribution of each scored token to the score of its label, fp32 [K, 1]."""
         targets = ClozeTargets.from_table(batch.labels[ANSWER][1])
         score_K = self._in_turn(batch, dtype) if targets.in_turn.any() else self._at_once(batch, dtype)
-        return (score_K / targets.words)[:, None]
+        out: Tensor = (score_K / targets.words)[:, None]
+        return out
 
     def _at_once(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Return the score of each token of the targets, [K], all in one pass."""
@@ -58,7 +59,8 @@ class ClozeModel(ScoreModel):
                 score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
                 return score_K if head.bias is None else score_K + head.bias[token_K]
             logs_UV = head(hidden_ND[column_U], table_VD).float().log_softmax(1)
-            return logs_UV[where_K, token_K]
+            out: Tensor = logs_UV[where_K, token_K]
+            return out
 
         scores_K: Tensor = self.encoder(batch, dtype, read=read).read
         return scores_K

@@ -80,7 +80,8 @@ class TaskHead(nn.Module):
         elif self.dense is not None:
             hidden_KD = self.dense(dropout(hidden_KD, drop))
             hidden_KD = torch.tanh(hidden_KD) if self.activation == "tanh" else activate(hidden_KD, self.activation)
-        return self.output(dropout(hidden_KD, drop))
+        out: Tensor = self.output(dropout(hidden_KD, drop))
+        return out
 
 
 class AnswerModel(nn.Module, ABC):
@@ -137,7 +138,8 @@ class TaskModel(ScoreModel):
         """The head's scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
         index_K = batch.labels[ANSWER][0]
         if self.reader is not None:
-            return self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
+            out: Tensor = self.head(self.reader(self.encoder, batch, dtype)[index_K]).float()
+            return out
 
         def read(encoder: Transformer, hidden_ND: Tensor) -> Tensor:
             hidden_KD = text_means(hidden_ND, batch.segment, index_K) if self.head.mean else hidden_ND[index_K]
@@ -145,7 +147,8 @@ class TaskModel(ScoreModel):
             return hidden_KD if pooler is None else pooler(hidden_KD)
 
         hidden_KD = self.encoder(batch, dtype, encoder_only=self.encoder_only, read=read).read
-        return self.head(hidden_KD).float()
+        scores_KC: Tensor = self.head(hidden_KD).float()
+        return scores_KC
 
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
         """The losses of scores; see `AnswerModel.forward`."""
@@ -213,7 +216,8 @@ def text_means(hidden_ND: Tensor, segment_BT: Tensor, index_K: Tensor) -> Tensor
     sums_SD = hidden_ND.new_zeros(len(sizes_S), hidden_ND.shape[1], dtype=torch.float32)
     sums_SD = sums_SD.index_add(0, text_N, hidden_ND.float())  # bf16 would lose the later ones of many columns
     text_K = text_N[index_K]
-    return (sums_SD[text_K] / sizes_S[text_K, None]).to(hidden_ND.dtype)
+    out: Tensor = (sums_SD[text_K] / sizes_S[text_K, None]).to(hidden_ND.dtype)
+    return out
 
 
 def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:

@@ -111,7 +111,8 @@ class Write(LMHeadAdapter):
 
     def sample(self, items: Sequence[Item], count: int) -> list[int]:
         """Return the indices of `count` items, evenly spaced."""
-        return np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
+        result: list[int] = np.unique(np.linspace(0, len(items) - 1, count).astype(int)).tolist()
+        return result
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """Raise UserError when some items have no target for the metrics, or the metrics' libraries are missing."""
