@@ -57,13 +57,13 @@ class Electra(Masking):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"discriminator_weight": at_least(0, 1_000_000)}
 
     mask_share: float = 0.85
-    """Of these, the share replaced by [MASK] in what the generator reads."""
+    """Share of the targets replaced by [MASK] in the generator's input; usually 0.85."""
     random_share: float = 0.0
-    """Of these, the share replaced there by a random ordinary token; the rest stays as it is."""
+    """Share of the targets replaced by a random ordinary token in the generator's input; the rest stays unchanged."""
     generator_size: float = 0.25
     """Width of the generator, relative to model.hidden_size; usually 0.25 to 0.5."""
     discriminator_weight: float = 50.0
-    """Weight of the discriminator's loss; the generator's counts 1."""
+    """Weight of the discriminator's loss; that of the generator's loss is 1. Usually 50."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 

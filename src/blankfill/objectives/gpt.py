@@ -34,7 +34,7 @@ class Gpt(Objective):
     hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     documents: Literal["apart", "stream"] = "apart"
-    """Keep documents apart, or run them together as the classic stream."""
+    """apart: documents of a row do not see each other; stream: documents follow each other as one text, as in GPT-2."""
 
     def packing(self) -> PackingSpec:
         """Return the packing: chunks of documents, or the stream; each has one token more than its row, the last

@@ -28,13 +28,13 @@ class MaskWriter(Masking):
     own_rows: ClassVar[bool] = True
 
     query_role: ClassVar[str] = "mask"
-    """The role of the token that asks."""
+    """Role of the query token."""
     target_types: ClassVar[tuple[int, int]] = (0, 1)
-    """Token types of a source and of the target that is written from it."""
+    """Token types of a source and of its target."""
     continuation_type: ClassVar[int] = 0
-    """Token type of a text that is continued."""
+    """Token type of a prompt."""
     bidirectional_prompt: ClassVar[bool] = True
-    """Whether a text that is continued sees itself both ways."""
+    """Whether a prompt has bidirectional attention."""
 
     @property
     def writes(self) -> bool:
