@@ -20,7 +20,7 @@ SECTIONS = {
     PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
     "min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
-    "norm init positions dropout attention_dropout vocab_multiple",
+    "norm init init_std positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
     "optimizer momentum lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr "
     "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
