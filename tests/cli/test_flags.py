@@ -166,7 +166,7 @@ PLAIN = {
         "help",
     },
     "import": {"out", "tokenizer", "heads", "dtype", "threads", "help"},
-    "export": {"out", "format", "text", "threads", "help"},
+    "export": {"out", "format", "part", "text", "threads", "help"},
 }
 """Commands without a recipe."""
 
