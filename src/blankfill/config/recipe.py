@@ -81,18 +81,19 @@ class Recipe:
         if self.objective.two_sided and not family.encoder_decoder:
             encoder_decoders = ", ".join(name for name, spec in FAMILIES.items() if spec.encoder_decoder)
             problems.append(
-                f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
-                f"`{family.name}` is one stack; families that have both: {encoder_decoders}"
+                f"objective `{self.objective.name}` needs an encoder and a decoder, and model.family `{family.name}` "
+                f"has only one stack; families with both: {encoder_decoders}"
             )
         if family.encoder_decoder and not self.objective.two_sided:
             problems.append(
                 f"model.family `{family.name}` has an encoder and a decoder, and objective "
-                f"`{self.objective.name}` is one row; take an objective with both sides (t5, bart) or another family"
+                f"`{self.objective.name}` has rows for one stack; choose an objective with both sides (t5, bart) or "
+                "another family"
             )
         if self.model.encoder_layers and not family.encoder_decoder:
             problems.append(
-                f"model.encoder_layers is {self.model.encoder_layers} and model.family `{family.name}` is one "
-                "stack; leave it at 0"
+                f"model.encoder_layers is {self.model.encoder_layers}, and model.family `{family.name}` has only one "
+                "stack; set it to 0"
             )
         return [in_settings(problem) for problem in problems]
 

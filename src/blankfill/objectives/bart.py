@@ -130,7 +130,7 @@ class Bart(Objective):
         return BartChoice(order, spans, tuple(inserted.tolist()), offset)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: BartChoice) -> Example:
-        """Damage the row as chosen, and ask for all of the clean one."""
+        """Damage the row as chosen; the targets are all tokens of the clean row."""
         row = self.framed(document.ids, vocabulary)
         noised = self.framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
         noised = infilled(noised, choice.spans, self.replace, vocabulary["mask"])

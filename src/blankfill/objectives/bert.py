@@ -2,7 +2,7 @@
 
 Row: [CLS] A [SEP] B [SEP]. 15% of the tokens are chosen to an exact budget; of these 80% become [MASK], 10% a random
 token, 10% stay. Label `next_sentence`: 0 = B follows A, 1 = B is from elsewhere. Unlike the released files, which hold
-ten fixed maskings (`dupe_factor`), the masking here is drawn anew each time that a text comes round.
+ten fixed maskings (`dupe_factor`), the masks here are drawn again in each epoch.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ holds the spans in a shuffled order, predicted one token at a time, each with [S
 a span sees Part A and the spans before it. Position 1 of every Part B token is the position of its mask in Part A;
 position 2 counts inside the span from 1 ([S] = 1) and is 0 in Part A, so the model does not know the length of a blank.
 
-Three levels, mixed by weight, drawn anew for each example (the released code draws once for a batch):
+Three levels, mixed by weight, drawn for each example (the released code draws once for a batch):
 *token* blanks short spans, lengths Poisson(3) without zero, until 15% of the row is blanked; *sentence* blanks whole
 sentences to the same share; *document* blanks one long run, by default 50 to 100% of the row, either to the end of the
 row (then it ends in the end-of-text token and has no [E]) or inside it.

@@ -1,4 +1,4 @@
-"""GPT: every token asks for the next one (Radford et al. 2018, 2019).
+"""GPT: every token predicts the next one (Radford et al. 2018, 2019).
 
 Two ways to cut the text. Documents apart (the default): each document is its own Example, begins after the end token
 and answers it at its end; several share a row without seeing each other, and no token is lost. The classic stream
@@ -51,7 +51,7 @@ class Gpt(Objective):
 
     @property
     def fills(self) -> bool:
-        """Every text asks for what follows."""
+        """Build the row, in which every token predicts the next one."""
         return True
 
     @property

@@ -1,7 +1,7 @@
 """Masked language modelling as RoBERTa runs it (Liu et al. 2019; fairseq mask_tokens_dataset.py).
 
-Row: [CLS] sentences [SEP]; the masking is drawn anew each time, there are no pairs and no token types. Rows are packed
-with full sentences, across documents (FULL-SENTENCES, a [SEP] between documents) or within one (DOC-SENTENCES).
+Row: [CLS] sentences [SEP]; the masks are drawn again in each epoch, there are no pairs and no token types. Rows are
+packed with full sentences, across documents (FULL-SENTENCES, a [SEP] between documents) or within one (DOC-SENTENCES).
 The number of masked tokens is rounded at random, so that its mean is exactly the ratio.
 """
 

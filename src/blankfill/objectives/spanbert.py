@@ -108,7 +108,8 @@ class SpanBert(Masking):
         return replaced(ids, rng.random(), self.mask_share, self.random_share, vocabulary, rng)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: SpanChoice) -> Example:
-        """Frame the text, put the replacements in, and ask from the borders where both lie inside the text."""
+        """Frame the text, insert the replacements, and add boundary targets for spans with both boundaries inside the
+        text."""
         row = frame(document.ids, np.zeros(0, np.int32), vocabulary)
         index = np.array([1 + k for span in choice.spans for k in range(*span)], np.int32)
         target_ids = row[index]

@@ -86,7 +86,7 @@ class T5(Objective):
         return (max(self.length, self.answer_length()),)
 
     def sentinels(self) -> int:
-        """100, whatever the variant, so that all have the same vocabulary; more where a row may have more blanks."""
+        """Return 100 for every variant, so that all have the same vocabulary; more if a row may have more blanks."""
         raw = self.raw_length()
         if self._in_spans():
             return max(SENTINELS, span_counts(raw, self.mask_ratio, self.mean_span)[1])
@@ -113,7 +113,7 @@ class T5(Objective):
         return self._lengths(self.raw_length())[1] if self._in_spans() else self.length
 
     def _in_spans(self) -> bool:
-        """Return whether lengths follow from spans; a recipe asks for them even where its options cannot be."""
+        """Return whether lengths follow from spans; a recipe needs the lengths even if its options are not valid."""
         return self.variant == "spans" and not self.problems()
 
     def _lengths(self, raw: int) -> tuple[int, int]:

@@ -107,7 +107,7 @@ class Xlnet(Objective):
         return self.whole_word
 
     def reads_words(self) -> bool:
-        """Return every span begins with a word, where the tokenizer tells of words."""
+        """Return whether spans begin with words: always, if the tokenizer marks where words begin."""
         return True
 
     def remembered(self, document: Document) -> int:
@@ -324,7 +324,7 @@ def with_memory(example: Example, ids: Int32) -> Example:
 
 
 class XlnetFormat(Format):
-    """Nothing stands for a hidden token: a query slot at its place, behind the row, asks for it.
+    """A hidden token has no column of its own: a query token with its position, after the row, predicts it.
 
     What is not hidden sees all of itself, [SEP] and [CLS] as well.
     """
