@@ -227,7 +227,7 @@ def lm_head_loss(
 def pair_loss(name: str) -> HeadLoss:
     """Return the loss of a binary classifier of pooled first columns, with the labels of a name.
 
-    Label 0: in the order of the text; 1: from another place (BERT's next sentence), or swapped (ALBERT's sentence order).
+    Label 0: as in the text; 1: from another place (BERT's next sentence), or swapped (ALBERT's sentence order).
     """
 
     def loss(model: Transformer, hidden_ND: Tensor, batch: Batch) -> Tensor:
