@@ -97,7 +97,7 @@ def test_wrong_types_and_values() -> None:
 def test_an_objective_with_two_sides_needs_two_stacks(name: str) -> None:
     values = {"name": "mine", "objective": {"name": name}, "model": {"family": "gpt2"}}
     (problem,) = from_values(values).problems()
-    assert f"objective `{name}` is read by an encoder" in problem
+    assert f"objective `{name}` needs an encoder and a decoder" in problem
     assert "model.family `gpt2` has only one stack; families with both: t5, " in problem
 
 

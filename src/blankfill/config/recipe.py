@@ -1,8 +1,9 @@
-"""Recipes: the whole configuration of a run as typed options, from YAML files with dotted overrides.  A recipe has a
-name, a seed and five sections: `corpus` (preparation of the text), `objective` (whose `name` decides which options it
-has), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a recipe may also
-be the path of a YAML file. A file may begin with `base: NAME` and list only its changes to that recipe. Files,
-overrides and the command line are read by `system.loader`, which reports all mistakes of a recipe at once.
+"""Recipes: the whole configuration of a run as typed options, from YAML files with dotted overrides.
+
+A recipe has a name, a seed and five sections: `corpus` (preparation of the text), `objective` (whose `name` decides
+which options it has), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a
+recipe may also be the path of a YAML file. A file may begin with `base: NAME` and list only its changes to that recipe.
+Files, overrides and the command line are read by `system.loader`, which reports all mistakes of a recipe at once.
 """
 
 from __future__ import annotations

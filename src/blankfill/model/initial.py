@@ -1,7 +1,8 @@
-"""Initial weights of a model.  Most families draw every matrix with the same standard deviation. T5 does not divide
-scores by √E (E width of a head); instead it draws each matrix by the width of its input, and token embeddings with
-deviation 1 (Raffel et al. 2020; tensorflow/mesh, transformer/attention.py), D width, H heads, F width inside the
-feed-forward part:
+"""Initial weights of a model.
+
+Most families draw every matrix with the same standard deviation. T5 does not divide scores by √E (E width of a head);
+instead it draws each matrix by the width of its input, and token embeddings with deviation 1 (Raffel et al. 2020;
+tensorflow/mesh, transformer/attention.py), D width, H heads, F width inside the feed-forward part:
 
     queries (D·E)^-½    keys, values, inner dense D^-½    attention's output (H·E)^-½    feed-forward's output F^-½
     position bias D^-½    separate output embeddings D^-½, as large as tied ones after their scaling

@@ -1,15 +1,17 @@
-"""Locality initialisation, for short runs: the first heads are initialised to attend to adjacent positions.  With the
-random weights of the papers, a small masked model needs most of a run of minutes to learn that the words beside a blank
-matter: until its attention distinguishes positions, it knows little more than the frequencies of words. Here the first
-position table is initialised with sines and cosines (Vaswani et al. 2017, §3.5), for which a shift by d positions is a
-rotation, and the first heads of the first layer are initialised with this rotation between query and key, each with its
-own d. All other weights are random as usual, but token embeddings are larger (otherwise the positions would dominate
-the residual stream), and the dense layer of the masked-LM head is initialised with a multiple of the identity. All of
-these weights are trained. A model with relative positions already has the sines: there the first heads are initialised
-with a v and a projection of the distances whose product is largest at one distance. Structured initial weights were
-proposed by Trockman & Kolter 2023 (arXiv:2305.09828) for the products of the attention's weights; docs/log.md has the
-effect of each part here.  An embedding projection (ALBERT) is initialised to copy the embeddings into its first
-columns.
+"""Locality initialisation, for short runs: the first heads are initialised to attend to adjacent positions.
+
+With the random weights of the papers, a small masked model needs most of a run of minutes to learn that the words
+beside a blank matter: until its attention distinguishes positions, it knows little more than the frequencies of words.
+Here the first position table is initialised with sines and cosines (Vaswani et al. 2017, §3.5), for which a shift by d
+positions is a rotation, and the first heads of the first layer are initialised with this rotation between query and
+key, each with its own d. All other weights are random as usual, but token embeddings are larger (otherwise the
+positions would dominate the residual stream), and the dense layer of the masked-LM head is initialised with a multiple
+of the identity. All of these weights are trained. A model with relative positions already has the sines: there the
+first heads are initialised with a v and a projection of the distances whose product is largest at one distance.
+Structured initial weights were proposed by Trockman & Kolter 2023 (arXiv:2305.09828) for the products of the
+attention's weights; docs/log.md has the effect of each part here.
+
+An embedding projection (ALBERT) is initialised to copy the embeddings into its first columns.
 
 D width, E width of a head, W width of the embeddings.
 """
