@@ -1,7 +1,7 @@
-"""Errors that are the user's to mend: one plain sentence each, no traceback.
+"""Errors that the user can correct: one plain sentence each, no traceback.
 
-Raise `UserError` for anything that a file, a flag or a recipe did wrong. The command line prints its text and exits
-with code 2; the library raises it as it is. Programming mistakes stay ordinary exceptions.
+Raise `UserError` for any mistake in a file, a flag or a recipe. The command line prints its text and exits
+with code 2; the library raises it unchanged. Programming mistakes stay ordinary exceptions.
 
 A sentence names a setting, which is an option of a recipe or a parameter of a function, by `setting("train.lr")`. The
 setting is written as in files and in Python (`train.lr`) where the sentence is printed as it is, and as a flag

@@ -97,13 +97,15 @@ def test_wrong_types_and_values() -> None:
 def test_an_objective_with_two_sides_needs_two_stacks(name: str) -> None:
     values = {"name": "mine", "objective": {"name": name}, "model": {"family": "gpt2"}}
     (problem,) = from_values(values).problems()
-    assert f"objective `{name}` is read by an encoder" in problem
-    assert "model.family `gpt2` is one stack; families that have both: t5, " in problem
+    assert f"objective `{name}` needs an encoder and a decoder" in problem
+    assert "model.family `gpt2` has only one stack; families with both: t5, " in problem
 
 
 def test_two_stacks_need_an_objective_with_two_sides() -> None:
     (problem,) = from_values({"name": "mine", "objective": {"name": "gpt"}, "model": {"family": "bart"}}).problems()
-    assert problem.startswith("model.family `bart` has an encoder and a decoder, and objective `gpt` is one row; take")
+    assert problem.startswith(
+        "model.family `bart` has an encoder and a decoder, and objective `gpt` has rows for one stack; choose"
+    )
 
 
 def test_length_above_the_positions() -> None:

@@ -94,8 +94,8 @@ def test_it_fills_blanks_and_shows_so_while_it_trains(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(("changed", "message"), [
-    ({"objective.name": "gpt"}, "has an encoder and a decoder, and objective `gpt` is one row"),
-    ({"model.family": "gpt2", "model.encoder_layers": 2}, "is 2 and model.family `gpt2` is one stack; leave it at 0"),
+    ({"objective.name": "gpt"}, "has an encoder and a decoder, and objective `gpt` has rows for one stack"),
+    ({"model.family": "gpt2", "model.encoder_layers": 2}, "is 2, and model.family `gpt2` has only one stack"),
     ({"model.init": "locality"}, "or two stacks: leave it at family"),
     ({"model.embedding_size": 8}, "an encoder and a decoder share their word table and nothing else"),
     ({"model.head_size": -1}, "model.head_size is -1; it must not be negative"),

@@ -65,6 +65,8 @@ def test_the_options_of_the_pages_are_those_of_the_classes() -> None:
 
     lines = module_of_docs("options").table(Gpt, "--objective.")
     assert lines[2:] == [
-        "| `--objective.length` | `128` | Tokens of a clean row, special ones included. |",
-        "| `--objective.documents` | `apart` | Keep documents apart, or run them together as the classic stream. |",
+        "| `--objective.length` | `128` | Length of a row before blanking, in tokens, special tokens included; "
+        "usually 128 to 512. |",
+        "| `--objective.documents` | `apart` | apart: documents of a row do not see each other; stream: documents "
+        "follow each other as one text, as in GPT-2. |",
     ]

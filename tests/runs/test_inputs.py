@@ -154,7 +154,7 @@ def test_the_file_knows_without_a_checkpoint(begun: Path) -> None:
 def test_a_damaged_file_stops_nothing(damage: bytes, begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (begun / "run" / NOTES).write_bytes(damage)
     assert resume(begun / "run").steps == 12
-    assert "written anew" in capsys.readouterr().err
+    assert "written again" in capsys.readouterr().err
     state = json.loads((begun / "run" / "checkpoints" / "step-12" / "state.json").read_text(encoding="utf-8"))
     assert json.loads((begun / "run" / NOTES).read_text(encoding="utf-8")) == state["inputs"]
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class EmbedArguments:
     """Compute a vector for each line of a text.
 
-    Vectors of texts with similar meaning point in similar directions; their dot products are similarities.
+    Texts of similar meaning have vectors of similar direction: the dot product of two vectors of length 1 is the cosine
+    similarity of their texts.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
@@ -48,7 +49,7 @@ class EmbedArguments:
     normalize: bool = True
     """Scale each vector to length 1."""
     dtype: WeightType = "auto"
-    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0

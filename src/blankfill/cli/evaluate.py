@@ -50,7 +50,7 @@ class EvaluateArguments:
     """SQuAD 2.0: a JSON object of question id and log-odds of no answer; the best threshold is added, as by the
     official script."""
     window: int = 0
-    """Perplexity: tokens that are read at once; 0: the model's maximum."""
+    """Perplexity: number of tokens in a window; 0: the model's maximum."""
     stride: int = 0
     """Perplexity: tokens between the starts of windows; a smaller stride gives each token more context. 0: half a
     window."""
@@ -65,7 +65,7 @@ class EvaluateArguments:
     json: bool = False
     """Print one JSON object."""
     dtype: WeightType = "auto"
-    """Type of the weights, and so of what is computed with them: fp32, bf16 or fp16; auto: as they are stored."""
+    """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0

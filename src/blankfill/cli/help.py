@@ -35,7 +35,7 @@ TITLES = {
 
 
 def command_help(kind: type, command: str, sections: Mapping[str, Any], width: int = 0) -> str:
-    """Return the text of `blankfill COMMAND --help`. width: of the terminal, 0 asks it."""
+    """Return the text of `blankfill COMMAND --help`. width: of the terminal; 0: detected."""
     width = max(NARROWEST, min(WIDEST, width or shutil.get_terminal_size((100, 24)).columns))
     positional = [field for field in fields_of(kind) if field.option.positional]
     usage = " ".join(["usage: blankfill", command, "[OPTIONS]", *map(placeholder, positional)])

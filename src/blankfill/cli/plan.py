@@ -18,10 +18,11 @@ SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class PlanArguments(RunArguments):
-    """What a run would take: parameters, memory, disk, tokens and hours.
+    """Estimate parameters, memory, disk space, tokens and hours of a run before it starts.
 
-    Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, it reads rows of that text;
-    otherwise it generates rows. A run that will not fit ends with exit code 2 and with what would make it fit.
+    Takes the arguments of `blankfill pretrain`. Given a folder made by `blankfill prepare`, the command reads rows of
+    that text; otherwise it generates rows. If the run does not fit, the command lists changes that would make it fit
+    and ends with exit code 2.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
@@ -34,7 +35,7 @@ class PlanArguments(RunArguments):
     )
 
     measure: bool = True
-    """Time some steps, for about 20 seconds."""
+    """Time some training steps, for about 20 seconds, to estimate the hours; off: no estimate of the hours."""
     json: bool = False
     """Print one JSON object."""
 

@@ -37,7 +37,7 @@ class Options(PrepareConfig):
     """Folder to write."""
     lowercase: Annotated[bool | None, Option(hidden=True)] = None
     cased: bool = False
-    """Keep upper and lower case apart in a wordpiece vocabulary; the other kinds always do."""
+    """Distinguish upper and lower case in a wordpiece vocabulary; the other kinds always do."""
     force: bool = False
     """Replace a finished corpus in the output folder."""
     verify: bool = False

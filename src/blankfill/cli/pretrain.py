@@ -59,7 +59,8 @@ class PretrainArguments(RunArguments):
     add_tokens: str = ""
     """New tokens of its vocabulary: a file with one on each line, or a list with commas."""
     replay: Path | None = None
-    """Old text, a file or folder, that is mixed in against forgetting; the loss on it is reported before and after."""
+    """Old text, a file or folder, of which rows are mixed in to reduce forgetting; its loss is reported before and
+    after."""
     replay_ratio: float = 0.0
     """Fraction of rows that come from the old text; usually 0.05 to 0.5."""
     verify: bool = False

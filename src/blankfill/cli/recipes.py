@@ -49,7 +49,7 @@ class RunArguments(RecipeArguments):
     teacher: Path | None = None
     """Model to distil from with --distil.*: a run, a checkpoint, an imported model or a transformers folder."""
     threads: int | None = None
-    """The same as --train.threads."""
+    """Number of CPU threads; the same as --train.threads."""
 
 
 A = TypeVar("A", bound=RecipeArguments)

@@ -36,11 +36,11 @@ class ShowArguments(RecipeArguments):
     png: Path | None = None
     """PNG file to draw the row to."""
     out: Path | None = None
-    """Folder to store text that has to be prepared first, so that it is prepared once only."""
+    """Folder for the prepared text, where the text is not prepared yet; the next call reads it from there."""
     width: int = 0
     """Width of the text in characters; 0: that of the terminal."""
     font: Path | None = None
-    """Font file for the picture, when the system has none for the language."""
+    """Font file for the picture, for a language that no font of the system covers."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,9 +1,9 @@
-"""Recipes: everything that a run is, as typed options; YAML files with dotted overrides.
+"""Recipes: the whole configuration of a run as typed options, from YAML files with dotted overrides.
 
-A recipe has a name, a seed and five sections: `corpus` (how text becomes tokens), `objective` (its `name` decides which
-options there are), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a
-path to a YAML file works as well. A file may begin with `base: NAME` and change what it names. Files, overrides and the
-command line are read by `system.loader`, which reports every mistake of a recipe at once.
+A recipe has a name, a seed and five sections: `corpus` (preparation of the text), `objective` (whose `name` decides
+which options it has), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a
+recipe may also be the path of a YAML file. A file may begin with `base: NAME` and list only its changes to that recipe.
+Files, overrides and the command line are read by `system.loader`, which reports all mistakes of a recipe at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from blankfill.training.options import DistilOptions, TrainOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run, before it meets a corpus."""
+    """The configuration of a run, independent of a corpus."""
 
     name: str
     seed: int = 0
@@ -54,7 +54,7 @@ class Recipe:
             *[within("corpus", problem) for problem in self.corpus.problems()],
             *out_of_bounds(self),
         ]
-        if out_of_bounds(self.objective) or self.model.problems():  # sizes that cannot be give no model to look at
+        if out_of_bounds(self.objective) or self.model.problems():  # with impossible sizes there is no model to check
             return [in_settings(problem) for problem in problems]
         sizes = self.objective.position_sizes()
         problems += self.model_config(1).problems()
@@ -82,18 +82,19 @@ class Recipe:
         if self.objective.two_sided and not family.encoder_decoder:
             encoder_decoders = ", ".join(name for name, spec in FAMILIES.items() if spec.encoder_decoder)
             problems.append(
-                f"objective `{self.objective.name}` is read by an encoder and written by a decoder, and model.family "
-                f"`{family.name}` is one stack; families that have both: {encoder_decoders}"
+                f"objective `{self.objective.name}` needs an encoder and a decoder, and model.family `{family.name}` "
+                f"has only one stack; families with both: {encoder_decoders}"
             )
         if family.encoder_decoder and not self.objective.two_sided:
             problems.append(
                 f"model.family `{family.name}` has an encoder and a decoder, and objective "
-                f"`{self.objective.name}` is one row; take an objective with both sides (t5, bart) or another family"
+                f"`{self.objective.name}` has rows for one stack; choose an objective with both sides (t5, bart) or "
+                "another family"
             )
         if self.model.encoder_layers and not family.encoder_decoder:
             problems.append(
-                f"model.encoder_layers is {self.model.encoder_layers} and model.family `{family.name}` is one "
-                "stack; leave it at 0"
+                f"model.encoder_layers is {self.model.encoder_layers}, and model.family `{family.name}` has only one "
+                "stack; set it to 0"
             )
         return [in_settings(problem) for problem in problems]
 
@@ -110,7 +111,7 @@ _PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z0-9_]*)\b"
 
 
 def in_settings(problem: str) -> Problem:
-    """Return a sentence about a recipe whose options are references, where it names them in the spelling of files."""
+    """Return a sentence about a recipe with references in place of option names that are spelled as in files."""
     return problem if isinstance(problem, Problem) else Problem(_PATH.sub(lambda match: setting(match[1]), problem))
 
 
@@ -155,8 +156,8 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:
     """Return a recipe with some options changed by texts, as a command line has them: {"train.lr": "1e-4"}.
 
-    Raises ConfigError with every unknown option and every text that is not of its option's type; what the values say
-    together is left to `Recipe.check`.
+    Raises ConfigError with every unknown option and every text that is not of its option's type; `Recipe.check` checks
+    the combination of values.
     """
     problems: list[str] = []
     changes: dict[str, Any] = {}
@@ -170,9 +171,9 @@ def override(recipe: Recipe, texts: Mapping[str, Any]) -> Recipe:
 
 
 def read_values(name: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the plain values of a recipe, its `base` merged in. above: the recipes that are built on it.
+    """Return the plain values of a recipe with its `base` merged in. above: the recipes that are built on it.
 
-    Raises UserError for what cannot be read, and for a recipe that is built on itself.
+    Raises UserError for a file that cannot be read, and for a recipe that is built on itself.
     """
     text, origin = _text(name)
     if origin in above:
@@ -194,7 +195,8 @@ def _named(name: str | Path) -> str:
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """Parse YAML text to plain values; UserError with the line when it is not YAML, or no list of keys and values."""
+    """Parse YAML text to plain values; UserError with the line if it is not YAML, or not a mapping of keys to
+    values."""
     values = reading.parse_yaml(text, origin)
     if not isinstance(values, dict):
         raise UserError(f"{origin}: a recipe is a list of `key: value` lines")
@@ -212,7 +214,7 @@ def _text(name: str | Path) -> tuple[str, str]:
         if not error.missing:
             raise
     close = difflib.get_close_matches(str(name), recipe_names(), 1)
-    hint = f"did you mean {close[0]}?" if close else "the shipped ones are " + ", ".join(recipe_names())
+    hint = f"did you mean {close[0]}?" if close else "the shipped recipes are  " + ", ".join(recipe_names())
     raise UserError(f"no recipe named {str(name)[:200]} and no such file; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""Whether transformers makes of an exported folder what we make of the model: the same ids, the same scores.
+"""Compares transformers' ids and scores of an exported folder with ours of the model.
 
 Shapes: T tokens, V vocabulary.
 """
@@ -30,14 +30,14 @@ from blankfill.system.reading import read_json, read_path
 from blankfill.types import Example
 
 TOLERANCE = 1e-4
-"""The largest difference of two scores that is put down to rounding."""
+"""The largest difference between two scores that counts as rounding."""
 TEXTS, LONGEST = 8, 128
-"""Number of texts that are compared, and the most tokens of each."""
+"""Number of texts that are compared, and maximum number of tokens of each."""
 
 
 def real_text(loaded: Loaded, path: Path) -> list[str]:
-    """Texts to compare on: validation documents of the run that a path belongs to, else Python's documentation and
-    words of the model's vocabulary, which may be in any language."""
+    """Return texts for a comparison: validation documents of the run that a path belongs to, else Python's
+    documentation and words of the model's vocabulary, which may be in any language."""
     for run in (path, path.parent.parent):
         pointer = run / "corpus_path.txt"
         if not pointer.is_file():
@@ -59,7 +59,7 @@ def real_text(loaded: Loaded, path: Path) -> list[str]:
 
 @torch.inference_mode()
 def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
-    """The largest difference between transformers' scores and ours over texts; hidden states for an encoder alone.
+    """Return the largest difference between transformers' scores and ours over texts; of a bare encoder, hidden states.
 
     folder: the export. Raises UserError when its tokenizer gives other ids than ours.
     """
@@ -92,13 +92,13 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
 
 
 def larger(a: float, b: float) -> float:
-    """The larger of two differences; infinity where the new one, b, is no number."""
+    """Return the larger of two differences; infinity if the new one, b, is not a number."""
     return max(a, b) if b == b else float("inf")
 
 
 @contextmanager
 def no_bars(transformers: Any) -> Iterator[None]:
-    """Without transformers' own progress bars, which say nothing here."""
+    """Switch off transformers' progress bars inside a `with` block."""
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -117,7 +117,7 @@ def _scores(out: Any) -> torch.Tensor:
 
 
 def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
-    """UserError when transformers' tokenizer reads a text otherwise than ours, special tokens around it aside."""
+    """Raise UserError if transformers' tokenizer gives other ids than ours, special tokens around the text aside."""
     own = loaded.tokenizer.encode(text)
     frame = {loaded.vocabulary.roles.get(role) for role in ("cls", "sep", "eos")}
     if ids[: len(own)] == own[: len(ids)]:
@@ -131,7 +131,7 @@ def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
 
 
 def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
-    """Our scores of a row, [T, V], or [T] of a head for columns; hidden states [T, D] of an encoder alone."""
+    """Return our scores of a row, [T, V], or [T] of a head for columns; hidden states [T, D] of a bare encoder."""
     model = loaded.model
     more = len(model.config.position_sizes) - len(row.positions)
     row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
@@ -143,6 +143,7 @@ def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
 
 
 def column_scores(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:
-    """The scores of the model's head for columns, where it has such a head, else the hidden states [.., D] as given."""
+    """Return the scores of the model's head for columns, or the hidden states [.., D] themselves if it has no such
+    head."""
     heads = [head for name in model.config.heads if (head := HEADS[name].scores) is not None]
     return heads[0](model, hidden) if heads else hidden

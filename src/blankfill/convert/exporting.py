@@ -35,7 +35,7 @@ class Exported:
     texts: int
     difference: float | None
     left_out: str = ""
-    """A head that transformers' class has no place for; empty when all of the model was written."""
+    """Name of a head that transformers' class does not have; empty if the whole model was written."""
 
 
 def export_model(
@@ -83,7 +83,7 @@ def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[s
 
 
 def differs(path: str | Path, largest: float) -> str:
-    """The sentence about an export that computes something else. largest: difference of two scores."""
+    """Return the message for an export that computes other scores. largest: largest difference of two scores."""
     return (
         f"{path}: transformers computes other scores from the export than blankfill from the model: they differ by up "
         f"to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
@@ -91,7 +91,7 @@ def differs(path: str | Path, largest: float) -> str:
 
 
 def part_of(loaded: Loaded, part: ModelPart) -> Loaded:
-    """Return the part of a model that is written: of one with a generator, the discriminator or the generator.
+    """Return the part of a model to write: the discriminator or the generator of a model that has both, else the model.
 
     Raises UserError for the generator of a model that has none.
     """
@@ -109,7 +109,7 @@ def the_form(loaded: Loaded) -> CheckpointFormat:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that say something; UserError when there are none."""
+    """Return the lines of a UTF-8 file that are not blank; UserError if there are none."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     if texts := [line for line in lines if line]:
         return texts

@@ -1,7 +1,7 @@
-"""Another program's model → a folder of ours: weights in the type that they come in, tokenizer, config.json, objective.
+"""Another program's model → a folder of ours: weights in their stored type, tokenizer, config.json, objective.
 
-The folder is one that `load_model` and transformers both open. It is written beside its place, opened again to see that
-all of it is there, and only then given its name.
+`load_model` and transformers both open the folder. It is written under a temporary name, opened again to check that it
+is complete, and then renamed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Imported:
     dtype: str
     """The type of the weights, such as float32."""
     converted: str
-    """The types that weights were converted from; empty when there was none."""
+    """The original types of converted weights; empty if no weight was converted."""
 
 
 def import_model(
@@ -87,7 +87,7 @@ def import_model(
 
 
 def check_room(source: Foreign, out: Path) -> None:
-    """Say what an import takes; UserError when memory or disk has not so much."""
+    """Print the memory and disk space that an import needs; UserError if there is less."""
     need, free, size = source.memory, usable_memory(), source.weights.target.itemsize * source.parameters
     say(
         f"{source.path}: {source.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk"
@@ -109,6 +109,6 @@ def check_room(source: Foreign, out: Path) -> None:
 
 
 def check_free(out: Path) -> None:
-    """UserError when a folder is there already and holds something."""
+    """Raise UserError if a folder exists and is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and not empty; give another {setting('out')}")

@@ -3,8 +3,8 @@
 `model.onnx` takes `input_ids` and `attention_mask`, and `token_type_ids` where the model has them (int64, [batch,
 length], any batch and any length up to the model's positions), and gives `last_hidden_state`, and `logits` where the
 model has a language-model head. The mask says which columns are padding; padding is at the end of a row. The tokenizer
-is in the same folder, so that a program needs this folder only. Models that write (gpt, glm) are read one token at a
-time and are not exported here.
+is in the same folder, so that a program needs this folder only. Generative models (gpt, glm) decode token by token
+and are not exported here.
 
 Shapes: B rows, T columns, D width.
 """
@@ -38,7 +38,7 @@ from blankfill.system.files import whole_folder, write_file
 
 FILE = "model.onnx"
 IN_ONE_FILE = 1_500_000_000
-"""Bytes of weights up to which they lie inside model.onnx; a protocol buffer holds no more than 2 GB."""
+"""Maximum size in bytes of weights inside model.onnx; a protocol buffer holds at most 2 GB."""
 COMPARED_AT_ONCE = 3
 """Texts of a batch that is compared: several batches, of several sizes and widths."""
 
@@ -55,7 +55,8 @@ class ExportedOnnx:
 
 
 class Encoder(nn.Module):
-    """The model as other programs call it: ids and a mask of ones and zeros in, hidden states and word scores out."""
+    """The model with the interface of other programs: ids and a mask of ones and zeros → hidden states and token
+    scores."""
 
     def __init__(self, model: Transformer, first_position: int) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ def export_onnx(
 
 
 def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[dict[str, Tensor]]:
-    """Padded batches of texts by the names of the inputs; their sizes and lengths differ from one to the next."""
+    """Yield padded batches of texts, by the names of the inputs, with different sizes and lengths."""
     room = loaded.model.config.position_sizes[0] - encoder.first_position - 2
     cls, sep, pad = (loaded.vocabulary[role] for role in ("cls", "sep", "pad"))
     for first in range(0, len(texts), COMPARED_AT_ONCE):
@@ -131,7 +132,7 @@ def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[di
 
 
 def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """The inputs of a model by name; token types, where it has them, are zeros."""
+    """Return the inputs of a model by name; token types, if it has them, are zeros."""
     inputs = {"input_ids": ids, "attention_mask": mask}
     return {**inputs, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else inputs
 
@@ -154,7 +155,7 @@ def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's remarks on versions of operators, which say nothing to a user."""
+    """Suppress the exporter's remarks on versions of operators inside a `with` block."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -166,7 +167,8 @@ def quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def difference(encoder: Encoder, file: Path, batches: list[dict[str, Tensor]]) -> float:
-    """The largest difference between onnxruntime's outputs and torch's, over the columns that are not padding."""
+    """Return the largest difference between onnxruntime's outputs and torch's, over the columns that are not
+    padding."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

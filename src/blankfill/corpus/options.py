@@ -33,7 +33,7 @@ class PrepareConfig:
     }
 
     documents: Literal["file", "paragraphs"] = "file"
-    """What one document of a plain-text file is: the whole file, or each paragraph between blank lines."""
+    """Unit of a plain-text file that counts as a document: the whole file, or each paragraph between blank lines."""
     text_field: str | None = None
     """Field or column that holds the text, for JSON, CSV, TSV and Parquet; without it, the field is detected."""
     encoding: str = "utf-8"

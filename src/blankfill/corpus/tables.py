@@ -107,7 +107,7 @@ def _json_line(line: str, number: int, fault: _Fault) -> Any:
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise UserError(
-            f"{fault.where(number)} is not valid JSON ({reason}): mend or delete that line; each line must hold one "
+            f"{fault.where(number)} is not valid JSON ({reason}): correct or delete that line; each line must hold one "
             f"whole JSON object."
         ) from error
 
@@ -229,7 +229,7 @@ def read_csv(
         if column >= len(row):
             raise UserError(
                 f"{name}, line {line} has {len(row)} columns where column {column + 1}"
-                f"{f' ({field})' if header else ''} is wanted: mend that row."
+                f"{f' ({field})' if header else ''} is wanted: correct that row."
             )
         paragraphs = record_paragraphs(row[column])
         if paragraphs:
@@ -325,10 +325,10 @@ def batch_records(batch: Any, name: str, number: int) -> list[dict[str, Any]]:
     try:
         records: list[dict[str, Any]] = batch.to_pylist()
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: a text after row {number} is not UTF-8: write the table anew as UTF-8.") from error
+        raise UserError(f"{name}: a text after row {number} is not UTF-8: write the table again as UTF-8.") from error
     except (ValueError, OverflowError, ArithmeticError) as error:
         raise UserError(
-            f"{name}: a value after row {number} cannot be read ({error}): write its column anew, as text say."
+            f"{name}: a value after row {number} cannot be read ({error}): write its column again, for example as text."
         ) from error
     return records
 
@@ -342,7 +342,7 @@ def check_columns(group: Any, where: str, column: str | None = None) -> None:
         if column in (None, name.split(".")[0]) and size > max(LARGEST_COLUMN, LARGEST_RATIO * packed):
             raise UserError(
                 f"{where}: column {name!r} unpacks {packed:,} bytes to {size:,}, more than {LARGEST_RATIO} times as "
-                f"many: write the table anew without compression, or with smaller row groups."
+                f"many: write the table again without compression, or with smaller row groups."
             )
 
 
@@ -435,7 +435,7 @@ def _read_record(record: Any, field: str | None, number: int, fault: _Fault) -> 
             field = _guess(record, fault.where(number))
         return field, _record_paragraphs(record, field, number, fault)
     except RecursionError as error:
-        raise UserError(f"{fault.where(number)} is nested too deeply to be read: mend or delete it.") from error
+        raise UserError(f"{fault.where(number)} is nested too deeply to be read: correct or delete it.") from error
 
 
 def _record_paragraphs(record: Any, field: str | None, number: int, fault: _Fault) -> list[str]:
@@ -443,8 +443,8 @@ def _record_paragraphs(record: Any, field: str | None, number: int, fault: _Faul
         return record_paragraphs(record)
     if not isinstance(record, Mapping):
         raise UserError(
-            f"{fault.where(number)} holds {_kind(record)} where an object with a text field is wanted: mend or delete "
-            f"it."
+            f"{fault.where(number)} holds {_kind(record)} where an object with a text field is wanted: correct or "
+            "delete it."
         )
     if field == "text" and record.keys() >= _EXTRACTOR_FIELDS and isinstance(record["text"], str):
         return extractor_paragraphs(str(record["title"]), record["text"].split("\n"))

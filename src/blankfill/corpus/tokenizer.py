@@ -270,7 +270,7 @@ class Tokenizer:
         if ids != list(range(self.size, self.size + len(ids))):
             raise UserError(
                 f"The tokenizer's ids have gaps, so tokens cannot be appended behind them: add {', '.join(names[:8])} "
-                "to its vocabulary by hand."
+                "to its vocabulary yourself."
             )
         return Tokenizer(grown._full, self._said)
 

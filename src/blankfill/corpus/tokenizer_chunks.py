@@ -1,6 +1,6 @@
 """Cuts text into parts whose ids a tokenizer may cache, so that encoding a corpus costs look-ups instead of searches.
 
-`tokenizers` encodes every word of a corpus anew. `Tokenizer.encode_plain` caches the ids of *chunks*, which no step of
+`tokenizers` encodes every word of a corpus again. `Tokenizer.encode_plain` caches the ids of *chunks*, which no step of
 the pipeline can join:
 
 * BERT: what lies between two spaces or Chinese characters (its normaliser puts spaces around those, and a space

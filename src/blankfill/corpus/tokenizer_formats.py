@@ -257,7 +257,9 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     try:
         pieces, kind, charsmap, prefix = parse_sentencepiece(read_bytes(path, MOST_BYTES))
     except (ValueError, IndexError, TypeError, struct.error) as error:
-        raise UserError(f"{path} is not a SentencePiece model, or it is cut short: get it anew.") from error
+        raise UserError(
+            f"{path} is not a SentencePiece model, or it is cut short: copy or download it again."
+        ) from error
     if kind != 1:
         raise UserError(
             f"{path} is a SentencePiece {_MODEL_TYPES.get(kind, 'unknown')} model and only Unigram ones are read: "
@@ -265,7 +267,7 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
         )
     unknown = [index for index, (_, _, type_) in enumerate(pieces) if type_ == _UNKNOWN]
     if not unknown:
-        raise UserError(f"{path} has no unknown piece, which every SentencePiece model has: get it anew.")
+        raise UserError(f"{path} has no unknown piece, which every SentencePiece model has: copy or download it again.")
     tokenizer = unigram(
         [(piece, score) for piece, score, _ in pieces],
         unk_id=unknown[0],

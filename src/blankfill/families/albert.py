@@ -1,7 +1,7 @@
 """ALBERT's names and config.json (transformers' `albert`; Lan et al. 2019).
 
-Its layers lie in groups that have one set of weights each. One group is sharing everything, as published; as many
-groups as layers is sharing nothing. Sharing attention or feed-forward parts alone has no form there.
+Its layers are in groups, each with one set of weights. With one group all layers share everything, as published; with
+as many groups as layers they share nothing. transformers cannot share only attention or only feed-forward parts.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PARTS = {
     "attention.output": "attention.dense", "attention_norm": "attention.LayerNorm",
     "ffn.inner": "ffn", "ffn.output": "ffn_output", "ffn_norm": "full_layer_layer_norm",
 }  # fmt: skip
-"""Our parts of a layer and theirs; queries, keys and values aside."""
+"""Our names of the parts of a layer and theirs, without queries, keys and values."""
 
 
 class AlbertNames(WeightNames):
-    """ALBERT with words and sentence order, with words, or bare."""
+    """ALBERT with the LM head and sentence order, with the LM head alone, or bare."""
 
     name = "albert"
     model_type = "albert"
@@ -120,8 +120,8 @@ class AlbertNames(WeightNames):
         return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "predictions.decoder", base))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Return the objective: masked words over all positions, sentence order where the classifier for it is
-        there."""
+        """Return the objective: masked words over all positions, with sentence order if the model has its
+        classifier."""
         return Albert(config.position_sizes[0], sentence_order=config.pooler and config.pair_classifier)
 
 

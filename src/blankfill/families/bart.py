@@ -1,7 +1,8 @@
 """BART's names and config.json (transformers' `bart`; Lewis et al. 2020).
 
-Its positions are numbered from 2, whatever the padding's id; a run that counts from elsewhere has its rows moved.
-transformers adds a bias to the scores of words that no training moves: it must be zero here, and is written as zeros.
+Its positions are numbered from 2, whatever the padding's id; for a run with another first position the rows are
+shifted. transformers adds a bias to the scores that training does not change: it must be zero here, and is written as
+zeros.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PLAIN_OPTIONS = {
 
 
 class WithoutBias(Rule):
-    """The word table beside a bias for each word, which must be zero."""
+    """The token embeddings beside a bias for each token, which must be zero."""
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """The table; UserError when a bias is not zero."""
@@ -59,7 +60,8 @@ class WithoutBias(Rule):
 
 
 class BartNames(WeightNames):
-    """BART with its language-model head, or without, which is the same, since that is the word table."""
+    """BART with or without its LM head, which is the same here, since the head has only the token embeddings as
+    weights."""
 
     name = "bart"
     model_type = "bart"
@@ -87,7 +89,8 @@ class BartNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """Return the values of transformers' `BartConfig`. shift: by how many rows the tables are longer there."""
+        """Return the values of transformers' `BartConfig`. shift: number of rows by which the tables are longer
+        there."""
         sizes = {"layers": config.num_layers, "ffn_dim": config.ffn_size, "attention_heads": config.num_heads}
         both_sides = {f"{side}_{name}": size for name, size in sizes.items() for side in ("encoder", "decoder")}
         return {
@@ -128,11 +131,11 @@ class BartNames(WeightNames):
         return Bart(config.position_sizes[0] - FIRST, position_offset=FIRST)
 
     def shift(self, objective: Objective, pad: int) -> int:
-        """Their first position is 2, ours the objective's offset."""
+        """Return the shift: their first position is 2, ours is the objective's offset."""
         return FIRST - objective.position_offset
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """Return the frame of a text; the decoder reads its end first."""
+        """Return the tokens around a text; the decoder reads the end token first."""
         end = roles.get("sep")
         return {
             "bos_token_id": roles.get("cls"), "eos_token_id": end, "decoder_start_token_id": end,

@@ -28,21 +28,21 @@ from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Bert, Objective, Unilm, Unilm2
 
 PLAIN_OPTIONS = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-"""Options of BERT's kin that have no counterpart here."""
+"""Options of BERT and its variants that have no counterpart here, with the values that can be read."""
 
 OLD_NAMES = ((r"^module\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
-"""Data-parallel wrappers, and the norms of the first releases."""
+"""Old spellings: prefixes of data-parallel wrappers, and the norms of the first releases."""
 
 BUFFERS = (r"embeddings\.(position_ids|token_type_ids)$",)
 
 
 class BertNames(WeightNames):
-    """BERT with the heads that a file has: words, next sentence, the pooler alone, or none."""
+    """BERT with the heads that a file has: LM head, next sentence, the pooler alone, or none."""
 
     name = "bert"
     model_type = "bert"
     title: ClassVar[str] = "Bert"
-    """How the names of transformers' classes begin; `model_type` is the prefix of their weights."""
+    """Beginning of the names of transformers' classes; `model_type` is the prefix of their weights."""
     objective: ClassVar[type[Objective]] = Bert
     kin: ClassVar[tuple[type[Objective], ...]] = (Unilm, Unilm2)
     task_heads: ClassVar[TaskHeads | None] = TaskHeads("Bert", "bert.", "bert.pooler.dense")
@@ -84,7 +84,7 @@ class BertNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """Return BERT's names; a model without heads has no `bert.` (of its kin, its own name) before them."""
+        """Return BERT's names; a model without heads has no `bert.` (in variants, their own name) before them."""
         pairs = config.pooler and config.pair_classifier
         own = self.model_type + "."
         base = own if config.lm_head or pairs else ""
@@ -107,7 +107,7 @@ class BertNames(WeightNames):
         )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Return the objective: masked words over all positions, pairs where the classifier for them is there."""
+        """Return the objective: masked words over all positions, with pairs if the model has their classifier."""
         return Bert(config.position_sizes[0], next_sentence=config.pooler and config.pair_classifier)
 
 
@@ -169,7 +169,8 @@ def encoder_values(config: TransformerConfig) -> dict[str, Any]:
 
 
 def encoder_rules(config: TransformerConfig, base: str) -> list[Rule]:
-    """Words, the norm above them, and the layers, which BERT and RoBERTa name alike. base: the prefix, with its dot."""
+    """Return the rules of token embeddings, their norm, and layers, which have the same names in BERT and RoBERTa.
+    base: the prefix, with its dot."""
     layer = base + "encoder.layer.{k}."
     rules = plain({"token_embeddings.weight": f"{base}embeddings.word_embeddings.weight"})
     rules += both({"embedding_norm": f"{base}embeddings.LayerNorm"})
@@ -185,8 +186,8 @@ def encoder_rules(config: TransformerConfig, base: str) -> list[Rule]:
 
 
 def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rule]:
-    """Return the bias of the words, and their table where it is not tied. Where a file has a bias of the decoder's own,
-    it is the one that transformers adds."""
+    """Return the rules of the output bias, and of the output embeddings if they are not tied. If a file has a bias of
+    the decoder too, transformers adds that one."""
     biases = (bias, f"{decoder}.bias")
     if config.tied:
         return [Preferred("lm_head.bias", biases)]
@@ -194,8 +195,8 @@ def output_rules(config: TransformerConfig, bias: str, decoder: str) -> list[Rul
 
 
 def output_copies(config: TransformerConfig, decoder: str, base: str) -> dict[str, Any]:
-    """Return the `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the words'
-    table."""
+    """Return the `optional` names and the `copies` of a table with `output_rules`. base: the prefix of the token
+    embeddings."""
     if not config.lm_head:
         return {}
     words = f"{base}embeddings.word_embeddings.weight"

@@ -43,8 +43,7 @@ class DistilbertNames(WeightNames):
         return super().trained_as(objective) and objective.position_offset == 0
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Read sizes from config.json, the head from the names. Sinusoidal positions lie in the file like learned
-        ones."""
+        """Read sizes from config.json, the head from the names. Files hold sinusoidal positions like learned ones."""
         words = any(name.removeprefix("module.").startswith("vocab_") for name in names)
         return TransformerConfig(
             vocab_size=number(values, "vocab_size"),

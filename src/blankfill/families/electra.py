@@ -1,7 +1,7 @@
 """ELECTRA's names and config.json (transformers' `electra`; Clark et al. 2020): its generator or its discriminator.
 
-The two are models of their own there. A model of ours that has both is written as the discriminator, the generator's
-weights beside it; `export --part generator` writes the generator.
+They are separate models in transformers. A model of ours with both is written as the discriminator, with the
+generator's weights in a separate file; `export --part generator` writes the generator.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ErnieNames(BertNames):
         return replace(table, rules=(*table.rules, *tasks))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Return the objective: masked words over all positions, pairs where the classifier for them is there."""
+        """Return the objective: masked words over all positions, with pairs if the model has their classifier."""
         sizes = config.position_sizes
         return Ernie(
             sizes[0],

@@ -33,7 +33,7 @@ PARTS = {
     "ffn.inner": "mlp.dense_h_to_4h", "ffn.output": "mlp.dense_4h_to_h",
 }  # fmt: skip
 BLOCKS = "transformer.block_position_embeddings.weight"
-"""The table of the places inside a blank, which no other family has."""
+"""Embeddings of the positions inside a blank, which no other family has."""
 HEAD_SIZE = 64
 """Width of a head in all released models; their checkpoints do not store it."""
 
@@ -98,11 +98,11 @@ class GlmNames(WeightNames):
         return Table(tuple(rules), (), ((r"^(module\.|glm\.|model\.)+", ""),), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Words, sentences and documents to blank, as long as the tables allow."""
+        """Return the objective: words, sentences and documents are blanked, in rows as long as the position tables."""
         return Glm(config.position_sizes[0] - 1, document=1.0)
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """Return the marks of blanks, and the ends of a blank and of the text."""
+        """Return the ids of the tokens of blanks, and of the ends of a blank and of the text."""
         ids: dict[str, int | list[int] | None] = {
             f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")
         }
@@ -110,7 +110,7 @@ class GlmNames(WeightNames):
         return {**ids, "bos_token_id": roles.get("cls"), "eos_token_id": ends}
 
     def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
-        """A GLM over BERT's vocabulary ends a text with [PAD]."""
+        """Return the role of [PAD], which ends a text in a GLM with BERT's vocabulary."""
         return {"eos": roles["pad"]} if roles.get("eos") == roles.get("sep") and "pad" in roles else {}
 
 
@@ -149,7 +149,7 @@ def from_authors(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any]:
-    """config.json values of a checkpoint that has none. shapes: by plain names; heads: None means heads of 64.
+    """Return config.json values for a checkpoint without this file. shapes: by name; heads: None: heads of width 64.
 
     Raises UserError when the number of heads cannot be inferred.
     """

@@ -101,7 +101,7 @@ class Gpt2Names(WeightNames):
         return Gpt(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """Return the end of a text, which also begins one."""
+        """Return the id of the end-of-text token, which also begins a text."""
         return {"bos_token_id": roles.get("eos"), "eos_token_id": roles.get("eos")}
 
 

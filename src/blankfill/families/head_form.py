@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_TYPES = "positions.1.weight"
-"""The table of token types, which is zeros where a model without one is written in the form of one that has it."""
+"""The token type embeddings, which are zeros if a model without them is written as one that has them."""
 TYPES = 2
-"""Rows of that table: the first text and the second."""
+"""Number of rows of that table: the first text and the second."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class HeadForm:
     """Whether the encoder has no token types, although the form has."""
 
     def config_json(self, vocabulary: Vocabulary, dtype: str, head: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of config.json. head: those that concern the head alone, such as the names of labels."""
+        """Return the values of config.json. head: the values for the head alone, such as the names of labels."""
         values = self.encoder.config_json(vocabulary, dtype)
         return {**values, "architectures": [self.names.architecture], **head}
 

@@ -36,7 +36,7 @@ REALS = {"norm_eps": ("norm_eps", 1e-5), "dropout": ("mlp_dropout", 0.0), "init_
          "attention_dropout": ("attention_dropout", 0.0)}  # fmt: skip
 BIASES = {r"norm$": ("norm_bias",) * 2, r"attention\.": ("attention_bias",) * 2, r"ffn\.": ("ffn_bias", "mlp_bias"),
           r"lm_head\.dense$": ("head_transform_bias", "classifier_bias")}  # fmt: skip
-"""By the modules' names here: the field of the configuration, and that of config.json."""
+"""For our names of modules: the field of the configuration, and the field of config.json."""
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 PARTS = {"attention_norm": "attn_norm", "attention.qkv": "attn.Wqkv", "attention.output": "attn.Wo",
          "ffn_norm": "mlp_norm", "ffn.inner": "mlp.Wi", "ffn.output": "mlp.Wo"}  # fmt: skip
@@ -51,7 +51,7 @@ class ModernBertNames(WeightNames):
     task_heads = TaskHeads("ModernBert", "model.", "head.dense", "lm_head", norm="head.norm", span="classifier")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Sizes from config.json, as transformers writes it today or wrote it in 2024; the head from the names."""
+        """Read sizes from config.json, in today's form or that of 2024; the head from the names."""
         words = any(name.startswith("head.") for name in names)
         layer, head = (activation_of(values, f"{of}_activation", "gelu") for of in ("hidden", "classifier"))
         count, every = number(values, "num_hidden_layers"), number(values, "global_attn_every_n_layers", 3)

@@ -21,12 +21,12 @@ from blankfill.system.reading import shown
 from blankfill.system.schema import Option
 
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
-"""Neighbours that the first heads begin with, for models that read both ways and for those that read one."""
+"""Relative offsets that the first heads are initialised to attend to, in bidirectional and in causal models."""
 
 WIDEST = 2**24
-"""The largest size of a table's or a layer's side."""
+"""Maximum number of rows or columns of a weight."""
 DEEPEST = 10_000
-"""The most layers."""
+"""Maximum number of layers."""
 
 
 def known_families() -> Collection[str]:
@@ -47,7 +47,7 @@ class ModelOptions:
     }
 
     family: Annotated[str, Option(choices=known_families)] = "bert"
-    """Architecture: norms, activation, heads and initialisation."""
+    """Architecture of the model: its norms, activation, heads and initialisation."""
     hidden_size: int = 768
     """Hidden width of the model; a base model has 768."""
     num_layers: int = 12
@@ -64,11 +64,11 @@ class ModelOptions:
     """Width of the token embeddings, which a dense layer projects to hidden_size. 0: the family's (ALBERT: 128, others:
     hidden_size without a projection)."""
     shared: Literal["family", "none", "attention", "ffn", "all"] = "family"
-    """Weights that all layers share. family: as the family's paper."""
+    """Weights that all layers share. family: as in the family's paper."""
     norm: Literal["family", "pre", "post"] = "family"
-    """Position of the layer norms: before or after each sublayer. family: as the family's paper."""
+    """Position of the layer norms: before or after each sublayer. family: as in the family's paper."""
     init: Literal["family", "locality"] = "family"
-    """Initial weights. family: as the family's paper; locality: the first heads attend to adjacent tokens, which
+    """Initial weights. family: as in the family's paper; locality: the first heads attend to adjacent tokens, which
     speeds up short runs considerably."""
     init_std: float = 0.0
     """Standard deviation of the initial weights. 0: the family's, usually 0.02, which is small for narrow models."""
@@ -82,7 +82,7 @@ class ModelOptions:
     """The vocabulary is padded to a multiple of this number of rows (GLM: 128)."""
 
     def problems(self) -> list[str]:
-        """What is wrong with these options alone, a sentence each; `TransformerConfig.problems` tells the rest."""
+        """Return a sentence for each problem of these options alone; `TransformerConfig.problems` finds the others."""
         problems = out_of_bounds(self, "model")
         if self.family not in FAMILIES:
             close = difflib.get_close_matches(self.family[:100], FAMILIES, 1)
@@ -96,7 +96,7 @@ class ModelOptions:
         return FAMILIES[self.family]
 
     def config_for(self, objective: Objective, vocab_size: int) -> TransformerConfig:
-        """The full configuration of a model that is trained by an objective."""
+        """Return the full configuration of a model that is trained by an objective."""
         config = self.config(
             vocab_size, objective.position_sizes(), bool(objective.labels()), objective.max_span_positions(),
             objective.causal,
@@ -111,7 +111,7 @@ class ModelOptions:
         max_span_positions: int = 0,
         causal: bool = False,
     ) -> TransformerConfig:
-        """The full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
+        """Return the full configuration. pairs: whether the objective uses the head for pairs, if the family has one;
         max_span_positions: `Objective.max_span_positions`; causal: whether each column sees only the columns before it,
         whatever the family."""
         spec = self.spec

@@ -31,7 +31,7 @@ from blankfill.system.registry import Registry
 
 
 def _check(name: str, spec: FamilySpec) -> None:
-    """Raise TypeError or ValueError for what is no family, or a family of another name."""
+    """Raise TypeError for an object that is not a family, ValueError for a family of another name."""
     if not isinstance(spec, FamilySpec):
         raise TypeError(f"a family is described by a FamilySpec, not by {type(spec).__name__}")
     if name != spec.name:
@@ -52,7 +52,7 @@ FAMILIES: Registry[FamilySpec] = Registry(
 
 
 def register_family(spec: FamilySpec) -> None:
-    """Make a family of the user's own known under its name, for recipes, checkpoints and exports of this process.
+    """Register a family of the user's own under its name, for recipes, checkpoints and exports in this process.
 
     Args:
         spec: The family.
@@ -65,7 +65,7 @@ def register_family(spec: FamilySpec) -> None:
 
 
 def default_family(objective: str) -> str:
-    """The name of the family that an objective is measured with; UserError for an objective that has none."""
+    """Return the name of the family with which an objective is measured; UserError for an objective without one."""
     for name, spec in FAMILIES.items():
         if objective in spec.default_for:
             return name
@@ -80,9 +80,9 @@ def weight_names() -> dict[str, WeightNames]:
 
 
 def weight_names_by_type() -> dict[str, WeightNames]:
-    """Return the weight names by what a config.json calls a family (`model_type`).
+    """Return the weight names by the name of a family in config.json (`model_type`).
 
-    Of several families with one type, it gives the family that bears its name.
+    Of several families with one type, this is the family whose name is the type.
     """
     known = weight_names()
     by_type = {family.model_type: known.get(family.model_type, family) for family in known.values()}

@@ -1,8 +1,8 @@
 """RoBERTa's names and config.json (transformers' `roberta`; Liu et al. 2019).
 
-Its positions are numbered from the padding's id + 1 (2, as its padding is token 1); a run whose padding has another id
-has its position rows moved accordingly. Its single token type is added to every position when it is read and written
-as zeros: the model computes the same.
+Its positions are numbered from the padding's id + 1 (2, as its padding is token 1); for a run whose padding has another
+id the position rows are shifted. Its single token type is added to every position when it is read, and is written as
+zeros: the model computes the same.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class RobertaNames(WeightNames):
         return made if made.activation == "gelu" or not words else replace(made, head_activation="gelu")
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """Return the values of transformers' `RobertaConfig`. shift: by how many rows the table is longer there."""
+        """Return the values of transformers' `RobertaConfig`. shift: number of rows by which the table is longer
+        there."""
         return {
             "architectures": ["RobertaForMaskedLM" if config.lm_head else "RobertaModel"],
             "model_type": self.model_type,
@@ -106,7 +107,7 @@ class RobertaNames(WeightNames):
         return Mlm(config.position_sizes[0] - first, position_offset=first)
 
     def shift(self, objective: Objective, pad: int) -> int:
-        """Their first position is the padding's id + 1, ours the objective's offset."""
+        """Return the shift: their first position is the padding's id + 1, ours is the objective's offset."""
         return pad + 1 - objective.position_offset
 
 

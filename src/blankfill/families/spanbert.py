@@ -1,7 +1,7 @@
 """SpanBERT's names: BERT's, since transformers has no class of its own for it (Joshi et al. 2019).
 
-The encoder and the language-model head are BERT's without pairs. The span-boundary head has no place in transformers'
-form: a checkpoint keeps it in a file beside (`Table.apart`), and an export leaves it out.
+The encoder and the language-model head are BERT's without pairs. transformers has no class with the span-boundary
+head: a checkpoint has it in a separate file (`Table.apart`), and an export leaves it out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class SpanBertNames(BertNames):
         return replace(super().table(config, shift), apart=("span_boundary_head.",))
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Spans over all positions, without the head that its files do not have."""
+        """Return the objective: spans over all positions, without the span-boundary head, which its files do not
+        have."""
         return SpanBert(config.position_sizes[0], boundary=0)
 
 

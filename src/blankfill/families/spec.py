@@ -1,7 +1,7 @@
-"""What a family is: one `FamilySpec` says everything that the rest of the program needs to know about it.
+"""The description of a family: one `FamilySpec` with everything that the rest of the program needs to know about it.
 
-A family is a published architecture. Its file beside this one holds its spec and, where other programs have a form for
-its weights, the names of those (`weight_names`). Nothing else in the package mentions a family by name.
+A family is a published architecture. Its file in this folder has its spec and, if other programs have a format for its
+weights, their names (`weight_names`). No code outside this folder mentions a family by name.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class FamilySpec:
     causal: bool = False
     """Whether each column sees only the columns before it, whatever the objective."""
     optional_embedding_size: bool = False
-    """Whether a model may have token embeddings narrower than its layers, and need not."""
+    """Whether the width of the token embeddings is optional: equal to or narrower than that of the layers."""
     equal_position_tables: bool = False
     """Whether all position tables have as many rows as the first."""
     weight_names: WeightNames | None = None
-    """Names of its weights in transformers; None where no other program has a form for its models."""
+    """Names of its weights in transformers; None if no other program has a format for its models."""
     default_for: tuple[str, ...] = ()
     """Names of the objectives that are measured with this family (`blankfill bench`)."""
     recipes: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
 """T5's names and config.json (transformers' `t5`; Raffel et al. 2020, and version 1.1).
 
-Version 1.0 scores words with the word table and divides by √D first; 1.1 has a table of its own and does not. Older
-files distinguish the two by `tie_word_embeddings`, newer ones by `scale_decoder_outputs`; an output table that differs
-from the word table counts as its own, whatever these settings say (`checkpoint.hf_loading`).
+Version 1.0 divides hidden states by √D and scores them with the token embeddings; version 1.1 has separate output
+embeddings and does not divide. Older files distinguish the two by `tie_word_embeddings`, newer ones by
+`scale_decoder_outputs`; output embeddings that differ from the token embeddings are separate, whatever these settings
+say (`checkpoint.hf_loading`).
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from blankfill.objectives import T5, Objective
 from blankfill.system.reading import field
 
 LENGTH = 512
-"""Tokens of the released models' rows, which bind nothing: distances have no end."""
+"""Row length of the released models in tokens; it is no limit, since positions are distances."""
 
 
 class T5Names(WeightNames):
-    """T5 with its language-model head; T5Model, which lacks one, where the head is tied."""
+    """T5 with its LM head; T5Model, which has none, if the head is tied."""
 
     name = "t5"
     model_type = "t5"
     objective = T5
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Read sizes from config.json; whether the output has its own word table also from the names."""
+        """Read sizes from config.json; the names also show whether there are separate output embeddings."""
         refuse_options(values, {"is_encoder_decoder": True, "is_decoder": False})
         gate, _, activation = field(values, "feed_forward_proj", str, WHERE, "relu").rpartition("-")
         if gate == "gated" and activation == "gelu":
@@ -127,11 +128,11 @@ class T5Names(WeightNames):
         )
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Spans of rows as long as the released models' were."""
+        """Return the objective: spans, in rows of the released models' length."""
         return T5(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """Return the end of a text; the decoder reads the padding first."""
+        """Return the id of the end token; the decoder reads the padding token first."""
         return {"eos_token_id": roles.get("eos"), "decoder_start_token_id": roles.get("pad")}
 
 
@@ -147,7 +148,7 @@ COMMON: dict[str, Any] = {
     "more_dropout": True,
     "init": "t5",
 }
-"""What both versions of T5 have in common."""
+"""The part of the preset that both versions of T5 share."""
 
 T5_SPEC = FamilySpec(
     name="t5",

@@ -8,12 +8,13 @@ from typing import Literal
 from blankfill.model.config import ClassifierTransform
 
 HeadKind = Literal["text", "choice", "token", "span"]
-"""What a fine-tuned head scores: texts (classes, labels, a number), choices of an item, tokens, ends of an answer."""
+"""Units that a fine-tuned head scores: texts (classes, labels, a number), choices of an item, tokens, ends of an
+answer."""
 CLASSES: dict[HeadKind, str] = {
     "text": "ForSequenceClassification", "choice": "ForMultipleChoice",
     "token": "ForTokenClassification", "span": "ForQuestionAnswering",
 }  # fmt: skip
-"""The ends of the names of transformers' classes."""
+"""Ends of the names of transformers' classes."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class HeadNames:
     dense: str = ""
     """The layer before it, such as BERT's pooler; empty where the class has none."""
     norm: str = ""
-    """The norm behind that layer."""
+    """The norm after that layer."""
 
 
 @dataclass(frozen=True)
 class TaskHeads:
-    """The classes of a family with heads. title: how the names of the classes begin."""
+    """The classes of a family with heads. title: the beginning of the names of the classes."""
 
     title: str
     encoder: str
@@ -39,16 +40,16 @@ class TaskHeads:
     dense: str
     """The layer before the scores of texts and choices, such as BERT's pooler; with lm_head, of all."""
     transform: ClassifierTransform = "tanh"
-    """What that layer computes (`TransformerConfig.classifier_transform`)."""
+    """The function of that layer (`TransformerConfig.classifier_transform`)."""
     norm: str = ""
-    """The norm behind it."""
+    """The norm after this layer."""
     text: tuple[str, str] = ("", "")
-    """The layer before the scores and the scores' layer of texts, where they have other names than usual."""
+    """For texts, the layer before the scores and the layer of the scores, if their names are not the usual ones."""
     span: str = "qa_outputs"
     """The layer that scores the ends of an answer."""
 
     def names(self, kind: HeadKind) -> HeadNames:
-        """The class for a kind of head, and its names."""
+        """Return the class for a kind of head, and its names."""
         dense, output = self.dense, self.span if kind == "span" else "classifier"
         if kind == "text" and self.text[0]:
             dense, output = self.text

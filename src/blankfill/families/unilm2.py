@@ -1,6 +1,6 @@
-"""UniLM v2's family (Bao et al. 2020): BERT with one table of relative positions, which transformers has no form for.
+"""UniLM v2's family (Bao et al. 2020): BERT with a relative position bias, for which transformers has no class.
 
-The weights of a model without that table are named as BERT's.
+The weights of a model without this bias have BERT's names.
 """
 
 from __future__ import annotations

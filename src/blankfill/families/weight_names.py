@@ -1,9 +1,9 @@
-"""The machinery of the name tables: how other programs name, turn and cut the weights that we have.
+"""Name tables: the mapping between our weights and those of other programs, which are renamed, transposed or cut.
 
-A `Table` is a list of rules, each for one of our tensors and the one or more of theirs that hold it. It works both
-ways, loses nothing, and refuses names that it does not know and names that are missing, listing them. What a file says
-beyond weights (masks, counters) is `ignored` by name; older spellings are `aliases`. Weights that a file holds twice
-are `copies`, which whoever opens it compares (`checkpoint.hf_loading`).
+A `Table` is a list of rules, each for one of our tensors and the one or more of theirs that hold it. A table maps in
+both directions without loss, and raises an error that lists unknown and missing names. Entries of a file that are no
+weights (masks, counters) are `ignored` by name; older spellings are `aliases`. Weights that a file holds twice are
+`copies`, which `checkpoint.hf_loading` compares when it opens the file.
 
 `WeightNames` pairs tables with the `config.json` of a published architecture. A family's file has a subclass with
 `read`, `write` and `table`, and names it in its `FamilySpec`.
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 WHERE = "config.json"
 LISTED = 8
-"""Names of a long list that a message shows."""
+"""Maximum number of names that a message lists."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our tensors under one name of theirs, as it is."""
+    """One of our tensors, unchanged under one name of theirs."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -51,17 +51,17 @@ class Rule:
         return [ours]
 
     def rest(self, ours: Tensor) -> Tensor | None:
-        """What of our tensor has no place in theirs; `to_ours` of a later version of the rule takes it back."""
+        """The part of our tensor that theirs cannot hold, or None; `put_back` restores it."""
         return None
 
     @property
     def written(self) -> tuple[str, ...]:
-        """Those of their names that a file of ours has."""
+        """The names of theirs that we write."""
         return self.theirs
 
 
 class Transposed(Rule):
-    """A matrix that they keep as [in, out] (GPT-2's Conv1D)."""
+    """A matrix that they store as [in, out] (GPT-2's Conv1D)."""
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[out, in] from [in, out]."""
@@ -73,7 +73,7 @@ class Transposed(Rule):
 
 
 class Fused(Rule):
-    """Our rows are theirs one below the other: queries, keys, values."""
+    """One of our matrices that is the concatenation of theirs along rows: queries, keys, values."""
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[3D, …] from three of [D, …]."""
@@ -87,7 +87,7 @@ class Fused(Rule):
 
 
 class Copied(Rule):
-    """One of ours that they keep several times; the last of theirs is the one in use."""
+    """One of our tensors that they store several times; the last of theirs is the one in use."""
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """The last of theirs."""
@@ -99,7 +99,7 @@ class Copied(Rule):
 
 
 class Preferred(Copied):
-    """The same, of which we write the first alone."""
+    """The same, but we write only the first."""
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class Preferred(Copied):
 
 @dataclass(frozen=True)
 class Shifted(Rule):
-    """A position table whose rows stand `shift` further down in theirs."""
+    """A position table whose rows are `shift` rows further down in theirs."""
 
     shift: int = 0
 
@@ -122,15 +122,15 @@ class Shifted(Rule):
         return [_moved(ours, self.shift)]
 
     def rest(self, ours: Tensor) -> Tensor | None:
-        """The first rows, which no position names, when theirs begin later in ours."""
+        """The first rows, which no position uses, if the shift is negative."""
         return ours[: -self.shift].clone() if self.shift < 0 else None
 
 
 class Positions(Shifted):
-    """The same with their constant row added to every one.
+    """The same with the row of their single token type added to every position.
 
     RoBERTa's positions are numbered from the padding's id + 1, and its single token type is the same for all. Theirs:
-    (positions [rows + shift, D], token types [1, D]). Going to theirs the constant is zero.
+    (positions [rows + shift, D], token types [1, D]). `to_theirs` writes zeros for the token type.
     """
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
@@ -156,9 +156,9 @@ def _moved(table: Tensor, shift: int) -> Tensor:
 class Table:
     """The rules of one model. ignored and aliases are regular expressions over their names.
 
-    apart: beginnings of our names of weights that their form has no place for; a checkpoint keeps them beside it.
-    optional: names of theirs, none the first of its rule, that a file may lack. copies: of theirs that no rule reads,
-    because they repeat another one, its name.
+    apart: beginnings of our names of weights that their format cannot hold; a checkpoint has them in a separate file.
+    optional: names of theirs that a file may lack; none is the first of its rule. copies: for names of theirs that no
+    rule reads, because they repeat another weight, the name of that weight.
     """
 
     rules: tuple[Rule, ...]
@@ -169,14 +169,14 @@ class Table:
     copies: Mapping[str, str] = field(default_factory=dict)
 
     def canonical(self, name: str) -> str:
-        """The name that the table has for a name in a file."""
+        """Return the name that the table has for a name in a file."""
         for pattern, plain in self.aliases:
             name = re.sub(pattern, plain, name)
         return name
 
     def match(self, names: Iterable[str], where: str) -> dict[str, str]:
-        """The name in the file of each of the table's names, optional ones that it lacks left out; UserError lists the
-        unknown and the missing ones."""
+        """Return the name in the file for each name of the table, without missing optional ones; UserError lists
+        unknown and missing names."""
         wanted = {name for rule in self.rules for name in rule.theirs}
         names_in_file: dict[str, str] = {}
         unknown = []
@@ -190,7 +190,7 @@ class Table:
         return names_in_file
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-        """Our state dict from theirs; where: the file, for the message when names do not fit."""
+        """Return our state dict from theirs. where: the file, for the error message."""
         names_in_file = self.match(theirs, where)
         return {
             rule.ours: rule.to_ours([theirs[names_in_file[name]] for name in rule.theirs if name in names_in_file])
@@ -198,7 +198,7 @@ class Table:
         }
 
     def to_theirs(self, ours: Mapping[str, Tensor], where: str = "the model") -> dict[str, Tensor]:
-        """Their tensors, under the names that their own programs write today, from our state dict."""
+        """Return their tensors from our state dict, under the names that their programs write today."""
         known, apart = {rule.ours for rule in self.rules}, self.kept_apart(ours)
         _complain(
             where, [name for name in ours if name not in known and name not in apart], sorted(known - ours.keys())
@@ -210,7 +210,7 @@ class Table:
         return out
 
     def shapes(self, ours: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor of theirs that the table reads."""
+        """Return the shape of each tensor of theirs that the table reads."""
         return {
             name: tuple(part.shape)
             for rule in self.rules
@@ -218,22 +218,22 @@ class Table:
         }
 
     def rest(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By our names, what `to_theirs` leaves out."""
+        """Return by our names the parts of tensors that `to_theirs` leaves out."""
         parts = {rule.ours: rule.rest(ours[rule.ours]) for rule in self.rules}
         return {name: part for name, part in parts.items() if part is not None}
 
     def kept_apart(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By our names, the weights that their form has no place for."""
+        """Return by our names the weights that their format cannot hold."""
         return {name: part for name, part in ours.items() if self.apart and name.startswith(self.apart)}
 
     @property
     def names(self) -> frozenset[str]:
-        """All names of theirs that the table writes."""
+        """Return all names of theirs that the table writes."""
         return frozenset(name for rule in self.rules for name in rule.written)
 
 
 def put_back(ours: dict[str, Tensor], rest: Mapping[str, Tensor]) -> None:
-    """Put what `Table.rest` saved in front of the tensors it came from."""
+    """Prepend the parts that `Table.rest` saved to their tensors."""
     import torch
 
     for name, part in rest.items():
@@ -255,7 +255,8 @@ def _complain(where: str, unknown: Sequence[str], missing: Sequence[str]) -> Non
 
 
 def layers(count: int, ours: str, theirs: str, pairs: Mapping[str, str], kind: type[Rule] = Rule) -> list[Rule]:
-    """Weight and bias rules of every layer. ours and theirs: prefixes with {k}; pairs: our part → their part."""
+    """Return the rules of weights and biases of every layer. ours and theirs: prefixes with {k}; pairs: our part →
+    their part."""
     return [
         kind(f"{ours.format(k=k)}{mine}.{part}", (f"{theirs.format(k=k)}{other}.{part}",))
         for k in range(count)
@@ -265,12 +266,12 @@ def layers(count: int, ours: str, theirs: str, pairs: Mapping[str, str], kind: t
 
 
 def plain(pairs: Mapping[str, str]) -> list[Rule]:
-    """Rules for tensors that only their names tell apart."""
+    """Return rules for tensors that differ only in their names."""
     return [Rule(mine, (other,)) for mine, other in pairs.items()]
 
 
 def both(pairs: Mapping[str, str]) -> list[Rule]:
-    """Rules for modules with a weight and a bias."""
+    """Return rules for modules with a weight and a bias."""
     return [Rule(f"{a}.{part}", (f"{b}.{part}",)) for a, b in pairs.items() for part in ("weight", "bias")]
 
 
@@ -285,13 +286,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-"""transformers' names of activations; the tanh forms differ in the last bits only."""
+"""transformers' names of activations; the tanh forms differ only in the last bits."""
 
 _WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
 def activation_of(values: Mapping[str, Any], key: str, default: str) -> Activation:
-    """Our name of the activation that a config.json names; UserError for one that we do not have."""
+    """Return our name of the activation that a config.json names; UserError for one that we do not have."""
     name = field_of(values, key, str, WHERE, default)
     if name not in ACTIVATIONS:
         raise UserError(f"{WHERE}: {key} is {name[:60]}, which is not known here; known: {', '.join(ACTIVATIONS)}")
@@ -299,12 +300,12 @@ def activation_of(values: Mapping[str, Any], key: str, default: str) -> Activati
 
 
 def activation_name(activation: str) -> str:
-    """transformers' name of an activation of ours."""
+    """Return transformers' name of an activation of ours."""
     return _WRITTEN[activation]
 
 
 def number(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A size in a config.json; UserError when it is none. default: None for one that it must tell."""
+    """Return a size in a config.json; UserError for any other value. default: None if the field is required."""
     value = values.get(key) if default is None else values.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_ROWS:
         state = "is missing" if value is None else f"is {shown(value)}"
@@ -315,24 +316,24 @@ def number(values: Mapping[str, Any], key: str, default: int | None = None) -> i
 
 
 def real(values: Mapping[str, Any], key: str, default: float) -> float:
-    """A finite number in a config.json; UserError when it is none."""
+    """Return a finite number in a config.json; UserError for any other value."""
     return field_of(values, key, float, WHERE, default)
 
 
 def flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
-    """A truth value in a config.json; UserError when it is none."""
+    """Return a truth value in a config.json; UserError for any other value."""
     return field_of(values, key, bool, WHERE, default)
 
 
 def rope_theta(values: Mapping[str, Any], kind: str, old: str, default: float) -> float:
-    """The base of a kind of layer's rotary frequencies, in config.json's rope_parameters or in its older key `old`."""
+    """Return the base of the rotary frequencies of a kind of layer, from `rope_parameters` or the older key `old`."""
     rope = field_of(field_of(values, "rope_parameters", dict, WHERE, {}), kind, dict, WHERE, {})
     refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
     return real(rope, "rope_theta", real(values, old, default))
 
 
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
-    """UserError for options of a config.json that ask for what our model does not have."""
+    """Raise UserError for options of a config.json that our model does not support."""
     for key, value in plain_values.items():
         if values.get(key, value) != value:
             raise UserError(
@@ -345,8 +346,8 @@ NOT_ARCHITECTURE = {
     "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "locality",
     "classifier_transform",
 }  # fmt: skip
-"""Fields of `TransformerConfig` that say how a model is trained, not what it computes; and which layer fine-tuning adds
-(`head_form` compares that)."""
+"""Fields of `TransformerConfig` about training or about the layer that fine-tuning adds (`head_form` compares that),
+which do not change what a pretrained model computes."""
 
 
 class WeightNames(ABC):
@@ -354,63 +355,65 @@ class WeightNames(ABC):
 
     name: ClassVar[str]
     model_type: ClassVar[str]
-    """What `config.json` calls it."""
+    """Name of the architecture in `config.json`."""
     objective: ClassVar[type[Objective]]
-    """The objective whose positions and visibility it has."""
+    """The objective whose positions and attention its models have."""
     kin: ClassVar[tuple[type[Objective], ...]] = ()
-    """Other objectives whose models have its weights and, given a text, read it as its own do."""
+    """Other objectives whose models have its weights and read a text in the same way."""
     also_reads: ClassVar[tuple[str, ...]] = ()
-    """Other values of `model_type` that `read` takes."""
+    """Other values of `model_type` that `read` accepts."""
     inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
-    """What its tokenizer should give."""
+    """Names of the inputs that its tokenizer should return."""
 
     added_roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the tokens that the family's own code adds to the end of a WordPiece vocabulary, in this order."""
     apart: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the configuration that its files cannot say and that a model may have all the same: their weights are
-    kept beside (`Table.apart`)."""
+    """Fields of the configuration that a model may have although its files cannot express them: their weights are in a
+    separate file (`Table.apart`)."""
     task_heads: ClassVar[TaskHeads | None] = None
-    """The classes with heads that are fine-tuned; None where none has the heads of this program."""
+    """The classes with heads for fine-tuning; None if none has the heads of this program."""
     text_heads_as: ClassVar[str] = ""
-    """Name of the family in whose form a head on texts is written, where the own class has another one than ours. Its
-    token types are zeros."""
+    """Name of the family as which a model with a head on texts is written, if its own class has another head than ours;
+    the token types are zeros."""
     token_roles: ClassVar[Mapping[str, str]] = {"bos_token_id": "cls", "eos_token_id": "sep"}
-    """The roles of the special tokens that config.json gives ids of, the padding's aside."""
+    """The roles of the special tokens whose ids are in config.json, without the padding's."""
 
     @abstractmethod
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        """Our configuration from a config.json and the names in the weight file; UserError for what we lack."""
+        """Return our configuration from a config.json and the names in the weight file; UserError for settings that we
+        do not support."""
 
     @abstractmethod
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """The values of config.json, token ids aside. shift: as for `table`."""
+        """Return the values of config.json, without token ids. shift: as for `table`."""
 
     @abstractmethod
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """The name table of a configuration. shift: by how many rows their positions stand further down than ours."""
+        """Return the name table of a configuration. shift: number of rows that their position tables have before
+        ours."""
 
     @abstractmethod
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """The objective of an imported model, as long as its positions allow."""
+        """Return the objective of an imported model, with rows as long as its positions."""
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """The ids of special tokens in config.json, the padding's aside. roles: ids by role."""
+        """Return the ids of special tokens in config.json, without the padding's. roles: ids by role."""
         return {key: roles.get(role) for key, role in self.token_roles.items()}
 
     def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
-        """Token ids by roles that the names of the tokens do not show. roles: those that they show."""
+        """Return the ids of roles that the names of the tokens do not show. roles: the ids of those that they show."""
         return {}
 
     def trained_as(self, objective: Objective) -> bool:
-        """Whether an objective has the family's positions and visibility."""
+        """Return whether an objective has the family's positions and attention."""
         return type(objective) in (self.objective, *self.kin)
 
     def shift(self, objective: Objective, pad: int) -> int:
-        """The `shift` of a run's table. pad: the id of its padding."""
+        """Return the `shift` of a run's table. pad: the id of its padding."""
         return 0
 
     def differences(self, config: TransformerConfig) -> list[str]:
-        """Names of the fields of a configuration that the family cannot say; empty when it says them all."""
+        """Return the names of the fields of a configuration that the family's files cannot express."""
         return list(_differences(self, config))
 
 

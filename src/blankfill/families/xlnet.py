@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LENGTH = 512
-"""The length of the released models' rows, which their config.json does not tell; longer rows work as well."""
+"""Row length of the released models, which their config.json does not contain; longer rows are possible."""
 BIASES = {"content_bias": "r_w_bias", "distance_bias": "r_r_bias", "segment_bias": "r_s_bias", "segments": "seg_embed"}
 
 
 @dataclass(frozen=True)
 class Heads(Rule):
-    """A dense matrix [H·E, D] (of several, one below the other) that they keep as [D, H, E] each."""
+    """A dense matrix [H·E, D] (or several, concatenated along rows), each of which they store as [D, H, E]."""
 
     heads: int = 1
 
@@ -68,7 +68,7 @@ class Reshaped(Rule):
 
 
 class XlnetNames(WeightNames):
-    """XLNet with its language-model head, or the model alone."""
+    """XLNet with or without its LM head."""
 
     name = "xlnet"
     model_type = "xlnet"
@@ -101,7 +101,7 @@ class XlnetNames(WeightNames):
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
-        """Return the values of transformers' `XLNetConfig`; `n_positions` is ours, which has no place there."""
+        """Return the values of transformers' `XLNetConfig`, and `n_positions`, which is a field of our own."""
         return {
             "architectures": ["XLNetLMHeadModel" if config.lm_head else "XLNetModel"],
             "model_type": self.model_type,
@@ -127,7 +127,7 @@ class XlnetNames(WeightNames):
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
-        """Return XLNet's names; the model alone has no `transformer.` before them."""
+        """Return XLNet's names; a model without the LM head has no `transformer.` before them."""
         D, H = config.hidden_size, config.num_heads
         base = "transformer." if config.lm_head else ""
         rules = plain({"token_embeddings.weight": f"{base}word_embedding.weight"})
@@ -154,7 +154,7 @@ class XlnetNames(WeightNames):
         return Table(tuple(rules), (), ((r"^module\.", ""), prefix), copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Permutations of rows as long as its texts were."""
+        """Return the objective: permutations, in rows of the length of its training."""
         return Xlnet(config.position_sizes[0])
 
 

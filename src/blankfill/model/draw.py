@@ -8,7 +8,7 @@ its version of seven digits), a truncated one by the same inverse on a shorter i
 products, quotients and square roots are computed, which IEEE 754 rounds exactly, so the bits are those of every
 processor, whatever its vector units, and of every device, since they are computed on the CPU.
 
-What each parameter of a model gets is for `model.initial` to say.
+`model.initial` decides the rule of each parameter.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Patch:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the initial values of a parameter are made.
+    """The rule for the initial values of a parameter.
 
     kind: "constant"; "uniform" from −scale to scale; "normal" with standard deviation `scale`; "truncated_normal", the
-    same under the condition of being within `CUT` times `scale` of 0. scale: as said, or the constant. first_rows: the
-    number of rows, from the first, that are multiplied by `factor`. patches: what replaces drawn values.
+    same under the condition of being within `CUT` times `scale` of 0. scale: see above, or the constant. first_rows:
+    number of rows, from the first, that are multiplied by `factor`. patches: values that replace drawn ones.
     """
 
     kind: Literal["constant", "uniform", "normal", "truncated_normal"]
@@ -190,7 +190,8 @@ def _far(word: np.ndarray, within: float) -> np.ndarray:
 
 
 def _logarithm(x: np.ndarray) -> np.ndarray:
-    """log x of float32 by operations that all processors round alike; numpy's own depends on the processor."""
+    """Return log x of float32 by operations that all processors round in the same way; numpy's log depends on the
+    processor."""
     bits = x.view(np.int32)
     exponent = (bits - ROOT_HALF) >> 23  # so that what is left is between √½ and √2
     part = (bits - (exponent << 23)).view(np.float32)

@@ -1,4 +1,4 @@
-"""Heads: what a model makes of its hidden states, and the losses of that.
+"""Heads: modules on the hidden states of a model, and their losses.
 
 Heads see only the target columns. Each loss has a name, under which a batch holds its targets (`Batch.labels`, or for
 `lm` and `span_boundary` fields of their own), and a function that computes it with the head's modules. `register_head`
@@ -52,9 +52,10 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         shape = (config.vocab_size, config.word_size)
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
-        """Output embeddings of its own where they are not the token embeddings, [V, W]."""
+        """Output embeddings [V, W]; None if they are the token embeddings."""
         self.packed: tuple[Tensor, int] | None = None
-        """oneDNN's copy of the output embeddings, with the version of the table it was made of (`model.layout`)."""
+        """oneDNN's copy of the output embeddings, with the version of the table from which it was made
+        (`model.layout`)."""
 
     def forward(
         self,
@@ -64,7 +65,7 @@ class LMHead(nn.Module):
         smoothing: float = 0.0,
         z_loss: float = 0.0,
     ) -> Tensor:
-        """Scores [M, V], or with targets the summed loss (`kernels.lm_loss`), which never makes the scores of all."""
+        """Return scores [M, V], or with targets the summed loss (`kernels.lm_loss`), without a table of all scores."""
         made_MW = self.transform(hidden_MD)
         if target_M is not None:
             return lm_loss(made_MW, table_VW, self.bias, target_M, smoothing, z_loss)
@@ -76,7 +77,7 @@ class LMHead(nn.Module):
         return F.linear(made_MW, table_VW, self.bias)
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
-        """What is multiplied with the output embeddings, [M, W]."""
+        """Return the vectors that are multiplied with the output embeddings, [M, W]."""
         if self.dense is not None and self.norm is not None:
             hidden_MD = self.norm(activate(self.dense(hidden_MD), self.activation))
         return hidden_MD if self.scale == 1 else hidden_MD * self.scale
@@ -90,7 +91,7 @@ class Pooler(nn.Module):
         self.dense = dense(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
-        """The pooler's view of first columns, [K, D]."""
+        """Return the pooled first columns, [K, D]."""
         return torch.tanh(self.dense(hidden_KD))
 
 
@@ -98,18 +99,18 @@ HeadLoss = Callable[["Transformer", Tensor, Batch], Tensor]
 """The loss of a head from (model, hidden states [N, D] of all columns, batch), summed over its targets."""
 
 Prepare = Callable[["Transformer", Batch, Masks, bool], tuple[Batch, Mapping[str, Tensor]]]
-"""What a head computes before the model reads a batch with its targets, from (model, batch, masks, ordered): the batch
-that the model reads in its place, and by the names of losses the hidden states [N, ..] that they are computed from."""
+"""Computation of a head before the model reads a batch with its targets: (model, batch, masks, ordered) → the batch
+that the model reads instead, and by the names of losses the hidden states [N, ..] from which they are computed."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head as the registry has it.
+    """An entry of the registry of heads.
 
-    build: makes its module, which the model holds as `heads[name]`, of dense layers, embeddings and norms, whose first
-    values `model.initial` knows; None for one whose modules every model holds as attributes. count: the number of its
-    targets in a batch; None: of the batch's labels of its name. prepare: see `Prepare`. scores: what it makes of hidden
-    states [.., D] where it scores each column, as its class in transformers returns it.
+    build: makes its module, which the model holds as `heads[name]`, from dense layers, embeddings and norms, for which
+    `model.initial` has rules; None for a head whose modules every model holds as attributes. count: returns the number
+    of its targets in a batch; None: the number of the batch's labels of its name. prepare: see `Prepare`. scores:
+    hidden states [.., D] → scores, for a head that scores each column, as its class in transformers returns them.
     """
 
     name: str
@@ -125,7 +126,7 @@ HEADS: dict[str, Head] = {}
 
 
 def register_head(head: Head) -> Head:
-    """Make a head known under its name, for models whose configuration names it (`heads`).
+    """Register a head under its name, for models whose configuration names it (`heads`).
 
     Args:
         head: The head: its name, its module and its loss.
@@ -143,7 +144,7 @@ def register_head(head: Head) -> Head:
 
 
 def extra_heads(config: TransformerConfig) -> nn.ModuleDict:
-    """The modules of the registered heads that a configuration names."""
+    """Return the modules of the registered heads that a configuration names."""
     modules: dict[str, nn.Module] = {}
     for name in config.heads:
         head = HEADS.get(name)
@@ -154,7 +155,7 @@ def extra_heads(config: TransformerConfig) -> nn.ModuleDict:
 
 
 def counts(batch: Batch) -> dict[str, int]:
-    """The number of targets of each loss in a batch, those of which there are any: the divisors of the sums."""
+    """Return the number of targets of each loss that has any in a batch: the divisors of the sums."""
     sizes = {LM: len(batch.target_ids), **{name: len(value) for name, (_, value) in batch.labels.items()}}
     for name, head in HEADS.items():
         if head.count is not None:
@@ -169,10 +170,10 @@ def head_losses(
     replaced: Mapping[str, HeadLoss] | None = None,
     hidden: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of a batch by name, each summed over its targets; those without targets are absent.
+    """Return the losses of a batch by name, each summed over its targets; losses without targets are absent.
 
-    replaced: functions in place of the registered ones. hidden: by the names of losses, hidden states that these are
-    computed from in place of `hidden_ND`. Raises ValueError for targets that the model has no head for.
+    replaced: functions in place of the registered ones. hidden: by the names of losses, hidden states in place of
+    `hidden_ND`. Raises ValueError for targets for which the model has no head.
     """
     losses: dict[str, Tensor] = {}
     for name in counts(batch):
@@ -187,8 +188,8 @@ def head_losses(
 
 
 class BatchLosses:
-    """The losses of a batch, computed inside a model's forward pass: given to it as `read`, and as `prepare` where
-    `prepares` says so."""
+    """The losses of a batch, computed inside a model's forward pass: passed to it as `read`, and as `prepare` if
+    `prepares` is true."""
 
     def __init__(self, batch: Batch, replaced: Mapping[str, HeadLoss] | None = None) -> None:
         """replaced: as in `head_losses`."""
@@ -200,7 +201,7 @@ class BatchLosses:
         return any(head.prepare for name in self.batch.labels if (head := HEADS.get(name)) is not None)
 
     def prepare(self, model: Transformer, batch: Batch, masks: Masks, ordered: bool) -> Batch:
-        """Let the heads prepare the batch; returns the one that the model reads."""
+        """Let the heads prepare the batch; return the batch that the model reads."""
         self.batch = batch
         for name in batch.labels:
             head = HEADS.get(name)
@@ -210,23 +211,23 @@ class BatchLosses:
         return self.batch
 
     def __call__(self, model: Transformer, hidden_ND: Tensor) -> dict[str, Tensor]:
-        """The losses by name, from the hidden states of all columns."""
+        """Return the losses by name, from the hidden states of all columns."""
         return head_losses(model, hidden_ND, self.batch, self.replaced, self.hidden)
 
 
 def lm_head_loss(
     model: Transformer, hidden_ND: Tensor, batch: Batch, smoothing: float = 0.0, z_loss: float = 0.0
 ) -> Tensor:
-    """The language-model loss over `Batch.target_ids`; smoothing, z_loss: as in `kernels.lm_loss`."""
+    """Return the language-model loss over `Batch.target_ids`; smoothing, z_loss: as in `kernels.lm_loss`."""
     hidden_MD = hidden_ND[batch.target_index]
     loss: Tensor = model.lm_head(hidden_MD, model.output_table, batch.target_ids, smoothing, z_loss)
     return loss
 
 
 def pair_loss(name: str) -> HeadLoss:
-    """The loss of a two-way classifier of first columns, on the pooler, with the labels of a name.
+    """Return the loss of a binary classifier of pooled first columns, with the labels of a name.
 
-    Label 0: as in the text; 1: from elsewhere (BERT's next sentence), or swapped (ALBERT's sentence order).
+    Label 0: as in the text; 1: from another place (BERT's next sentence), or swapped (ALBERT's sentence order).
     """
 
     def loss(model: Transformer, hidden_ND: Tensor, batch: Batch) -> Tensor:

@@ -1,14 +1,14 @@
-"""How the weights of a fresh model are drawn.
+"""Initial weights of a model.
 
-Most families draw every matrix with one deviation. T5 divides no scores by √E (E width of a head) and draws each matrix
-by the width of what it reads instead, words with deviation 1 (Raffel et al. 2020; tensorflow/mesh,
-transformer/attention.py), D width, H heads, F width inside the feed-forward part:
+Most families draw every matrix with the same standard deviation. T5 does not divide scores by √E (E width of a head);
+instead it draws each matrix by the width of its input, and token embeddings with deviation 1 (Raffel et al. 2020;
+tensorflow/mesh, transformer/attention.py), D width, H heads, F width inside the feed-forward part:
 
     queries (D·E)^-½    keys, values, inner dense D^-½    attention's output (H·E)^-½    feed-forward's output F^-½
-    table of distances D^-½    an output table of its own D^-½, as large as the tied one is once it is scaled
+    position bias D^-½    separate output embeddings D^-½, as large as tied ones after their scaling
 
-`initial_rules` says what each parameter gets, from modules that need no memory (torch's meta device), so that a process
-that holds a part of a model draws that part alone (`model.draw`).
+`initial_rules` returns the rule of each parameter, from modules that need no memory (torch's meta device), so that a
+process that holds a part of a model draws only that part (`model.draw`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ZERO, ONE = Rule("constant", 0.0), Rule("constant", 1.0)
 
 
 def draw_weights(model: nn.Module, rules: Mapping[str, Rule], seed: int, prefix: str = "") -> None:
-    """Draw the parameters of a module by their rules; one that has several names is drawn once, by its first.
+    """Draw the parameters of a module by their rules; a parameter with several names is drawn once, by its first name.
 
     Args:
         model: The module; parameters on the meta device stay as they are.
@@ -58,7 +58,7 @@ def draw_weights(model: nn.Module, rules: Mapping[str, Rule], seed: int, prefix:
 
 
 def initial_rules(model: Transformer) -> dict[str, Rule]:
-    """What each parameter of a model gets, by its name: as the family's paper says, biases 0 and norms 1."""
+    """Return the rule of each parameter of a model, by its name: as in the family's paper, biases 0 and norms 1."""
     config = model.config
     rules: dict[str, Rule] = {}
     for name, module in model.named_modules():
@@ -72,7 +72,7 @@ def initial_rules(model: Transformer) -> dict[str, Rule]:
 
 
 def _module_rules(name: str, module: nn.Module, config: TransformerConfig) -> Iterator[tuple[str, Rule]]:
-    """The rules of a module's own parameters; name: of the module in the model."""
+    """Return the rules of a module's own parameters. name: of the module in the model."""
     t5_std = config.hidden_size**-0.5 if config.init == "t5" else config.init_std
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         yield from (("weight", ONE), ("bias", ZERO))

@@ -1,18 +1,17 @@
-"""Locality initialisation, for short runs: the first heads begin by attending to adjacent positions.
+"""Locality initialisation, for short runs: the first heads are initialised to attend to adjacent positions.
 
-Drawn as the papers draw it, a small masked model spends most of a run of minutes on finding out that the words beside a
-blank matter: until its attention tells positions apart it knows little more than how often each word occurs. Here the
-first position table starts as sines and cosines (Vaswani et al. 2017, §3.5), for which "the place d further on" is a
-rotation, and the first heads of the first layer start with that rotation between query and key, each with a d of its
-own. Everything else is drawn as usual, larger for the words (a residual stream of small vectors is drowned by the
-positions), and the masked-LM head's dense layer starts as a multiple of the identity. All of it is trained as ever.
-A model with relative positions has the sines already: there the first heads start with a v and a projection of the
-distances whose product is largest at one of them.
-Starting from structure instead of noise is Trockman & Kolter 2023 (arXiv:2305.09828), who do it for the products of the
-attention's weights; what each part is worth here is in docs/log.md.
+With the random weights of the papers, a small masked model needs most of a run of minutes to learn that the words
+beside a blank matter: until its attention distinguishes positions, it knows little more than the frequencies of words.
+Here the first position table is initialised with sines and cosines (Vaswani et al. 2017, §3.5), for which a shift by d
+positions is a rotation, and the first heads of the first layer are initialised with this rotation between query and
+key, each with its own d. All other weights are random as usual, but token embeddings are larger (otherwise the
+positions would dominate the residual stream), and the dense layer of the masked-LM head is initialised with a multiple
+of the identity. All of these weights are trained. A model with relative positions already has the sines: there the
+first heads are initialised with a v and a projection of the distances whose product is largest at one distance.
+Structured initial weights were proposed by Trockman & Kolter 2023 (arXiv:2305.09828) for the products of the
+attention's weights; docs/log.md has the effect of each part here.
 
-Where a dense layer stands between narrow embeddings and the layers (ALBERT), it begins by copying them into its first
-columns.
+An embedding projection (ALBERT) is initialised to copy the embeddings into its first columns.
 
 D width, E width of a head, W width of the embeddings.
 """
@@ -41,14 +40,14 @@ WORD_STD = 0.05
 SLOWEST, FASTEST = 0.03, 1.5
 """Radians from one position to the next."""
 SHARPNESS = 22.6
-"""Difference of the scores, before the softmax, between the place looked for and one far away."""
+"""Difference of the scores, before the softmax, between the attended position and a distant one."""
 IDENTITY = 0.2
-"""So much of the identity is the head's dense layer: small enough for its activation to be nearly linear."""
+"""Factor of the identity in the head's dense layer, small enough for its activation to be nearly linear."""
 
 
 def locality_rules(model: Transformer, shifts: Sequence[int], rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """The rules of the parameters that begin otherwise, by name. shifts: what the first heads look at, in positions
-    from their own; rules: those of the family."""
+    """Return the rules that differ from the family's, by parameter. shifts: relative offsets that the first heads
+    attend to; rules: those of the family."""
     D, W = model.config.hidden_size, model.config.word_size
     patches: dict[str, list[Patch]] = {}
     if model.relative:
@@ -73,7 +72,7 @@ def locality_rules(model: Transformer, shifts: Sequence[int], rules: Mapping[str
 
 
 def generator_patches(config: TransformerConfig, angle: Tensor, shifts: Sequence[int]) -> dict[str, list[Patch]]:
-    """The same for a generator on the embeddings of a model.
+    """Return the same values for a generator on the embeddings of a model.
 
     config: the generator's. angle: the angle of each pair of columns in the embeddings. As many of the pairs as fit the
     generator, from fast to slow, are copied into its first columns.
@@ -88,7 +87,7 @@ def generator_patches(config: TransformerConfig, angle: Tensor, shifts: Sequence
 
 
 def neighbour_patches(angle: Tensor, shifts: Sequence[int], width: int, heads: int) -> list[Patch]:
-    """Let the first heads of a layer have their highest scores `shifts` positions further on. width: D."""
+    """Return the values with which the first heads of a layer attend to the offsets `shifts`. width: D."""
     E, patches = width // heads, list[Patch]()
     scale = math.sqrt(SHARPNESS / math.sqrt(E))
     for head, shift in enumerate(shifts[:heads]):
@@ -98,7 +97,7 @@ def neighbour_patches(angle: Tensor, shifts: Sequence[int], width: int, heads: i
 
 
 def distance_patches(width: int, heads: int, shifts: Sequence[int]) -> dict[str, list[Patch]]:
-    """Let the scores of the first heads be highest for the key that stands `shift` places further on: a sum of
+    """Return the values with which the scores of the first heads are highest for keys at the offsets `shifts`: a sum of
     cosines. width: D."""
     E = width // heads
     angle = BASE ** (-torch.arange(0, width, 2) / width)
@@ -116,9 +115,10 @@ def distance_patches(width: int, heads: int, shifts: Sequence[int]) -> dict[str,
 
 
 def rotation(angle: Tensor, shift: int, width: int, hidden: int) -> tuple[Tensor, Tensor]:
-    """Query and key matrices [E, D] of a head whose query at place i has the largest product with the key at i + shift.
+    """Return query and key matrices [E, D] of a head whose query at place i has the largest product with the key at i +
+    shift.
 
-    angle: radians a position of each (sine, cosine) pair of columns.
+    angle: radians per position of each (sine, cosine) pair of columns.
     """
     query, key = torch.zeros(width, hidden), torch.zeros(width, hidden)
     chosen = torch.linspace(0, len(angle) - 1, width // 2).round().long()

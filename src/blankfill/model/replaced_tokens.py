@@ -85,7 +85,7 @@ class ReplacedTokens(nn.Module):
 
 
 def head_of(model: Transformer) -> ReplacedTokens:
-    """The head of a model; ValueError where it has none."""
+    """Return the head of a model; ValueError if it has none."""
     if NAME not in model.heads:
         raise ValueError(f"the batch has targets for {NAME!r}, and the model no head for them")
     head = model.heads[NAME]
@@ -152,13 +152,13 @@ register_head(
 
 
 def generator_of(model: Transformer) -> Transformer:
-    """The language model in a model: its generator, or the model itself where it has none. The weights are shared."""
+    """Return the language model in a model: its generator, or the model itself if it has none. The weights are
+    shared."""
     return _part(model, model.config.generator) if model.config.generator_size else model
 
 
 def discriminator_of(model: Transformer) -> Transformer:
-    """A model without its generator and the head on it, or the model itself where it has none. The weights are
-    shared."""
+    """Return a model without its generator and head, or the model itself if it has none. The weights are shared."""
     return _part(model, model.config.discriminator) if model.config.generator_size else model
 
 

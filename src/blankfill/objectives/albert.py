@@ -49,16 +49,16 @@ class Albert(Masking):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT, "ngram": at_least(1, LONGEST)}
 
     max_predictions: int = 0
-    """Most answers in one example; 0 means length × mask_ratio, rounded."""
+    """Maximum number of targets in an example; 0: length × mask_ratio, rounded."""
     ngram: int = 3
-    """Most words that are masked in one go; n of them with a probability in proportion to 1/n."""
+    """Maximum number of consecutive words masked together; a run of n words has a probability proportional to 1/n."""
     whole_word: bool = True
-    """Count n in words, all pieces of a word masked together; off: in tokens."""
+    """Count n in words, with all tokens of a word masked together; off: in tokens."""
     sentence_order: bool = True
-    """Pairs of segments with the sentence-order label; off: one segment, no label."""
+    """Use pairs of segments with the sentence-order label; off: one segment without a label."""
     sole_random: bool = False
-    """Pair a sentence that has no partner with a random segment and call the pair swapped, as the released code does;
-    off: such a sentence is a row of its own without a label."""
+    """Pair a sentence without a neighbour with a random segment and label the pair as swapped, as the released code
+    does; off: such a sentence is an example without a label."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 

@@ -58,21 +58,22 @@ class Bart(Objective):
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
 
     mask_ratio: float = 0.3
-    """Share of the words that spans are drawn for, rounded up."""
+    """Share of the words that the drawn spans cover, rounded up; usually 0.3."""
     poisson: float = 3.0
-    """Mean length of spans, in words, of a Poisson law; 0: every span is one word (token masking)."""
+    """Mean of the Poisson distribution of span lengths, in words; usually 3. 0: every span is one word (token
+    masking)."""
     replace: Replace = "span"
-    """What becomes of a span: one mask for all of it, a mask for each token, or nothing (token deletion)."""
+    """Replacement of a span. span: one mask; token: a mask for each token; delete: nothing (token deletion)."""
     whole_word: bool = True
     """Count spans in words; off: in tokens."""
     insert_ratio: float = 0.0
-    """How many masks more are put in anywhere, as a share of the row."""
+    """Number of masks inserted at random places, as a share of the row."""
     permute: float = 1.0
-    """Share of the sentences that change places among themselves, rounded up."""
+    """Share of the sentences that are permuted, rounded up; 1: all."""
     rotate: float = 0.0
-    """Share of the rows that are rotated, to begin with any of their tokens."""
+    """Share of the rows that are rotated to begin with a random token."""
     position_offset: int = 2
-    """Number of the first position; BART counts from 2."""
+    """Number of the first position (BART: 2)."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
@@ -129,7 +130,7 @@ class Bart(Objective):
         return BartChoice(order, spans, tuple(inserted.tolist()), offset)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: BartChoice) -> Example:
-        """Damage the row as chosen, and ask for all of the clean one."""
+        """Damage the row as chosen; the targets are all tokens of the clean row."""
         row = self.framed(document.ids, vocabulary)
         noised = self.framed(document.ids[sentence_order(document.sentences, choice.order)], vocabulary)
         noised = infilled(noised, choice.spans, self.replace, vocabulary["mask"])

@@ -60,7 +60,7 @@ class PackingSpec:
 
     @property
     def row_tokens(self) -> int:
-        """The longest clean row, in tokens."""
+        """Maximum length of a row before blanking, in tokens."""
         return self.max_tokens + self.chunk_overhead + self.row_overhead
 
 
@@ -95,7 +95,7 @@ class FrameRoles(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Base of all objectives. `length` counts tokens of the clean row, specials included."""
+    """Base of all objectives. `length` counts tokens of the row before blanking, special tokens included."""
 
     name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
@@ -105,7 +105,7 @@ class Objective:
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {}
     """For each whole-example label that it gives, what each value means, for pictures."""
     masked: ClassVar[bool] = False
-    """Whether each blank is one [MASK] that is answered where it stands, and everything sees everything."""
+    """Whether each blank is one [MASK] that is predicted at its own column, with attention in both directions."""
 
     decoder_start: ClassVar[str] = ""
     """The role of the token that the decoder reads first, where Examples have an encoder's side (`Example.context`),
@@ -124,35 +124,36 @@ class Objective:
     """Whether targets are predicted at pseudo masks beside them (UniLM v2), to which the noise options apply."""
 
     types_like: ClassVar[tuple[int, ...]] = ()
-    """For each token type, the one of a model with fewer types that it begins as when a run begins from one."""
+    """For each token type, the type whose embedding it starts with in a run that begins from a model with fewer
+    types."""
 
     fill_option: ClassVar[str] = ""
     """Name of the option that decides whether models can fill blanks (`fills`); "" where the objective decides."""
 
     causal: ClassVar[bool] = False
-    """Whether a model sees no column to the right of any other, in whatever it reads."""
+    """Whether no column of a model's input sees a column to its right."""
 
     relative_positions: ClassVar[bool] = False
-    """Whether a model knows distances alone, so that its rows may be longer than those of training."""
+    """Whether positions enter a model only as distances, so that its rows may be longer than those of training."""
 
     slides: ClassVar[bool] = False
     """Whether generation can continue past the last position by dropping the oldest tokens."""
 
     segments_words: ClassVar[bool] = True
-    """Whether words that the tokenizer alone does not tell apart (Chinese) are found by the counts of their tokens,
-    where the objective needs words."""
+    """Whether words that the tokenizer alone does not delimit (Chinese) are found by the counts of their tokens, where
+    the objective needs words."""
 
     own_rows: ClassVar[bool] = False
     """Whether rows differ from those of other masked objectives, so that models trained by these cannot read them."""
 
     cls_state: ClassVar[bool] = True
-    """Whether a [CLS] or <s> that sees the whole text stands for it."""
+    """Whether the state of a [CLS] or <s> that sees the whole text represents the text."""
 
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "none"
     """How the words of a cloze are scored: at masks in the text, as written into a blank, or not at all."""
 
     doubles_separator: ClassVar[bool] = False
-    """Whether two separators stand between the texts of a pair where the separator ends texts as well (RoBERTa)."""
+    """Whether a pair has two separators between its texts where the separator also ends texts (RoBERTa)."""
 
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "none"
     """What an exported tokenizer puts around a text: nothing, [CLS] and [SEP]s, both at the end, or the end token."""
@@ -163,7 +164,7 @@ class Objective:
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
 
     length: int = 128
-    """Tokens of a clean row, special ones included."""
+    """Length of a row before blanking, in tokens, special tokens included; usually 128 to 512."""
 
     @property
     def two_sided(self) -> bool:
@@ -316,11 +317,11 @@ class Masking(Objective):
     masked: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
-    """Share of the row's tokens, [CLS] and [SEP] counted, that must be answered."""
+    """Share of the row's tokens, [CLS] and [SEP] counted, that are targets; usually 0.15."""
     mask_share: float = 0.8
-    """Of these, the share replaced by [MASK]."""
+    """Share of the targets replaced by [MASK]; usually 0.8."""
     random_share: float = 0.1
-    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
+    """Share of the targets replaced by a random ordinary token; the rest stays unchanged. Usually 0.1."""
     validation_mask_ratio: float = field(default=0.0, kw_only=True)
     """mask_ratio of validation rows; 0: the same as in training."""
 

@@ -2,7 +2,7 @@
 
 Row: [CLS] A [SEP] B [SEP]. 15% of the tokens are chosen to an exact budget; of these 80% become [MASK], 10% a random
 token, 10% stay. Label `next_sentence`: 0 = B follows A, 1 = B is from elsewhere. Unlike the released files, which hold
-ten fixed maskings (`dupe_factor`), the masking here is drawn anew each time that a text comes round.
+ten fixed maskings (`dupe_factor`), the masks here are drawn again in each epoch.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Bert(Masking):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT}
 
     max_predictions: int = 0
-    """Most answers in one example; 0 means length × mask_ratio, rounded."""
+    """Maximum number of targets in an example; 0: length × mask_ratio, rounded."""
     whole_word: bool = False
-    """Mask all pieces of a word together."""
+    """Mask all tokens of a word together."""
     next_sentence: bool = True
-    """Pairs of segments with the next-sentence label; off: one segment, no label."""
+    """Use pairs of segments with the next-sentence label; off: one segment without a label."""
     pairs: Literal["segments", "sentences"] = "segments"
-    """Of which such pairs consist: runs of sentences that fill the row, or single sentences (SENTENCE-PAIR in the
-    RoBERTa paper), many pairs then sharing a row."""
+    """Content of a pair. segments: runs of sentences that fill the row; sentences: single sentences, with several pairs
+    in a row (SENTENCE-PAIR in the RoBERTa paper)."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 

@@ -38,8 +38,8 @@ SEEDS = 2**31
 
 @dataclass(frozen=True)
 class ElectraChoice:
-    """Which tokens of A and of B remain (half-open, in the Document), what is masked (in the row), and the seed of the
-    generator's samples."""
+    """The remaining tokens of A and of B (half-open, in the Document), the masked tokens (in the row), and the seed of
+    the generator's samples."""
 
     a: tuple[int, int]
     b: tuple[int, int]
@@ -57,23 +57,23 @@ class Electra(Masking):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"discriminator_weight": at_least(0, 1_000_000)}
 
     mask_share: float = 0.85
-    """Of these, the share replaced by [MASK] in what the generator reads."""
+    """Share of the targets replaced by [MASK] in the generator's input; usually 0.85."""
     random_share: float = 0.0
-    """Of these, the share replaced there by a random ordinary token; the rest stays as it is."""
+    """Share of the targets replaced by a random ordinary token in the generator's input; the rest stays unchanged."""
     generator_size: float = 0.25
     """Width of the generator, relative to model.hidden_size; usually 0.25 to 0.5."""
     discriminator_weight: float = 50.0
-    """Weight of the discriminator's loss; the generator's counts 1."""
+    """Weight of the discriminator's loss; that of the generator's loss is 1. Usually 50."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """The discriminator's loss is a mean over all tokens, most of them easy: it counts 50 times."""
+        """Return the weight of the discriminator's loss, which is a mean over all tokens, most of them easy."""
         return {HEAD: self.discriminator_weight}
 
     def model_fields(self, hidden_size: int) -> Mapping[str, Any]:
-        """The head of the discriminator, and the generator."""
+        """Return the fields for the discriminator's head and the generator."""
         return {"heads": (HEAD,), "generator_size": max(1, round(hidden_size * self.generator_size))}
 
     def problems(self) -> list[str]:
@@ -86,7 +86,7 @@ class Electra(Masking):
         return problems
 
     def packing(self) -> PackingSpec:
-        """Two runs of sentences that follow one another, or one where a document has a single sentence."""
+        """Return the packing: two consecutive runs of sentences, or one run if a document has a single sentence."""
         return PackingSpec(
             "pairs", self.length - 3, chunk_overhead=3, whole_sentences=True, short=self.short, random_next=0,
             single_sentence="none",
@@ -97,7 +97,7 @@ class Electra(Masking):
         return (self.length, 2)
 
     def budget(self, length: int) -> int:
-        """How many tokens of a row of `length` (specials counted) are chosen."""
+        """Return the number of targets of a row of `length` tokens, special tokens included."""
         return exact_budget(length, self.length, self.mask_ratio, 0)
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> ElectraChoice:
@@ -120,8 +120,8 @@ class Electra(Masking):
         return Example(row, positions, AttentionRule.full(len(row)), index, target_ids, {HEAD: choice.seed})
 
     def shown_columns(self, example: Example, unigram: NDArray[np.int64]) -> tuple[ShownColumn, ...]:
-        """What the discriminator reads and answers, with samples of a generator that knows only how often each token
-        occurs."""
+        """Return the discriminator's input and targets, with samples of a generator that knows only the frequencies of
+        tokens."""
         rng, chance = np.random.default_rng(example.labels[HEAD]), unigram / unigram.sum()
         sampled = rng.choice(len(chance), len(example.target_ids), p=chance)
         read, replaced = example.input_ids.copy(), np.zeros(len(example), np.int32)

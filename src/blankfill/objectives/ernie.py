@@ -38,31 +38,31 @@ class Ernie(Masking):
     }
 
     basic: float = 1.0
-    """Rows masked by words, or by characters in Chinese, in proportion to `phrase` and `entity`."""
+    """Weight of rows masked by words (in Chinese by characters), relative to `phrase` and `entity`."""
     phrase: float = 1.0
-    """Rows masked by phrases: Chinese words, and what `phrases` lists."""
+    """Weight of rows masked by phrases: Chinese words, and the entries of `phrases`."""
     entity: float = 1.0
-    """Rows masked by entities: words with capitals that follow one another, and what `entities` lists; elsewhere by
-    phrases."""
+    """Weight of rows masked by entities: consecutive capitalised words, and the entries of `entities`; the rest of such
+    a row is masked by phrases."""
     phrases: str = ""
     """Files with a phrase on each line, separated by commas; text after a tab is ignored."""
     entities: str = ""
     """Files with an entity on each line, in the same way."""
     mask_ratio: float = 0.15
-    """Chance of each unit to be chosen."""
+    """Probability of each unit to be masked; usually 0.15."""
     mask_share: float = 0.8
-    """Of the tokens of chosen units, the share replaced by [MASK]."""
+    """Share of the tokens of chosen units replaced by [MASK]; usually 0.8."""
     random_share: float = 0.1
-    """Of these, the share replaced by a random token; the rest stays as it is."""
+    """Share of the tokens of chosen units replaced by a random token; the rest stays unchanged. Usually 0.1."""
     next_sentence: bool = True
-    """Pairs of segments with the next-sentence label; off: one segment, no label."""
+    """Use pairs of segments with the next-sentence label; off: one segment without a label."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
     task_types: int = 0
-    """Rows of a table of tasks whose row `task` is added at every position (ERNIE 2.0, transformers' use_task_id); 0 is
-    ERNIE 1.0, which has none."""
+    """Number of task embeddings, of which number `task` is added at every column (ERNIE 2.0, transformers'
+    use_task_id); 0: none (ERNIE 1.0)."""
     task: int = 0
-    """The number of this task."""
+    """Index of the task embedding of this run, counted from 0."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""

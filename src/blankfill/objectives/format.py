@@ -74,19 +74,19 @@ class Format:
     """
 
     fill_method: ClassVar[Literal["places", "writing", "ranking"]]
-    """How blanks are filled. places: each blank is as many open places as its fill has tokens, in any order
+    """Method of filling. places: each blank is as many open places as its fill has tokens, filled in any order
     (`open_places`). writing: blanks are written from left to right until an end token (`blank_input`). ranking: as
     writing, but the proposals are ranked with the text behind the blank, which the model has not read as such."""
     sees: ClassVar[Literal["both", "left"]] = "both"
-    """Which sides of a blank the model sees."""
+    """Sides of a blank that the model sees."""
     blank_length: ClassVar[Literal["given", "unknown"]] = "unknown"
-    """Whether the row says how many tokens a blank has."""
+    """Whether the row contains the number of tokens of a blank."""
     blank_ends: ClassVar[int] = 0
-    """Number of answers of `blank` behind those of the blank, which say that it ends there."""
+    """Number of targets of `blank` after those of the blank itself, which mark its end."""
     reads_windows: ClassVar[bool] = False
     """Whether the model gives running text a probability from left to right (`window`)."""
     windows_both_ways: ClassVar[bool] = False
-    """Whether the text before a window may see itself both ways."""
+    """Whether the text before a window may have bidirectional attention."""
     second_prefix: ClassVar[str] = ""
     """Text before a second source text, where no token separates the two."""
 

@@ -5,7 +5,7 @@ holds the spans in a shuffled order, predicted one token at a time, each with [S
 a span sees Part A and the spans before it. Position 1 of every Part B token is the position of its mask in Part A;
 position 2 counts inside the span from 1 ([S] = 1) and is 0 in Part A, so the model does not know the length of a blank.
 
-Three levels, mixed by weight, drawn anew for each example (the released code draws once for a batch):
+Three levels, mixed by weight, drawn for each example (the released code draws once for a batch):
 *token* blanks short spans, lengths Poisson(3) without zero, until 15% of the row is blanked; *sentence* blanks whole
 sentences to the same share; *document* blanks one long run, by default 50 to 100% of the row, either to the end of the
 row (then it ends in the end-of-text token and has no [E]) or inside it.
@@ -54,7 +54,8 @@ class GlmChoice:
 
 @dataclass(frozen=True)
 class Glm(Objective):
-    """Options of the GLM objective. `length` counts the clean row; the built one is longer by the blanks' marks."""
+    """Options of the GLM objective. `length` counts the row before blanking; [S] and the masks of blanks come on
+    top."""
 
     name: ClassVar[str] = "glm"
     channels: ClassVar[tuple[str, ...]] = ("pos 1", "pos 2")
@@ -73,28 +74,29 @@ class Glm(Objective):
     document: float = 0.0
     """Weight of document-level examples."""
     mask_ratio: float = 0.15
-    """Share of the row blanked at token level."""
+    """Share of the row blanked at token level; usually 0.15."""
     sentence_ratio: float = 0.15
-    """Share of the row blanked at sentence level."""
+    """Share of the row blanked at sentence level; usually 0.15."""
     mean_span: float = 3.0
-    """The Poisson parameter of span lengths; with zero left out the mean is a little more."""
+    """Poisson parameter of span lengths in tokens; usually 3. Length 0 is excluded, so the mean is slightly larger."""
     document_ratio: float = 0.5
-    """Least share of the row that a document-level blank takes (the released 10B configurations: 0.25)."""
+    """Minimum length of a document-level blank, as a share of the row (released 10B configurations: 0.25)."""
     document_inside: float = 0.0
-    """Share of document-level blanks with text on both sides (released code: 0.5); the others run to the end."""
+    """Share of document-level blanks with text on both sides (released code: 0.5); the others extend to the end of the
+    row."""
     task_mask: bool = True
     """Sentence level uses [sMASK] and document level [gMASK]; off: [MASK] everywhere."""
     shuffle: bool = True
-    """Write the spans of Part B in a random order; off: from left to right."""
+    """Arrange the spans of Part B in a random order; off: from left to right."""
     block_mask: float = 0.0
     """Share of Part B's input tokens hidden as [dBLOCK], token level only (released 10B: 0.1)."""
     context_mask: float = 0.0
-    """Share of the row hidden as [dBLOCK] among the three tokens at either side of a mask and the last three of Part A,
+    """Share of the row hidden as [dBLOCK] among the three tokens on either side of a mask and the last three of Part A,
     token level only (released code: 0)."""
     short: float = 0.0
-    """Share of documents cut into shorter examples (released 10B: 0.02; 10B longer: 0.5)."""
+    """Share of documents that are cut into shorter examples (released 10B: 0.02; 10B longer: 0.5)."""
     joined: bool = False
-    """Documents that share a row see each other and are blanked as one text, as in the released code."""
+    """Blank documents that share a row as one text in which they see each other, as the released code does."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""

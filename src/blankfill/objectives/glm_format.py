@@ -100,7 +100,7 @@ class GlmFormat(Format):
 
     def blank(self, before: Ids, answer: Ids, after: Ids) -> list[Example]:
         """Return the answer in Part B, closed by [E]. A blank at the end of the text is not followed by the end token:
-        the original code asks for last words so."""
+        the original code predicts last words in this way."""
         end = [self.vocabulary["eos"]] if len(after) else []
         part_a = join([self.vocabulary["cls"]], before, [self.vocabulary["mask"]], after, end)
         return [self.target(SourceRow(part_a, 1 + len(before)), join(answer, [self.vocabulary["eop"]]))]

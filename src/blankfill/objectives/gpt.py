@@ -1,4 +1,4 @@
-"""GPT: every token asks for the next one (Radford et al. 2018, 2019).
+"""GPT: every token predicts the next one (Radford et al. 2018, 2019).
 
 Two ways to cut the text. Documents apart (the default): each document is its own Example, begins after the end token
 and answers it at its end; several share a row without seeing each other, and no token is lost. The classic stream
@@ -34,7 +34,7 @@ class Gpt(Objective):
     hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     documents: Literal["apart", "stream"] = "apart"
-    """Keep documents apart, or run them together as the classic stream."""
+    """apart: documents of a row do not see each other; stream: documents follow each other as one text, as in GPT-2."""
 
     def packing(self) -> PackingSpec:
         """Return the packing: chunks of documents, or the stream; each has one token more than its row, the last
@@ -51,7 +51,7 @@ class Gpt(Objective):
 
     @property
     def fills(self) -> bool:
-        """Every text asks for what follows."""
+        """Build the row, in which every token predicts the next one."""
         return True
 
     @property

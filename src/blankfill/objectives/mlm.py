@@ -1,7 +1,7 @@
 """Masked language modelling as RoBERTa runs it (Liu et al. 2019; fairseq mask_tokens_dataset.py).
 
-Row: [CLS] sentences [SEP]; the masking is drawn anew each time, there are no pairs and no token types. Rows are packed
-with full sentences, across documents (FULL-SENTENCES, a [SEP] between documents) or within one (DOC-SENTENCES).
+Row: [CLS] sentences [SEP]; the masks are drawn again in each epoch, there are no pairs and no token types. Rows are
+packed with full sentences, across documents (FULL-SENTENCES, a [SEP] between documents) or within one (DOC-SENTENCES).
 The number of masked tokens is rounded at random, so that its mean is exactly the ratio.
 """
 
@@ -31,13 +31,13 @@ class Mlm(Masking):
     doubles_separator: ClassVar[bool] = True
 
     whole_word: bool = False
-    """Mask all pieces of a word together."""
+    """Mask all tokens of a word together."""
     across_documents: bool = True
     """Fill rows across documents (the paper's FULL-SENTENCES); off: DOC-SENTENCES."""
     mask_specials: bool = False
-    """Let [CLS] and [SEP] be masked too, as the released fairseq code does."""
+    """Mask [CLS] and [SEP] too, as the released fairseq code does."""
     position_offset: int = 2
-    """Number of the first position; RoBERTa counts from 2."""
+    """Number of the first position (RoBERTa: 2)."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""

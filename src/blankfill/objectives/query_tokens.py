@@ -1,4 +1,4 @@
-"""Writing with query tokens (UniLM): a token behind the text asks for the next one, which then takes its place.
+"""Writing with query tokens (UniLM): a query token after the text predicts the next token, which then takes its place.
 
 Not here: pretraining (`unilm`, `unilm2`).
 """
@@ -28,13 +28,13 @@ class MaskWriter(Masking):
     own_rows: ClassVar[bool] = True
 
     query_role: ClassVar[str] = "mask"
-    """The role of the token that asks."""
+    """Role of the query token."""
     target_types: ClassVar[tuple[int, int]] = (0, 1)
-    """Token types of a source and of the target that is written from it."""
+    """Token types of a source and of its target."""
     continuation_type: ClassVar[int] = 0
-    """Token type of a text that is continued."""
+    """Token type of a prompt."""
     bidirectional_prompt: ClassVar[bool] = True
-    """Whether a text that is continued sees itself both ways."""
+    """Whether a prompt has bidirectional attention."""
 
     @property
     def writes(self) -> bool:
@@ -108,7 +108,7 @@ class QueryFormat(MaskFormat):
 
     @property
     def query(self) -> int:
-        """The id of the token that asks."""
+        """Id of the query token."""
         return self.vocabulary[self._writer.query_role]
 
     @property
@@ -156,7 +156,7 @@ class QueryFormat(MaskFormat):
         )
 
     def redraws(self, noise: TargetNoise) -> bool:
-        """Change a target for a step: UniLM v1 masks it anew; UniLM v2 reads it unchanged, unless there is noise."""
+        """Change a target for a step: UniLM v1 masks it again; UniLM v2 reads it unchanged, unless there is noise."""
         return not self.objective.has_pseudo_masks or noise != TargetNoise()
 
     def redraw(self, example: Example, noise: TargetNoise, rng: Generator) -> Example:
@@ -179,7 +179,7 @@ class QueryFormat(MaskFormat):
 
 
 def masked_target(example: Example, vocabulary: Vocabulary, rng: Generator) -> Example:
-    """Mask some of the targets as BERT masks, and ask for these: 70% of the number of the target's tokens, its end not
+    """Mask some of the targets as BERT does, and predict these: 70% of the number of the target's tokens, its end not
     counted, at least one; the end is as likely among them as any token (the released code, seq2seq_loader.py)."""
     tokens = len(example.target_ids) - int(example.target_ids[-1] == vocabulary["sep"])
     index = rng.choice(example.target_index, max(1, round(TARGET_SHARE * tokens)), replace=False).astype(np.int64)

@@ -43,19 +43,19 @@ class SpanBert(Masking):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"longest": at_least(1, LONGEST), "boundary": at_least(0, LONGEST)}
 
     mask_ratio: float = 0.15
-    """Share of the text's tokens, [CLS] and [SEP] not counted, that must be answered; rounded up."""
+    """Share of the text's tokens, [CLS] and [SEP] not counted, that are targets, rounded up; usually 0.15."""
     mask_share: float = 0.8
-    """Share of the spans that become [MASK]."""
+    """Share of the spans replaced by [MASK]; usually 0.8."""
     random_share: float = 0.1
-    """Share of the spans that become random tokens; the rest stays as it is."""
+    """Share of the spans replaced by random tokens; the rest stays unchanged. Usually 0.1."""
     geometric: float = 0.2
-    """Chance that a span ends with each of its words: lengths follow the geometric law, up to `longest`."""
+    """Parameter p of the geometric distribution of span lengths, which are at most `longest`; usually 0.2."""
     longest: int = 10
-    """Most words of a span as drawn; spans that meet make a longer one."""
+    """Maximum length of a drawn span in words; adjacent spans are joined. Usually 10."""
     whole_word: bool = True
     """Count spans in words; off: in tokens."""
     boundary: int = 20
-    """Largest number of tokens of a span that are also predicted from its boundaries; 0 turns this off."""
+    """Maximum number of tokens of a span that are also predicted from its boundaries; usually 20. 0: off."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
@@ -108,7 +108,8 @@ class SpanBert(Masking):
         return replaced(ids, rng.random(), self.mask_share, self.random_share, vocabulary, rng)
 
     def build(self, document: Document, vocabulary: Vocabulary, choice: SpanChoice) -> Example:
-        """Frame the text, put the replacements in, and ask from the borders where both lie inside the text."""
+        """Frame the text, insert the replacements, and add boundary targets for spans with both boundaries inside the
+        text."""
         row = frame(document.ids, np.zeros(0, np.int32), vocabulary)
         index = np.array([1 + k for span in choice.spans for k in range(*span)], np.int32)
         target_ids = row[index]

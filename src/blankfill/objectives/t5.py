@@ -57,17 +57,17 @@ class T5(Objective):
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "end"
 
     length: int = 512
-    """Tokens of the encoder's row, its end token counted; the decoder's follows from it (114 for 512)."""
+    """Length of the encoder's row in tokens, end token included; it determines the decoder's length (512: 114)."""
     variant: Literal["spans", "prefix-lm", "bert", "mass", "drop", "deshuffle", "iid"] = "spans"
-    """The kind of corruption. spans: spans become sentinels; the others are the unsupervised objectives that the paper
+    """Kind of corruption. spans: spans become sentinels; the others are the unsupervised objectives that the paper
     compares (prefix language model, BERT-style, MASS-style, dropped tokens, deshuffling, single tokens as
     sentinels)."""
     mask_ratio: float = 0.15
-    """Share of the tokens that are blanked; prefix-lm and deshuffle have none."""
+    """Share of the tokens that are blanked; usually 0.15. prefix-lm and deshuffle do not use it."""
     mean_span: float = 3.0
-    """Mean length of the spans, in tokens."""
+    """Mean length of the spans in tokens; usually 3."""
     random_share: float = 0.1
-    """Of the tokens blanked BERT-style, the share that becomes a random token; the others become the first sentinel."""
+    """Variant bert: share of the blanked tokens replaced by a random token; the others become the first sentinel."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
@@ -86,7 +86,7 @@ class T5(Objective):
         return (max(self.length, self.answer_length()),)
 
     def sentinels(self) -> int:
-        """100, whatever the variant, so that all have the same vocabulary; more where a row may have more blanks."""
+        """Return 100 for every variant, so that all have the same vocabulary; more if a row may have more blanks."""
         raw = self.raw_length()
         if self._in_spans():
             return max(SENTINELS, span_counts(raw, self.mask_ratio, self.mean_span)[1])
@@ -113,7 +113,7 @@ class T5(Objective):
         return self._lengths(self.raw_length())[1] if self._in_spans() else self.length
 
     def _in_spans(self) -> bool:
-        """Return whether lengths follow from spans; a recipe asks for them even where its options cannot be."""
+        """Return whether lengths follow from spans; a recipe needs the lengths even if its options are not valid."""
         return self.variant == "spans" and not self.problems()
 
     def _lengths(self, raw: int) -> tuple[int, int]:

@@ -69,7 +69,7 @@ class StackFormat(Format):
 
     def frame(self, first: Ids, second: Ids | None = None, encoder_only: bool = False) -> FramedRow:
         """Return the encoder reads the row, and so does the decoder, a column later: its first column holds what it
-        starts from, and column j, which pretraining asks for token j, stands for token j."""
+        starts from, and column j, which predicts token j in pretraining, represents token j."""
         framed = super().frame(first, second)
         if encoder_only:
             return framed

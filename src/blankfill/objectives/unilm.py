@@ -59,19 +59,19 @@ class Unilm(MaskWriter):
     types_like: ClassVar[tuple[int, ...]] = (0, 1, 0, 0, 0, 1)
 
     both: float = 2.0
-    """Weight of examples that are read both ways."""
+    """Weight of examples with bidirectional attention."""
     sequence: float = 2.0
-    """Weight of examples whose second part is written from the first."""
+    """Weight of sequence-to-sequence examples, whose second segment is generated from the first."""
     left: float = 1.0
-    """Weight of examples that are read from left to right."""
+    """Weight of left-to-right examples."""
     right: float = 1.0
-    """Weight of examples that are read from right to left."""
+    """Weight of right-to-left examples."""
     max_predictions: int = 0
-    """Most answers in one example; 0 means length × mask_ratio, rounded."""
+    """Maximum number of targets in an example; 0: length × mask_ratio, rounded."""
     ngram_share: float = 0.2
-    """Share of draws that mask two or three tokens that stand together; the others mask one."""
+    """Share of draws that mask two or three consecutive tokens; the others mask one. Usually 0.2."""
     next_sentence: bool = True
-    """Ask of what is read both ways whether the second part follows the first."""
+    """Predict in bidirectional examples whether the second segment follows the first."""
     short: float = 0.1
     """Share of documents that are cut into shorter examples."""
 

@@ -47,13 +47,13 @@ class Unilm2(MaskWriter):
     has_pseudo_masks: ClassVar[bool] = True
 
     mask_ratio: float = 0.15
-    """Share of the row's tokens, [CLS] and [SEP] counted, that blocks are drawn for."""
+    """Share of the row's tokens, [CLS] and [SEP] counted, that the drawn blocks cover; usually 0.15."""
     mask_share: float = 0.8
-    """Of the tokens in blocks, the share that becomes [MASK] in the text."""
+    """Share of the tokens of blocks replaced by [MASK] in the text; usually 0.8."""
     random_share: float = 0.1
-    """Of these, the share replaced by a random token in the text; the rest stays as it is."""
+    """Share of the tokens of blocks replaced by a random token in the text; the rest stays unchanged. Usually 0.1."""
     span_share: float = 0.4
-    """Share of blocks that have 2 to 6 tokens; the others have one."""
+    """Share of blocks with 2 to 6 tokens; the others have one token. Usually 0.4."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""

@@ -52,7 +52,7 @@ class XlnetChoice:
 
 @dataclass(frozen=True)
 class Xlnet(Objective):
-    """Options of XLNet's objective. `length` counts the clean row; query slots and memory come on top."""
+    """Options of XLNet's objective. `length` counts the content stream; query tokens and memory come on top."""
 
     name: ClassVar[str] = "xlnet"
     channels: ClassVar[tuple[str, ...]] = ("pos", "type", "stream")
@@ -65,17 +65,18 @@ class Xlnet(Objective):
     hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "last"
 
     share: float = 1 / 6
-    """Share of the row's tokens that are targets (1/K of the paper)."""
+    """Share of the row's tokens that are targets (1/K in the paper); usually 1/6."""
     whole_word: bool = False
-    """Spans are of n whole words, as the paper says; off: of n tokens from a word's first on, as the released code
-    draws them."""
+    """Draw spans of n whole words, as in the paper; off: spans of n tokens that begin at the start of a word, as in the
+    released code."""
     permuted: int = 0
-    """Tokens that are permuted together, each such block seeing those before it whole; 0: the whole row, as in the
-    paper (released code: 256 of 512)."""
+    """Number of tokens in a block that is permuted as a whole; each block sees all earlier blocks (released code: 256
+    of 512). 0: the whole row, as in the paper."""
     pairs: bool = True
-    """Two segments, the second a random one half of the time (nothing asks which); off: one segment."""
+    """Use two segments, of which the second is random in half of the rows (no label predicts which); off: one
+    segment."""
     memory: int = 0
-    """Tokens remembered from the piece before, in documents that are cut; needs pairs off. 0: no recurrence."""
+    """Number of memory tokens from the previous chunk of a document that is cut; requires pairs off. 0: no memory."""
     short: float = 0.0
     """Share of documents that are cut into shorter examples; released code: none."""
 
@@ -106,7 +107,7 @@ class Xlnet(Objective):
         return self.whole_word
 
     def reads_words(self) -> bool:
-        """Return every span begins with a word, where the tokenizer tells of words."""
+        """Return whether spans begin with words: always, if the tokenizer marks where words begin."""
         return True
 
     def remembered(self, document: Document) -> int:
@@ -323,7 +324,7 @@ def with_memory(example: Example, ids: Int32) -> Example:
 
 
 class XlnetFormat(Format):
-    """Nothing stands for a hidden token: a query slot at its place, behind the row, asks for it.
+    """A hidden token has no column of its own: a query token with its position, after the row, predicts it.
 
     What is not hidden sees all of itself, [SEP] and [CLS] as well.
     """

@@ -66,7 +66,7 @@ def headline(tuned: Tuned) -> str:
 
 
 def cards(tuned: Tuned) -> list[Card]:
-    """Return the numbers under the headline, each with a word on what it means."""
+    """Return the numbers under the headline, each with a note on its meaning."""
     shown: list[Card] = []
     snapshot, metrics = tuned.snapshot, tuned.metrics
     score, plain = metrics.get(tuned.primary_metric), tuned.baseline.get(tuned.primary_metric)

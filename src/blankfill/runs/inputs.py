@@ -68,7 +68,7 @@ def read_notes(out: Path) -> list[Note]:
         try:
             notes.append(read_json(out / FILE))
         except UserError as error:
-            say(f"{error}; it is written anew" if notes else f"{error}; so the inputs of this run are not compared")
+            say(f"{error}; it is written again" if notes else f"{error}; so the inputs of this run are not compared")
     elif steps and not notes:
         say(
             f"{out} was begun by a version that did not note its inputs, so they cannot be compared with what they "

@@ -113,7 +113,7 @@ class Pattern:
             return part.write(fields, self.values)
         except KeyError as error:
             raise UserError(
-                f"{self.name} asks for {{{part.name}}}, but the items have {', '.join(fields)}; mend the pattern"
+                f"{self.name} asks for {{{part.name}}}, but the items have {', '.join(fields)}; correct the pattern"
             ) from error
 
 

@@ -51,7 +51,9 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
     names_in_file = tag_names(items)
     unknown = [name for name in names_in_file if labels and name not in labels]
     if unknown:
-        raise UserError(f"{path} has the tags {listed(unknown)}, which the training data do not have: mend the tags.")
+        raise UserError(
+            f"{path} has the tags {listed(unknown)}, which the training data do not have: correct the tags."
+        )
     return Split(items, labels or names_in_file)
 
 

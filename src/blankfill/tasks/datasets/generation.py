@@ -123,7 +123,7 @@ def read_lambada(path: Path, labels: tuple[str, ...] = ()) -> Split:
         text = str(row.get("text") or "").strip()
         head, _, word = text.rpartition(" ")
         if not head:
-            raise UserError(f"{path}, line {line} has no text of two words or more: mend or delete that line.")
+            raise UserError(f"{path}, line {line} has no text of two words or more: correct or delete that line.")
         items.append(GenerationItem(str(len(items)), head, (word,)))
     if not items:
         raise UserError(f"{path} has no rows: copy or download it again.")

@@ -35,10 +35,10 @@ TASKS: dict[str, Task] = {
 
 
 def register_task(task: Task) -> Task:
-    """Make a task known by its name to `finetune`, `predict` and `evaluate`, in this process.
+    """Register a task under its name for `finetune`, `predict` and `evaluate` in this process.
 
     Args:
-        task: The task. Its kind says which adapter encodes its items and which head predicts, see `Task`.
+        task: The task. Its kind determines the adapter that encodes its items and the head that predicts, see `Task`.
 
     Returns:
         The same task.

@@ -1,4 +1,4 @@
-"""Predictions in the form that a task's benchmark takes: the files of a submission.
+"""Predictions in the format of a task's benchmark: the files of a submission.
 
 GLUE          `CoLA.tsv`: index and prediction, labels by name; MNLI's two test sets are two files
 SuperGLUE     `BoolQ.jsonl`: idx and label

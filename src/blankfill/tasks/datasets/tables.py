@@ -92,7 +92,7 @@ def _cells(path: Path, delimiter: str | None, headless: bool) -> Iterator[tuple[
                 continue
         if len(cells) != len(names):
             raise UserError(
-                f"{path}, line {line} has {len(cells)} columns where {len(names)} are wanted: mend that row (a field "
-                f"with a comma, a tab or a line end must be in quotation marks)."
+                f"{path}, line {line} has {len(cells)} columns where {len(names)} are wanted: correct that row (a "
+                f"field with a comma, a tab or a line end must be in quotation marks)."
             )
         yield line, dict(zip(names, (cell.rstrip("\r") for cell in cells), strict=True))

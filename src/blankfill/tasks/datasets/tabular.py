@@ -158,7 +158,7 @@ def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, .
         if name not in labels:
             raise UserError(
                 f"{table.where(line)} has the label {name!r}, which the training data do not have (they have "
-                f"{listed(labels, 20)}): mend it, or add such rows to the training data."
+                f"{listed(labels, 20)}): correct it, or add such rows to the training data."
             )
     return labels
 
@@ -241,7 +241,7 @@ def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
             score = math.nan
         if not math.isfinite(score):
             raise UserError(
-                f"{table.where(line)} has the score {value!r}, which is not a finite number: mend or delete it."
+                f"{table.where(line)} has the score {value!r}, which is not a finite number: correct or delete it."
             )
         return TextItem(id, texts[0], second, score)
 

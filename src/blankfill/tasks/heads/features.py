@@ -6,9 +6,9 @@ Which layers of a frozen encoder, and how they are joined:
 * "sum-last-4", "concat-last-4": the last four, summed or side by side.
 * "weighted-sum": all layers, embeddings included, each with a weight that is learnt (softmax, times one scale).
 
-On them a linear layer, or two layers of a bidirectional LSTM of BERT's 768 units first, which read each item's columns
-on their own. The encoder runs without dropout and without gradients. The LSTM can also stand on the last layer of an
-encoder that learns with it (the same paper's table 5, LTR + BiLSTM).
+A linear layer reads the features, directly or after two layers of a bidirectional LSTM (768 units in BERT's paper),
+which read the columns of each item separately. The encoder runs without dropout and without gradients. The LSTM can
+also read the last layer of an encoder that is trained with it (table 5 of the same paper, LTR + BiLSTM).
 
 Shapes: B rows, T columns, N = B·T, D width, L layers and the embeddings, S items of a batch.
 """
@@ -30,10 +30,10 @@ FOUR = 4
 def reader_for(
     encoder: Transformer, options: FinetuneOptions, encoder_only: bool = False, seed: int | None = None
 ) -> FeatureReader | None:
-    """The reader of an encoder that the options choose; None: the head itself.
+    """Return the reader of an encoder's layers that the options choose; None if the head reads the last layer directly.
 
-    encoder_only: of a model of two stacks it reads the encoder. seed: draws its weights, with their names in a
-    `TaskModel`, as torch draws those of an LSTM; None: they are to be loaded.
+    encoder_only: for a model with two stacks, whether to read only the encoder. seed: draws the weights by their names
+    in a `TaskModel`, as torch draws those of an LSTM; None: the weights will be loaded.
     """
     if options.features == "none" and options.head == "linear":
         return None
@@ -60,7 +60,7 @@ class FeatureReader(nn.Module):
         hidden: int,
         encoder_only: bool = False,
     ) -> None:
-        """layers: L. features: "none" is the last layer of an encoder that learns. hidden: units of the LSTM in one
+        """layers: L. features: "none" is the last layer of an encoder that is trained. hidden: units of the LSTM in one
         direction. encoder_only: see `Transformer.forward`."""
         super().__init__()
         self.features, self.encoder_only = features, encoder_only
@@ -72,7 +72,7 @@ class FeatureReader(nn.Module):
         self.width = 2 * hidden if lstm is not None else width
 
     def forward(self, encoder: Transformer, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """Features of all columns, [N, width]; those of padding are of no meaning."""
+        """Return the features of all columns, [N, width]; those of padding have no meaning."""
         if self.features == "none":
             return self.read(encoder(batch, dtype, encoder_only=self.encoder_only).hidden.flatten(0, 1), batch)
         was_training = encoder.training
@@ -84,7 +84,7 @@ class FeatureReader(nn.Module):
         return self.read(self.join(layers).flatten(0, 1), batch)
 
     def join(self, layers: list[Tensor]) -> Tensor:
-        """The chosen layers, joined: [B, T, width]."""
+        """Return the chosen layers, joined: [B, T, width]."""
         if self.features == "second-to-last":
             return layers[-2]
         if self.features == "sum-last-4":
@@ -96,7 +96,8 @@ class FeatureReader(nn.Module):
         return layers[-1]
 
     def read(self, features_ND: Tensor, batch: Batch) -> Tensor:
-        """The LSTM's states, where there is one, each item's columns read on their own: [N, width]."""
+        """Return the states of the LSTM, which reads the columns of each item separately, or without an LSTM the
+        features: [N, width]."""
         if self.lstm is None:
             return features_ND
         rows, width = batch.segment.shape

@@ -1,14 +1,14 @@
-"""What is put on an encoder to answer a task, what it is trained for, and what it says.
+"""Task heads on an encoder, their losses and their scores.
 
-A head sees the target columns only and gives K × C scores; its kind says what they mean:
+A head sees only the target columns and returns K × C scores, whose meaning depends on its kind:
 
-* "class": one of C classes for each target column (a text at its first one, a word at its first piece): cross-entropy.
+* "class": one of C classes for each target column (of a text its first one, of a word its first token): cross-entropy.
 * "number": a score: squared error.
-* "set": each of C labels on its own: binary cross-entropy.
+* "set": a score for each of C labels: binary cross-entropy.
 * "choice": one score for each choice of an item; softmax over the choices of the item (BERT on SWAG).
 * "span": two scores for each column of a text, beginning and end; softmax over the columns of the item (SQuAD).
 
-Answers, int64 or float32: "class" [K], or what teachers score each class, [K, C] float; "number" [K] float; "set"
+Targets, int64 or float32: "class" [K], or the teachers' scores of each class, [K, C] float; "number" [K] float; "set"
 [K, C] of 0 and 1, float; "choice" [K, 2]: the number of the item and whether this is the right one; "span" [K, 3]: the
 number of the item, whether the answer begins here, whether it ends here.
 
@@ -42,7 +42,7 @@ from blankfill.types import Batch
 
 HeadKind = Literal["class", "number", "set", "choice", "span"]
 TEMPERATURE = 2.0
-"""What the scores of teachers and pupil are divided by (PET, arXiv 2001.07676, section 4)."""
+"""Divisor of the scores of teachers and student (PET, arXiv 2001.07676, section 4)."""
 WEIGHT = Rule("normal", 0.02)
 """The initial weights of new heads, as in BERT's classifiers."""
 
@@ -50,19 +50,19 @@ WEIGHT = Rule("normal", 0.02)
 class TaskHead(nn.Module):
     """Target columns → scores.
 
-    pooled: columns stand for whole texts. They go through a dense layer first: the encoder's own pooler where it has
-    one (`TaskModel` hands it over), else the head's (`TransformerConfig.classifier_transform`).
+    pooled: whether columns represent whole texts. Then a dense layer precedes the scores: the encoder's own pooler, if
+    it has one (`TaskModel` passes it), else the head's (`TransformerConfig.classifier_transform`).
     """
 
     def __init__(
         self, config: TransformerConfig, outputs: int, kind: HeadKind, pooled: bool, own: bool, width: int = 0
     ) -> None:
-        """own: whether the encoder has no pooler. width: of features that are read instead of hidden states, or 0."""
+        """own: whether the encoder has no pooler. width: width of features that replace hidden states, or 0."""
         super().__init__()
         self.kind: HeadKind = kind
         self.pooled = pooled and not width
         self.mean = self.pooled and config.classifier_pooling == "mean"
-        """Whether a text is the mean of its columns."""
+        """Whether the head reads the mean of a text's columns."""
         self.drop = config.dropout
         size = width or config.hidden_size
         of_lm_head = config.classifier_transform == "lm_head"
@@ -85,7 +85,7 @@ class TaskHead(nn.Module):
 
 
 class AnswerModel(nn.Module, ABC):
-    """An encoder that answers a task: what the loop trains and `HeadEvaluator` examines."""
+    """An encoder with a task head: the module that the loop trains and `HeadEvaluator` evaluates."""
 
     def __init__(self, encoder: Transformer, encoder_only: bool = False) -> None:
         """encoder_only: of a model with an encoder, only the encoder is run."""
@@ -94,19 +94,19 @@ class AnswerModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-        """The losses of a batch, summed over its targets. dtype: the compute type in force."""
+        """Return the losses of a batch, summed over its targets. dtype: the compute type."""
 
 
 class ScoreModel(AnswerModel):
-    """A model that gives scores of target columns."""
+    """A model with scores at target columns."""
 
     @abstractmethod
     def scores(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Scores at the target columns, fp32 [K, C]. dtype: the compute type in force."""
+        """Return scores at the target columns, fp32 [K, C]. dtype: the compute type."""
 
     @abstractmethod
     def losses(self, scores: Tensor, answer: Tensor) -> LossSums:
-        """The losses of scores against the answers of their batch, summed."""
+        """Return the losses of scores against the targets of their batch, summed."""
 
     def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
         """The losses of a batch, summed over its target columns (`answer`) or, of choices and spans, its items
@@ -117,8 +117,8 @@ class ScoreModel(AnswerModel):
 class TaskModel(ScoreModel):
     """An encoder with a head.
 
-    class_weights: what each class counts, [C], mean 1 over the training items; or None. reader: what makes features of
-    the encoder's layers, for an encoder that does not learn; or None. encoder_only: see `AnswerModel`.
+    class_weights: weight of each class, [C], with mean 1 over the training items; or None. reader: makes features from
+    the layers of a frozen encoder; or None. encoder_only: see `AnswerModel`.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ class TaskModel(ScoreModel):
 
 
 def task_losses(model: AnswerModel, batch: Batch, dtype: torch.dtype = torch.float32) -> LossSums:
-    """What the loop trains a model for: see `AnswerModel.forward`."""
+    """Return the losses that the loop minimises: see `AnswerModel.forward`."""
     losses: LossSums = model(batch, dtype)
     return losses
 
 
 def lm_loss_of(model: Transformer, batch: Batch, label: str, dtype: torch.dtype, smoothing: float = 0.0) -> Tensor:
-    """The summed language-model loss of a batch whose targets are its labels of a name; smoothing: of labels."""
+    """Return the summed language-model loss of a batch whose targets are its labels of a name; smoothing: of labels."""
     index_K, target_K = batch.labels[label]
     targets = replace(batch, target_index=index_K, target_ids=target_K, labels={})
     losses = partial(head_losses, batch=targets, replaced={LM: partial(lm_head_loss, smoothing=smoothing)})
@@ -184,15 +184,17 @@ def lm_loss_of(model: Transformer, batch: Batch, label: str, dtype: torch.dtype,
 
 
 def soft_label_loss(scores_KC: Tensor, teacher_KC: Tensor) -> Tensor:
-    """How far the pupil's probabilities are from the teachers' (Kullback-Leibler), both at `TEMPERATURE`, summed over
-    items and times its square, so that the gradient is as large as without (Hinton et al., arXiv 1503.02531)."""
+    """Return the Kullback-Leibler divergence of the student's probabilities from the teachers', both at `TEMPERATURE`,
+    summed over items and multiplied by its square, so that the size of the gradient does not depend on it (Hinton et
+    al., arXiv 1503.02531)."""
     wanted_KC = (teacher_KC / TEMPERATURE).softmax(1)
     logs_KC = (scores_KC / TEMPERATURE).log_softmax(1)
     return F.kl_div(logs_KC, wanted_KC, reduction="sum") * TEMPERATURE**2
 
 
 def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:
-    """Cross-entropy over the candidates of each item, summed over items; for spans the mean of beginning and end."""
+    """Return the cross-entropy over the candidates of each item, summed over items; for spans the mean of beginning and
+    end."""
     spread_GSC = grouped(scores_KC, answer[:, 0])
     right_GSC = grouped(answer[:, 1:].to(scores_KC.dtype), answer[:, 0], 0.0)
     logs_GSC = spread_GSC.log_softmax(1).masked_fill(right_GSC == 0, 0.0)
@@ -200,7 +202,7 @@ def candidate_loss(scores_KC: Tensor, answer: Tensor) -> Tensor:
 
 
 def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) -> Tensor:
-    """Values by item, [G, most, C], `absent` where an item has fewer; items in the order in which they come."""
+    """Return values by item, [G, S, C], padded with `absent`; items are in their order in the batch."""
     _, group_K, sizes_G = item_K.unique_consecutive(return_inverse=True, return_counts=True)
     starts_G = sizes_G.cumsum(0) - sizes_G
     inside_K = torch.arange(len(item_K), device=item_K.device) - starts_G[group_K]
@@ -209,7 +211,8 @@ def grouped(values_KC: Tensor, item_K: Tensor, absent: float = float("-inf")) ->
 
 
 def text_means(hidden_ND: Tensor, segment_BT: Tensor, index_K: Tensor) -> Tensor:
-    """For each target column the mean of all columns of its text, [K, D]. segment_BT: the text of each column."""
+    """Return for each target column the mean of all columns of its text, [K, D]. segment_BT: the text of each
+    column."""
     rows, columns = segment_BT.shape
     row_B1 = torch.arange(rows, device=segment_BT.device)[:, None]
     _, text_N, sizes_S = (row_B1 * (columns + 1) + segment_BT).flatten().unique(return_inverse=True, return_counts=True)
@@ -221,12 +224,13 @@ def text_means(hidden_ND: Tensor, segment_BT: Tensor, index_K: Tensor) -> Tensor
 
 
 def empty_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, width: int = 0) -> TaskHead:
-    """A head for an encoder, its weights not drawn. width: of features that it reads instead of hidden states, or 0."""
+    """Return a head for an encoder, without initial weights. width: width of features that replace hidden states, or
+    0."""
     return TaskHead(encoder.config, outputs, kind, pooled, encoder.pooler is None, width)
 
 
 def begin_with_lm_head(dense: Dense, norm: Norm, encoder: Transformer) -> None:
-    """Copy the transform of an encoder's language-model head, unless it is of another width or there is none."""
+    """Copy the transform of an encoder's LM head, unless it has another width or the encoder has none."""
     theirs = encoder.lm_head
     if theirs.dense is not None and theirs.norm is not None and theirs.dense.out_features == dense.out_features:
         dense.load_state_dict(theirs.dense.state_dict())
@@ -236,7 +240,7 @@ def begin_with_lm_head(dense: Dense, norm: Norm, encoder: Transformer) -> None:
 def new_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, seed: int, width: int = 0) -> TaskHead:
     """Return a head for an encoder, drawn by the seed and its parameters' names in a `TaskModel`; see `empty_head`.
 
-    A transform as that of the language-model head begins with its weights, as transformers loads them.
+    A transform of the form of the LM head's is initialised with its weights, as transformers loads them.
     """
     head = empty_head(encoder, kind, outputs, pooled, width)
     with torch.no_grad():
@@ -247,7 +251,7 @@ def new_head(encoder: Transformer, kind: HeadKind, outputs: int, pooled: bool, s
 
 
 def _head_rule(name: str) -> Rule:
-    """How a parameter of a new head is drawn: weights as BERT draws its classifiers, biases 0, norms 1."""
+    """Return the rule of a parameter of a new head: weights as in BERT's classifiers, biases 0, norms 1."""
     if name.endswith("bias"):
         return ZERO
     return ONE if name.startswith("norm.") else WEIGHT

@@ -24,18 +24,18 @@ SHOWN = 5
 class Answer(HeadAdapter):
     """A span of the context, or none.
 
-    The target columns are the pooled column and those of the context; the pooled column stands for no answer.
+    The target columns are the pooled column and those of the context; the pooled column represents no answer.
     """
 
     head = "span"
     pooled = False
     threshold: float | None = None
-    """Where questions may have no answer: none is given when its score is this much above the best answer's. Tuned by
-    `measure`, which sets it for what is predicted afterwards."""
+    """If questions may have no answer: no answer is predicted when its score exceeds the best answer's by more than
+    this value. `measure` tunes it for later predictions."""
 
     @property
     def outputs(self) -> int:
-        """How well an answer begins here, and how well it ends here."""
+        """A score for the beginning of an answer at this column, and a score for its end."""
         return 2
 
     @property
@@ -86,7 +86,7 @@ class Answer(HeadAdapter):
         return predictions
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Exact match and F1; where a question may have no answer, with the best threshold for these items."""
+        """Return exact match and F1; if questions may have no answer, with the best threshold for these items."""
         questions = _questions(items)
         if self.may_refuse:
             best = {item.id: prediction.value.answer() for item, prediction in zip(questions, predictions, strict=True)}
@@ -109,7 +109,7 @@ class Answer(HeadAdapter):
         return Prediction(PlainAnswer(str(record["answer"])), dict(record))
 
     def baseline_predictions(self, train: Sequence[Item], items: Sequence[Item]) -> list[Prediction]:
-        """No answer where there may be none, the context's beginning elsewhere."""
+        """Predict no answer if there may be none, else the beginning of the context."""
         refuse = self.may_refuse
         return [
             Prediction(PlainAnswer("" if refuse else item.context.split("\n")[0][:40]), {})

@@ -1,4 +1,4 @@
-"""Texts, pairs of texts and choices: what is read as a whole and answered at one column."""
+"""Texts, pairs of texts and choices: items that are read as a whole and predicted at one column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blankfill.tasks.metrics.error_analysis import class_analysis, number_analys
 from blankfill.types import Int32
 
 LIKELY = 0.5
-"""From this probability on, a label of a multi-label task is given."""
+"""Probability from which a label of a multi-label task is predicted."""
 
 
 class _Texts(HeadAdapter):
@@ -25,7 +25,7 @@ class _Texts(HeadAdapter):
     pooled = True
 
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
-        """One Example for each item, its target at the column that stands for the text."""
+        """Encode an Example for each item, with its target at the column that represents the text."""
         texts = _texts(items)
         first = self.tokenizer.encode_batch([item.first for item in texts])
         second = self.tokenizer.encode_batch([item.second or "" for item in texts])

@@ -1,10 +1,10 @@
 """Questions over long contexts: overlapping windows of tokens, and answers from the scores of their tokens.
 
 As BERT does SQuAD (arXiv 1810.04805, section 4.2 and its run_squad.py): each window is read with the question; a span
-i…j scores S·T_i + E·T_j; a token that several windows hold is only allowed to begin an answer where it has most
-context on both sides; not answering scores what the first column ([CLS]) scores as start and end.
+i…j scores S·T_i + E·T_j; a token that is in several windows may begin an answer only in the window with most
+context on both sides of it; the score of no answer is the start and end score of the first column ([CLS]).
 
-A window says where its tokens lie in the text, so an answer is cut out of the text itself and needs no detokenising.
+A window has the places of its tokens in the text, so an answer is a slice of the text and needs no detokenising.
 The columns around question and context (such as [CLS] and [SEP]) are the caller's; all places here count from the
 context's first token in the window.
 
@@ -67,7 +67,7 @@ class Spans:
 
     @property
     def null_odds(self) -> float:
-        """How much more no answer scores than the best answer."""
+        """Score of no answer minus the score of the best answer."""
         return self.null - self.scores[0]
 
     def answer(self, threshold: float | None = None) -> str:
@@ -78,7 +78,7 @@ class Spans:
 def all_windows(
     items: Sequence[QuestionItem], tokenizer: Tokenizer, options: WindowOptions | None = None
 ) -> Iterator[Window]:
-    """The windows of all questions, in order; a context that several questions share is tokenised once.
+    """Yield the windows of all questions, in order; a context that several questions share is tokenised once.
 
     Raises UserError when the length leaves no room, and for a context that has no tokens.
     """
@@ -119,7 +119,8 @@ def _cut(
 
 
 def _home(starts: Sequence[int], ends: Sequence[int], tokens: int) -> NDArray[np.int64]:
-    """For each token, the window in which it has most context: the lesser side counts, then the window's length."""
+    """Return for each token the window in which it has most context, by its shorter side, then by the window's
+    length."""
     best, home = np.full(tokens, -1.0), np.zeros(tokens, np.int64)
     for window, (start, end) in enumerate(zip(starts, ends, strict=True)):
         inside = np.arange(end - start)
@@ -130,8 +131,8 @@ def _home(starts: Sequence[int], ends: Sequence[int], tokens: int) -> NDArray[np
 
 
 def answer_span(item: QuestionItem, places: Int32) -> tuple[int, int] | None:
-    """The first and last token of the first answer that has a place; (-1, -1) for a question that has no answer, None
-    when the data do not tell one. A token that the answer cuts through belongs to it."""
+    """Return the first and last token of the first answer that has a place; (-1, -1) for a question without an answer,
+    None if the data have no answer. A token that is partly in the answer belongs to it."""
     if item.impossible:
         return -1, -1
     for answer in item.answers:

@@ -34,8 +34,8 @@ class TagWindow:
 
 
 def word_pieces(words: Sequence[str], tokenizer: Tokenizer, by_characters: bool = False) -> list[Int32]:
-    """The ids of each word. Words stand behind a space, save the first and where words are characters; a word of
-    characters that the tokenizer drops has none."""
+    """Return the ids of each word. Words follow a space, except for the first word and words that are characters; a
+    word of characters that the tokenizer drops has no ids."""
     texts = [word if by_characters or not place else f" {word}" for place, word in enumerate(words)]
     ids, lengths = tokenizer.encode_plain(texts)
     return np.split(ids, np.cumsum(lengths)[:-1]) if texts else []
@@ -44,10 +44,10 @@ def word_pieces(words: Sequence[str], tokenizer: Tokenizer, by_characters: bool 
 def tag_windows(
     items: Sequence[TaggedItem], tokenizer: Tokenizer, room: int, by_characters: bool = False, context: bool = False
 ) -> Iterator[TagWindow]:
-    """The rows of all sentences, in order. Words without pieces are predicted nowhere.
+    """Yield the rows of all sentences, in order. Words without ids are not predicted.
 
     room: columns of a row, without those that the caller adds (such as [CLS]). context: whether the neighbouring
-    sentences of the document fill the room, as much before as behind. Raises UserError for a word that has no room.
+    sentences of the document fill the room, equally on both sides. Raises UserError for a word that has no room.
     """
     if room < 1:
         raise UserError(f"Rows of {room} tokens have no room for words: make them longer.")
@@ -91,8 +91,8 @@ def _cuts(item: TaggedItem, pieces: Sequence[Int32], room: int) -> Iterator[tupl
 def _around(
     items: Sequence[TaggedItem], pieces: Sequence[list[Int32]], number: int, start: int, end: int, free: int
 ) -> tuple[Int32, Int32]:
-    """The tokens of the same document before and behind the words start…end of a sentence, `free` at most: half on each
-    side, more on one where the other has less."""
+    """Return the tokens of the same document before and after the words start…end of a sentence, at most `free`: half
+    on each side, more on one side if the other has less."""
     document, before, behind = items[number].document, pieces[number][:start], pieces[number][end:]
     first, last = number, number
     while first > 0 and items[first - 1].document == document and _count(before) < free:
@@ -118,8 +118,8 @@ def _joined(pieces: Sequence[Int32]) -> Int32:
 def word_tags(
     items: Sequence[TaggedItem], windows: Sequence[TagWindow], tags: Sequence[Sequence[str]]
 ) -> list[tuple[str, ...]]:
-    """The tag of every word from those predicted in windows (one for each of a window's words); words without a
-    prediction are O."""
+    """Return the tag of every word from the tags predicted in windows (one for each of a window's words); words without
+    a prediction are O."""
     rows = [["O"] * len(item.words) for item in items]
     for window, predicted in zip(windows, tags, strict=True):
         for place, tag in zip(window.word.tolist(), predicted, strict=True):
