@@ -91,7 +91,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def install(site: Path) -> None:
     """Leave what `pip install` leaves of the page's `pyproject.toml`: the metadata with the entry points."""
-    project = tomllib.loads((site / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    written = tomllib.loads((site / "pyproject.toml").read_text(encoding="utf-8"))
+    # Beside `texts` and `reviews` setuptools would refuse to guess which folder is the package.
+    assert written["tool"]["setuptools"]["packages"] == ["my_models"]
+    project = written["project"]
     folder = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     folder.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"

@@ -17,6 +17,7 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import ConfigError, UserError
+from blankfill.evaluation.texts import documents
 from blankfill.runs.recorder import read_lines
 from small_run import SMALL, sentences, texts_in
 
@@ -175,6 +176,16 @@ def test_a_corpus_without_its_report_is_not_read_as_text(trained: Path, tmp_path
     (corpus / "corpus.json").unlink()
     with pytest.raises(UserError, match=r"looks like a prepared corpus whose corpus\.json is missing; put that"):
         blankfill.pretrain([str(corpus)], blankfill.load_recipe("bert-nano", SMALL), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prepared_corpus_is_not_read_as_text(trained: Path, tmp_path: Path) -> None:
+    """Neither beside other text nor where only text is read."""
+    corpus, (text,) = trained / "corpus", (path for path in texts_in(tmp_path, 1).iterdir())
+    with pytest.raises(UserError, match="corpus is a prepared corpus, whose files are tokens and not text; give the"):
+        blankfill.pretrain([str(corpus), str(text)], blankfill.load_recipe("bert-nano", SMALL), tmp_path / "run")
+    with pytest.raises(UserError, match="corpus is a prepared corpus, whose files are tokens and not text; give the"):
+        list(documents(corpus))
     assert not (tmp_path / "run").exists()
 
 

@@ -161,7 +161,7 @@ def _files(path: str) -> Iterator[tuple[str, bool]]:
     if path == "-":
         yield path, True
     elif Path(path).is_dir():
-        refuse_broken_corpus(Path(path))
+        _refuse_tokens(Path(path))
         yield from ((file, False) for file in _walk(Path(path)))
     elif Path(path).exists():
         yield path, True
@@ -179,6 +179,16 @@ def refuse_broken_corpus(folder: Path) -> None:
         raise UserError(
             f"{folder} looks like a prepared corpus whose {summary.FILE} is missing; put that file back, or prepare "
             "the text again."
+        )
+
+
+def _refuse_tokens(folder: Path) -> None:
+    """Raise UserError for the folder of a prepared corpus, whole or not, since its files are not text."""
+    refuse_broken_corpus(folder)
+    if (folder / summary.FILE).is_file() and (folder / "train.bin").is_file():
+        raise UserError(
+            f"{folder} is a prepared corpus, whose files are tokens and not text; give the text that it was made of "
+            "(only pretrain, show and plan take a prepared corpus, as their one path)."
         )
 
 
