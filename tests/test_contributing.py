@@ -90,15 +90,13 @@ def add_objective(copy: Copy) -> None:
         for line in PAGE["test_prefix.py"].replace("my_models.objective", "blankfill.objectives.prefixlm").splitlines()
     ))  # fmt: skip
     formats, rows = "tests/objectives/test_format.py", "tests/tasks/test_embed_rows.py"
-    copy.replace(
-        formats, '"bart": Bart(48),\n}  # fmt: skip\nPAIRS', '"bart": Bart(48), "prefixlm": PrefixLm(48),\n}\nPAIRS'
-    )
+    copy.replace(formats, "\n}  # fmt: skip\nPAIRS", '\n    "prefixlm": PrefixLm(48),\n}  # fmt: skip\nPAIRS')
     copy.replace(formats, "    Objective,\n    SourceRow,", "    Objective,\n    PrefixLm,\n    SourceRow,")
     copy.replace(formats, "        choice = BartChoice((0,))\n    return", (
         "        choice = BartChoice((0,))\n    elif isinstance(objective, PrefixLm):\n"
         "        choice = 1 + len(first)\n    return"
     ))  # fmt: skip
-    copy.replace(rows, "    Bart(LENGTH),\n]", "    Bart(LENGTH), PrefixLm(LENGTH),\n]")
+    copy.replace(rows, "\n]  # fmt: skip", "\n    PrefixLm(LENGTH),\n]  # fmt: skip")
     copy.replace(rows, "    Objective,\n    SpanBert,", "    Objective,\n    PrefixLm,\n    SpanBert,")
     copy.write("docs/objectives/prefixlm.md", "# Prefix language modelling\n")
     copy.replace("docs/objectives/index.md", "\n\nHow to read", "\n| [`prefixlm`](prefixlm.md) | | | |\n\nHow to read")
@@ -117,7 +115,7 @@ def add_family(copy: Copy) -> None:
     registry = "src/blankfill/families/registry.py"
     line = "from blankfill.families.spec import FamilySpec\n"
     copy.replace(registry, line, f"{line}from blankfill.families.swiglu import SWIGLU\n")
-    copy.replace(registry, "    MODERNBERT,\n)", "    MODERNBERT, SWIGLU,\n)")
+    copy.replace(registry, ",\n)  # fmt: skip", ",\n    SWIGLU,\n)  # fmt: skip")
     recipe = PAGE["prefix.yaml"].replace("name: prefix-lm", "name: gpt").replace("  min_target: 4\n", "")
     copy.write("src/blankfill/config/recipes/swiglu-nano.yaml", "# Layers of LLaMA on a laptop.\n" + recipe)
     copy.write("docs/swiglu.md", "# The family swiglu\n")

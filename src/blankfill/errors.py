@@ -6,7 +6,7 @@ with code 2; the library raises it unchanged. Programming mistakes stay ordinary
 A sentence names a setting, which is an option of a recipe or a parameter of a function, by `setting("train.lr")`. The
 setting is written as in files and in Python (`train.lr`) where the sentence is printed as it is, and as a flag
 (`--train.lr`) by the command line; nothing else decides about the spelling, and no other file writes a flag into a
-sentence (`tests/test_sentences.py`). Only whole command lines, `blankfill …`, are quoted as they are typed.
+sentence (`tests/test_spelling_of_settings.py`). Only whole command lines, `blankfill …`, are quoted as they are typed.
 """
 
 from __future__ import annotations

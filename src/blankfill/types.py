@@ -256,7 +256,9 @@ class Batch:
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
+        """Return the batch on another device, or itself where it is there already."""
+        if str(self.input_ids.device) == str(device):
+            return self
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, non_blocking=True)

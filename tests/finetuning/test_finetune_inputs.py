@@ -196,7 +196,10 @@ def test_a_grid_is_of_one_thing(tmp_path: Path) -> None:
             list(run_grid(dataclasses.replace(config, options=options), settings_of(options), out))
         assert not (out / "lr-0.005_seed-0").exists()
 
-    refused(r"lr-0\.001_seed-0 .*warmup is 0\.2 and was 0\.1.*--out", dataclasses.replace(config.options, warmup=0.2))
+    refused(
+        r"lr-0\.001_seed-0 .*warmup is 0\.2 and was 0\.1.*give another out",
+        dataclasses.replace(config.options, warmup=0.2),
+    )
     original = (tmp_path / "data" / "train.tsv").read_bytes()
     longer(tmp_path)
     refused("96 then, 97 now")

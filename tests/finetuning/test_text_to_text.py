@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_seq2seq import NOUNS, QUICK, SLOW, turned
+from test_seq2seq import MORE, NOUNS, QUICK, turned
 
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
@@ -44,9 +44,7 @@ def test_labels_are_written(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     form = tmp_path / "form.yaml"
     form.write_text(FORM, encoding="utf-8")
     out = tmp_path / "run"
-    results = run(
-        "classify", data, writing_model(tmp_path, name), out, patterns=str(form), **(SLOW if name == "t5" else {})
-    )
+    results = run("classify", data, writing_model(tmp_path, name), out, patterns=str(form), **MORE.get(name, {}))
     assert results["metrics"]["accuracy"] == 1.0 > results["baseline"]["score"]
     assert results["other_texts"] == 0 and results["wrong_answers"] == [] and len(results["confusions"]) == 2
     form.unlink()

@@ -222,11 +222,11 @@ def test_a_plan_counts_the_teacher(teacher: Path, capsys: pytest.CaptureFixture[
         plan: dict[str, Any] = json.loads(capsys.readouterr().out)
         return plan
 
-    alone, taught = planned(), planned("--teacher", str(teacher), "--distil.start", "drawn")
-    rows = alone["rows"][0]
+    plain, taught = planned(), planned("--teacher", str(teacher), "--distil.start", "drawn")
+    rows = plain["phases"][0]["shape"]
     T, tokens, D, V = rows["columns"], rows["tokens"], 32, load_model(teacher).model.config.vocab_size
     reading = 2 * (2 * T * 12 * D * D + 4 * T * T * D) + 2 * tokens * (D * V + D * D)
     again = 3 * 2 * (tokens * D * V + (tokens - rows["targets"]) * D * D)
-    more = taught["run"]["flops_per_step"] - alone["run"]["flops_per_step"]
+    more = taught["work"]["flops_per_step"] - plain["work"]["flops_per_step"]
     assert more == pytest.approx(32 * (reading + again), rel=1e-6)
-    assert taught["memory"]["peak"] - alone["memory"]["peak"] == taught["memory"]["teacher"] > 0
+    assert taught["memory"]["peak"] - plain["memory"]["peak"] == taught["memory"]["teacher"] > 0

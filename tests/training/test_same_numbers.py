@@ -19,9 +19,12 @@ def loss_and_gradients(model: Transformer, batch: Batch) -> tuple[float, dict[st
 
 
 @pytest.mark.parametrize("length", [64, 300])
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "electra"])
 def test_training_equals_the_plain_reference(objective: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp32, blocks of attention and of the vocabulary and the fused feed-forward part, against float64 and neither."""
+    """fp32, blocks of attention and of the vocabulary and the fused feed-forward part, against float64 and neither.
+
+    Not electra: its two parts are compared on the same samples in `tests/model/test_replaced_tokens.py`.
+    """
     shape = Shape(objective, 2, 64, length=length, rows=3, dropout=0.0, vocabulary=5000)
     (batch,) = shape.batches(1)
     model = build(shape.config()).train()

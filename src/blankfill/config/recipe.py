@@ -214,7 +214,7 @@ def _text(name: str | Path) -> tuple[str, str]:
         if not error.missing:
             raise
     close = difflib.get_close_matches(str(name), recipe_names(), 1)
-    hint = f"did you mean {close[0]}?" if close else "the shipped recipes are  " + ", ".join(recipe_names())
+    hint = f"did you mean {close[0]}?" if close else "the shipped recipes are " + ", ".join(recipe_names())
     raise UserError(f"no recipe named {str(name)[:200]} and no such file; {hint}")
 
 

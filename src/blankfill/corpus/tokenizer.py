@@ -334,7 +334,7 @@ class Tokenizer:
             The text.
         """
         if skip_special:
-            hidden = set(self._special_tokens.values()) - {self._roles.get("unk", -1)}
+            hidden = self._hidden
             ids = [id for id in ids if id not in hidden]
         if self._kind != "wordpiece":
             text: str = self._full.decode(list(map(int, ids)), skip_special_tokens=False)
@@ -425,6 +425,11 @@ class Tokenizer:
     def _special_tokens(self) -> dict[str, int]:
         added = self._full.get_added_tokens_decoder()
         return {token.content: id for id, token in added.items() if token.special}
+
+    @cached_property
+    def _hidden(self) -> frozenset[int]:
+        """The special tokens that `decode` leaves out."""
+        return frozenset(self._special_tokens.values()) - {self._roles.get("unk", -1)}
 
     @cached_property
     def _spec(self) -> dict[str, Any]:

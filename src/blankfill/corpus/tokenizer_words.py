@@ -84,6 +84,8 @@ def _metaspace_bytes(token: str, mark: str) -> bytes:
 def join_words(words: Sequence[str]) -> str:
     """Join words and marks that BERT's pre-tokenizer separated, as people write them (as far as possible)."""
     text = " ".join(words)
+    if " " not in text:  # without which no pattern matches
+        return text
     for pattern, replacement in _JOINS:
         text = pattern.sub(replacement, text)
     return text

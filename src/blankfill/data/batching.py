@@ -51,9 +51,9 @@ def _first_segments(row: Sequence[Example]) -> list[int]:
     """Return the number of the first segment of each Example of a row; an Example's context has the same segments."""
     counts = [
         1 + max(int(side.rule.segment.max(initial=0)) for side in (example, example.context) if side is not None)
-        for example in row
+        for example in row[:-1]
     ]
-    return [0, *accumulate(counts[:-1])]
+    return [0, *accumulate(counts)]
 
 
 def _side(rows: Sequence[Sequence[Example]], segments: Sequence[Sequence[int]], pad: int, multiple: int) -> Batch:

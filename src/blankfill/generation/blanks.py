@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,8 +106,7 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
     mask: one more spelling of a blank.
     """
     blanks = []
-    pattern = re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
-    for match in pattern.finditer(text):
+    for match in _pattern(mask).finditer(text):
         name = (match["name"] or "mask").lower()
         digits = match["length"] or match["length_2"]
         length = None if digits is None else _tokens(digits)
@@ -117,6 +117,12 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
         role = name if name in ("gmask", "smask") else "mask"
         blanks.append(Blank(match[0], match.start(), match.end(), role, length))
     return blanks
+
+
+@cache
+def _pattern(mask: str) -> re.Pattern[str]:
+    """Return the pattern of blanks. mask: one more spelling, or ""."""
+    return re.compile(f"{_BLANK.pattern}|{re.escape(mask)}", re.I) if mask else _BLANK
 
 
 def parse_lengths(lengths: str) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def _fill_blank(
             first = blanked.first[k]
             if first is not None and open_places[0] == places[0]:
                 scores_SV[0].masked_fill_(first, -math.inf)
-            surest = int(scores_SV.amax(-1).argmax())
+            surest = int(scores_SV.amax(-1).argmax()) if len(open_places) > 1 else 0
             best = scores_SV[surest].topk(min(beams, scores_SV.shape[-1]))
             at = open_places[surest]
             for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -14,14 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-"""Attributes in which torch stores a module's hooks and, with the prefix `_global`, the hooks of all modules."""
-
 
 def plain_weight(weight: Tensor | None) -> bool:
     """Return whether a weight is None or an ordinary strided floating-point tensor."""
@@ -38,7 +30,14 @@ def plain_weights(weights: Iterable[Tensor]) -> bool:
 
 def watched(module: nn.Module) -> bool:
     """Return whether calling the module runs hooks, its own or global ones."""
-    return any(getattr(module, name) or getattr(nn_module, f"_global{name}") for name in HOOKS)
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(
+        own
+        or nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
 
 
 def plain_dense(module: nn.Module) -> bool:

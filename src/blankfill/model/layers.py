@@ -232,10 +232,13 @@ class Layer(nn.Module):
 
     def parts(self, first: Layer | None) -> tuple[Attention, Norm | None, FeedForward, Norm | None]:
         """Return attention, feed-forward and their norms: the layer's own, or those shared with the first layer."""
-        own = self if self.attention is not None or first is None else first
-        other = self if self.ffn is not None or first is None else first
-        assert own.attention is not None and other.ffn is not None
-        return own.attention, own.attention_norm, other.ffn, other.ffn_norm
+        attention, attention_norm, ffn, ffn_norm = self.attention, self.attention_norm, self.ffn, self.ffn_norm
+        if attention is None and first is not None:
+            attention, attention_norm = first.attention, first.attention_norm
+        if ffn is None and first is not None:
+            ffn, ffn_norm = first.ffn, first.ffn_norm
+        assert attention is not None and ffn is not None
+        return attention, attention_norm, ffn, ffn_norm
 
 
 Sublayer = tuple[Callable[[Tensor], Tensor] | None, Callable[..., Tensor]]

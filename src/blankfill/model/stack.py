@@ -49,8 +49,10 @@ def run_layers(
     """
     first = layers[0]
     assert isinstance(first, Layer)
-    for k, kind in enumerate(kinds):
-        layer: Callable[..., Tensor] = layers[k] if len(layers) > 1 else first
+    modules: list[Callable[..., Tensor]] = [*layers]
+    if len(modules) == 1:  # shared by all layers
+        modules *= len(kinds)
+    for k, (kind, layer) in enumerate(zip(kinds, modules, strict=True)):
         cross = None if encoded is None else encoded.of(k)
         if memory_BT is not None:  # every layer reads the memory, and no gradient passes through it
             hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)

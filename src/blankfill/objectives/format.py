@@ -127,13 +127,16 @@ class Format:
 
         encoder_only: of a model with an encoder, only the encoder reads the row.
         """
-        parts = [self.before, first, self.between if second is not None else NOTHING]
-        parts += [NOTHING if second is None else second, self.after]
-        edges = np.cumsum([0, *map(len, parts)]).tolist()
-        ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
-        positions = self.objective.row_positions(len(ids), edges[3] if second is not None else None)
+        between, other = (NOTHING, NOTHING) if second is None else (self.between, second)
+        ids = join(self.before, first, between, other, self.after)
+        begin = len(self.before)
+        end = begin + len(first)
+        second_begin = end + len(between)
+        positions = self.objective.row_positions(len(ids), None if second is None else second_begin)
         example = Example(ids, positions, self._rule(len(ids)), NOTHING, NOTHING)
-        return FramedRow(example, self._pooled(len(ids)), (edges[1], edges[2]), (edges[3], edges[4]))
+        return FramedRow(
+            example, self._pooled(len(ids)), (begin, end), (second_begin, second_begin + len(other))
+        )  # fmt: skip
 
     def for_heads(self) -> Format:
         """Return the format of what a head of fine-tuning reads: this one, unless the literature frames otherwise."""
@@ -345,14 +348,15 @@ class MaskFormat(Format):
 
     def open_places(self, texts: Int32, places: Sequence[int]) -> list[Example]:
         """Return a [MASK] at each place."""
-        first = self.hide(texts[0], places, len(places))
-        begin = len(self.before)
-        ids = np.tile(first.input_ids, (len(texts), 1))
-        ids[:, begin : begin + texts.shape[1]] = texts
-        ids[:, first.target_index] = self.vocabulary["mask"]
+        framed, at = self.frame(texts[0]), np.asarray(places, np.int32)
+        (begin, end), first = framed.first, framed.example
+        index = at + np.int32(begin)
+        ids = first.input_ids[None].repeat(len(texts), 0)
+        ids[:, begin:end] = texts
+        ids[:, index] = self.vocabulary["mask"]
         return [
-            Example(row, first.positions, first.rule, first.target_index, answers)
-            for row, answers in zip(ids, texts[:, places], strict=True)
+            Example(row, first.positions, first.rule, index, answers)
+            for row, answers in zip(ids, texts[:, at], strict=True)
         ]
 
 
