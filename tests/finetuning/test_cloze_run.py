@@ -245,7 +245,7 @@ def test_tasks_and_models_that_do_not_fit(config_for: Any, tmp_path: Path) -> No
         finetune(dataclasses.replace(config_for(), model=bare), tmp_path / "b")
     with pytest.raises(UserError, match=r"pattern=7: .*own.yaml are numbered 0 to 1"):
         finetune(config_for(pattern="7"), tmp_path / "c")
-    with pytest.raises(UserError, match=r"pattern 0 asks for \{second\}, but the items have first"):
+    with pytest.raises(UserError, match=r"pattern 0 uses \{second\}, but the items have first"):
         (tmp_path / "two.yaml").write_text(OWN.replace("{first}", "{second}"), encoding="utf-8")
         finetune(config_for(patterns=str(tmp_path / "two.yaml")), tmp_path / "d")
 

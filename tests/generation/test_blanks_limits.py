@@ -10,11 +10,11 @@ from blankfill.generation.blanks import MOST_TOKENS, find_blanks, parse_lengths
 @pytest.mark.parametrize("digits", ["1000001", "9" * 4299, "9" * 5000, "9" * 100_000])
 def test_a_blank_of_more_tokens_than_any_model_holds_is_refused(digits: str) -> None:
     for written in (f"[MASK:{digits}]", f"<mask:{digits}>", f"[gMASK:{digits}]"):
-        with pytest.raises(UserError, match="asks for too many tokens; give at most 1,000,000") as caught:
+        with pytest.raises(UserError, match="has too many tokens; give at most 1,000,000") as caught:
             find_blanks(f"a {written} b")
         assert len(str(caught.value)) < 200
     for lengths in (digits, f"1-{digits}", f"{digits}-{digits}"):
-        with pytest.raises(UserError, match="lengths asks for too many tokens"):
+        with pytest.raises(UserError, match="lengths has too many tokens"):
             parse_lengths(lengths)
 
 
@@ -24,7 +24,7 @@ def test_lengths_up_to_the_most_are_read() -> None:
         3, MOST_TOKENS, 7, None,
     ]  # fmt: skip
     assert parse_lengths(" 2 ") == (2, 2) and parse_lengths(f"1 - {zeros}{MOST_TOKENS}") == (1, MOST_TOKENS)
-    with pytest.raises(UserError, match="asks for no tokens"):
+    with pytest.raises(UserError, match="has a length of 0 tokens"):
         find_blanks(f"[MASK:{zeros}]")
     with pytest.raises(UserError, match='lengths is "3-2"'):
         parse_lengths("3-2")

@@ -48,7 +48,7 @@ def test_blanks_are_found_however_they_are_written() -> None:
     assert [b.role for b in blanks] == ["mask", "mask", "mask", "mask", "gmask", "smask", "mask"]
     assert [b.length for b in blanks] == [None, None, None, None, None, 2, 3]
     assert assemble(text, blanks, list("1234567")) == "a 1 b 2c 3 4 5 6 7 __ [MASKED]"
-    with pytest.raises(UserError, match=r"\[MASK:0\] asks for no tokens"):
+    with pytest.raises(UserError, match=r"\[MASK:0\] has a length of 0 tokens"):
         find_blanks("a [MASK:0]")
 
 

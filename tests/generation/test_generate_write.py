@@ -223,7 +223,7 @@ def test_errors_say_what_to_do() -> None:
             generate(ready, "the", sampling=Sampling(top_p=2))
     with pytest.raises(UserError, match="the prompt has 2 blanks"):
         generate(glm, "the [MASK] sat [MASK]")
-    with pytest.raises(UserError, match=r"the blank \[MASK:2\] asks for a length"):
+    with pytest.raises(UserError, match=r"the blank \[MASK:2\] has a length"):
         generate(glm, "the [MASK:2] sat")
     with pytest.raises(UserError, match="only a gpt model can slide"):
         generate(glm, "the", slide=True)

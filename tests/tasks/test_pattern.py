@@ -107,7 +107,10 @@ def test_yes_and_no_are_words() -> None:
         (GOOD.replace("[MASK]", "gap"), r"own.yaml, pattern 0: it has 0 blanks; write \[MASK\] once"),
         (GOOD.replace("[MASK]", "[MASK] [MASK]"), "pattern 0: it has 2 blanks"),
         (GOOD.replace("?", "|| ||"), r"pattern 0: it has 2 times \|\|"),
-        (GOOD.replace("{first}", "{first:short}"), "{first:short} asks for short; there are bare, lower, whole"),
+        (
+            GOOD.replace("{first}", "{first:short}"),
+            "{first:short} has the unknown change short; known changes: bare, lower, whole",
+        ),
         (GOOD.replace("a: Yes", "c: Yes"), "pattern 0: there is no label c; the labels are a, b"),
         (GOOD.replace("a: Yes, ", ""), "pattern 0: verbalizers gives no word for the label a"),
         (GOOD.replace("never", "Yes"), "pattern 0: a and b have the same word Yes"),
@@ -132,7 +135,7 @@ def test_all_mistakes_at_once_and_those_of_choices() -> None:
 
 def test_a_missing_text_a_missing_pattern_and_missing_patterns(tmp_path: Path) -> None:
     [pattern] = own(GOOD)
-    with pytest.raises(UserError, match=r"own.yaml, pattern 0 asks for {first}, but the items have context"):
+    with pytest.raises(UserError, match=r"own.yaml, pattern 0 uses {first}, but the items have context"):
         pattern.pieces({"context": "x"})
     with pytest.raises(UserError, match=r"pattern=3: own.yaml are numbered 0 to 0; or give all"):
         numbered([pattern], "3", "own.yaml")

@@ -12,7 +12,7 @@ CONFIG = TransformerConfig(vocab_size=9, shared="all")
 
 @pytest.mark.parametrize(("given", "flag"), [({"layer_decay": 0.9}, "layer_decay"), ({"freeze": 2}, "freeze")])
 def test_what_tells_layers_apart_is_refused(given: dict[str, float], flag: str) -> None:
-    with pytest.raises(ConfigError, match=f"{flag} tells layers apart"):
+    with pytest.raises(ConfigError, match=f"{flag} distinguishes layers"):
         check_layers(CONFIG, FinetuneOptions(**given))
     check_layers(TransformerConfig(vocab_size=9), FinetuneOptions(**given))
 

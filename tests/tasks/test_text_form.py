@@ -86,7 +86,7 @@ def test_every_item_of_the_real_data_is_read(name: str, folder: str) -> None:
         ("labels: {2: x}", "there is no label 2; the labels are 0, 1"),
         ("labels: {0: Yes, 1: ' yes '}", "0 and 1 are written alike"),
         ("step: x", "step is x; it must be a number above 0"),
-        ("source: '{first:big}'", "asks for big"),
+        ("source: '{first:big}'", "has the unknown change big"),
     ],
 )
 def test_mistakes_are_told(text: str, message: str) -> None:
@@ -98,7 +98,7 @@ def test_mistakes_are_told(text: str, message: str) -> None:
 def test_files_and_fields_that_are_not_there() -> None:
     with pytest.raises(UserError, match=r"patterns: nowhere\.yaml does not exist"):
         form_text("nowhere.yaml", "sst2")
-    with pytest.raises(UserError, match=r"asks for \{second\}"):
+    with pytest.raises(UserError, match=r"uses \{second\}"):
         form("rte").read(TextItem("1", "alone"))
     with pytest.raises(UserError, match="line 1: not valid YAML"):
         read_form("source: '", "own.yaml", TASKS["sst2"], ("0", "1"))

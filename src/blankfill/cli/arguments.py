@@ -68,7 +68,7 @@ def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[s
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Return whether a command line asks for the help of its command."""
+    """Return whether a command line requests the help of its command."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     return "--help" in options or "-h" in options
 

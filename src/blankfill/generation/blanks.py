@@ -111,9 +111,9 @@ def find_blanks(text: str, mask: str = "") -> list[Blank]:
         digits = match["length"] or match["length_2"]
         length = None if digits is None else _tokens(digits)
         if length == 0:
-            raise UserError(f"the blank {match[0]} asks for no tokens; give at least 1, as in [MASK:1]")
+            raise UserError(f"the blank {match[0]} has a length of 0 tokens; give at least 1, as in [MASK:1]")
         if digits is not None and length is None:
-            raise UserError(f"the blank {match[0][:40]}… asks for too many tokens; give at most {MOST_TOKENS:,}")
+            raise UserError(f"the blank {match[0][:40]}… has too many tokens; give at most {MOST_TOKENS:,}")
         role = name if name in ("gmask", "smask") else "mask"
         blanks.append(Blank(match[0], match.start(), match.end(), role, length))
     return blanks
@@ -130,7 +130,7 @@ def parse_lengths(lengths: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", lengths)
     least, most = (_tokens(match[1]), _tokens(match[2] or match[1])) if match else (0, 0)
     if least is None or most is None:
-        raise UserError(f"lengths asks for too many tokens; give at most {MOST_TOKENS:,}")
+        raise UserError(f"lengths has too many tokens; give at most {MOST_TOKENS:,}")
     if not 1 <= least <= most:
         raise UserError(f'lengths is "{lengths}"; give a number of tokens such as 2 or a range such as 1-3')
     return least, most

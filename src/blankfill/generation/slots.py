@@ -238,7 +238,7 @@ class Slots:
         slots.
         """
         if len(contexts) > self.free:
-            raise ValueError(f"{len(contexts)} rows want to join, and {self.free} slots are free")
+            raise ValueError(f"{len(contexts)} rows cannot join, as only {self.free} slots are free")
         lengths = [len(context) for context in contexts]
         reading = read_sources(self.model, contexts, self.pad)
         self._query_token = contexts[0].query_token

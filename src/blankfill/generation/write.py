@@ -181,7 +181,7 @@ class Writer:
             )
         if blanks and blanks[0].length:
             raise UserError(
-                f"the blank {blanks[0].written} asks for a length, which generate does not keep; "
+                f"the blank {blanks[0].written} has a length, which generate ignores; "
                 f"leave it out and give {setting('max_tokens')}, or use `blankfill fill`"
             )
         return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")

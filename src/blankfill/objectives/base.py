@@ -323,7 +323,7 @@ class Masking(Objective):
     random_share: float = 0.1
     """Share of the targets replaced by a random ordinary token; the rest stays unchanged. Usually 0.1."""
     validation_mask_ratio: float = field(default=0.0, kw_only=True)
-    """mask_ratio of validation rows; 0: the same as in training."""
+    """Share of targets in validation rows (ModernBERT: 0.15); 0: mask_ratio, as in training."""
 
     def for_validation(self) -> Objective:
         """Return the same objective with the ratio of validation rows."""

@@ -64,7 +64,7 @@ def restore_or_begin(
             f"{inputs.warm_start.path}"
         )
     if checkpoint is not None and store.model_of(checkpoint.state, checkpoint.path) != model.config:
-        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than the recipe asks for")
+        raise UserError(f"{checkpoint.path}: the checkpoint is of another model than that of the recipe")
     return start.restore(model, optimizer), inputs
 
 

@@ -190,8 +190,7 @@ class FinetuneOptions:
                 )
         if self.features != "none" and any(frozen.values()):
             yield (
-                f"{setting('features')} keeps the encoder as it is; leave out {setting('lora_rank')} and "
-                f"{setting('freeze')}"
+                f"{setting('features')} freezes the encoder; leave out {setting('lora_rank')} and {setting('freeze')}"
             )
         if self.from_scratch and (any(frozen.values()) or self.features != "none"):
             yield (
@@ -199,7 +198,7 @@ class FinetuneOptions:
                 f"{setting('freeze')} and {setting('features')}"
             )
         if self.lora_rank and self.freeze:
-            yield f"{setting('lora_rank')} keeps the encoder's own weights as they are; leave out {setting('freeze')}"
+            yield f"{setting('lora_rank')} freezes the encoder's own weights; leave out {setting('freeze')}"
 
     def _cloze_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the cloze."""

@@ -57,8 +57,8 @@ def check_layers(config: TransformerConfig, options: FinetuneOptions) -> None:
     if config.shared != "none" and (given := [flag for flag, is_given in options_set if is_given]):
         raise ConfigError(
             [
-                f"{flag} tells layers apart, and those of this model have weights in common "
-                f"({config.shared}); leave it out, or keep the whole encoder as it is with {setting('freeze', -1)}"
+                f"{flag} distinguishes layers, and the layers of this model share weights "
+                f"({config.shared}); leave it out, or freeze the whole encoder with {setting('freeze', -1)}"
                 for flag in given
             ]
         )

@@ -113,7 +113,7 @@ class Pattern:
             return part.write(fields, self.values)
         except KeyError as error:
             raise UserError(
-                f"{self.name} asks for {{{part.name}}}, but the items have {', '.join(fields)}; correct the pattern"
+                f"{self.name} uses {{{part.name}}}, but the items have {', '.join(fields)}; correct the pattern"
             ) from error
 
 
@@ -228,7 +228,9 @@ def parts_of(text: str, name: str, problems: list[str]) -> tuple[str | Field, ..
         field_name, _, more = match[1].partition(":")
         changes = tuple(change.strip() for change in more.split(",") if change.strip())
         if unknown := [change for change in changes if change not in CHANGES]:
-            problems.append(f"{name}: {match[0]} asks for {unknown[0]}; there are {', '.join(CHANGES)}")
+            problems.append(
+                f"{name}: {match[0]} has the unknown change {unknown[0]}; known changes: {', '.join(CHANGES)}"
+            )
         parts.append(Field(field_name.strip(), changes))
     parts.append(text[last:])
     return tuple(part for part in parts if part != "")
