@@ -255,7 +255,7 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
     lacking: list[str] = []
-    changes |= recipe.objective.model_fields(config.hidden_size)
+    changes |= {"heads": (), **recipe.objective.model_fields(config.hidden_size)}  # no other head would be trained
     if config.generator_size and not changes.get("generator_size"):
         config = config.discriminator
     elif config.generator_size:
