@@ -346,7 +346,7 @@ NOT_ARCHITECTURE = {
     "classifier_transform",
 }  # fmt: skip
 """Fields of `TransformerConfig` that say how a model is trained, not what it computes; and which layer fine-tuning adds
-(`head_form` compares that)."""
+(`head_format_of` compares that)."""
 
 
 class WeightNames(ABC):
