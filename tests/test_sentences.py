@@ -62,6 +62,28 @@ def test_no_sentence_writes_a_flag_by_hand() -> None:
     assert sentences == [], "write setting(…) of errors.py"
 
 
+RECIPES = ("objectives/", "families/", "config/", "model/config.py")
+"""Where sentences are about a recipe: `config.recipe.in_settings` makes references of the keys in them."""
+KEY = re.compile(r"(?<![\w./-])(?:corpus|objective|model|train|distil)\.[a-z][a-z0-9_]*\b")
+
+
+def keys_by_hand(place: str, tree: ast.AST) -> list[str]:
+    """The strings of a file that name an option of a recipe among other words, and no file."""
+    keys = [(line, text) for line, text in texts(tree) if " " in text and KEY.search(text)]
+    return [f"{place}, line {line}: {text!r}" for line, text in keys if ".safetensors" not in text]
+
+
+def test_no_sentence_writes_a_key_by_hand() -> None:
+    """Else the command line would name some settings of a sentence by flags, and others by keys."""
+    sentences: list[str] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        place = path.relative_to(SOURCE).as_posix()
+        if not place.startswith(RECIPES):
+            sentences += keys_by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
+    assert sentences == [], "write setting(…) of errors.py"
+    assert len(keys_by_hand("made.py", ast.parse('say(f"lower train.lr {x}")\nf("train.lr")'))) == 1
+
+
 @pytest.mark.parametrize(
     ("code", "count"),
     [

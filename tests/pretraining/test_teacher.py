@@ -171,8 +171,8 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"model__hidden_size": 16}, r"model.hidden_size is 16 and the teacher's is 32; .*distil.start drawn"),
-    ({"model__hidden_size": 16}, "have no cosine; set model.hidden_size 32 or distil.hidden_weight 0"),
+    ({"model__hidden_size": 16}, r"model.hidden_size is 16 and the teacher's is 32; .*distil.start=drawn"),
+    ({"model__hidden_size": 16}, "have no cosine; set model.hidden_size=32 or distil.hidden_weight=0"),
     ({"model__num_layers": 3}, "model.num_layers is 3 and the teacher has 2"),
     ({"objective__length": 40}, "reads 32 tokens at most; lower it to 32"),
     ({"distil__layers": [0, 1]}, "distil.layers names 2 layers and model.num_layers is 1"),
@@ -223,10 +223,10 @@ def test_a_plan_counts_the_teacher(teacher: Path, capsys: pytest.CaptureFixture[
         return plan
 
     alone, taught = planned(), planned("--teacher", str(teacher), "--distil.start", "drawn")
-    rows = alone["rows"][0]
+    rows = alone["phases"][0]["shape"]
     T, tokens, D, V = rows["columns"], rows["tokens"], 32, load_model(teacher).model.config.vocab_size
     reading = 2 * (2 * T * 12 * D * D + 4 * T * T * D) + 2 * tokens * (D * V + D * D)
     again = 3 * 2 * (tokens * D * V + (tokens - rows["targets"]) * D * D)
-    more = taught["run"]["flops_per_step"] - alone["run"]["flops_per_step"]
+    more = taught["work"]["flops_per_step"] - alone["work"]["flops_per_step"]
     assert more == pytest.approx(32 * (reading + again), rel=1e-6)
     assert taught["memory"]["peak"] - alone["memory"]["peak"] == taught["memory"]["teacher"] > 0
