@@ -1,6 +1,7 @@
 """Settings in sentences: named by reference, spelled once, and no flag written by hand."""
 
 import ast
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 
 import blankfill
 from blankfill.cli.main import main
-from blankfill.errors import Problem, UserError, in_flags, in_keys, setting, template_of, within
+from blankfill.errors import ConfigError, Problem, UserError, in_flags, in_keys, setting, template_of, within
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.run import finetune
 from blankfill.system.console import say, settings_as_flags, worded
+from blankfill.system.reading import UnreadableError
+from blankfill.training.faults import NonFiniteError
 
 SOURCE = Path(blankfill.__file__).parent
 FLAG = re.compile(r"(?<![\w…-])--[a-z…]")
@@ -120,6 +123,21 @@ def test_a_setting_has_two_spellings(reference: str, key: str, flag: str) -> Non
     assert in_flags(sentence) == f"give {flag}, or leave it out"
     error = UserError(f"a: {UserError(sentence).template}")
     assert str(error) == f"a: give {key}, or leave it out" and in_flags(error.sentence).startswith(f"a: give {flag},")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("lower " + setting("train.lr", 'a"b')), ConfigError([f"lower {setting('train.lr')}", "plain"]),
+        UnreadableError(f"see {setting('train.lr')}", missing=True), NonFiniteError(7, f"lower {setting('train.lr')}"),
+        UserError("x" * 5000 + setting("train.lr")),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_error_of_another_process_keeps_its_settings(error: UserError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and vars(again) == vars(error) and str(again) == str(error)
+    assert "--train.lr" in in_flags(again.sentence)
 
 
 def test_only_settings_of_a_section_move_into_it() -> None:
