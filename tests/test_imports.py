@@ -134,7 +134,7 @@ def test_models_never_import_distributed() -> None:
         "blankfill",
         "blankfill.objectives",
         "blankfill.families",
-        "blankfill.families.form",
+        "blankfill.families.checkpoint_format",
         "blankfill.config.recipe",
         "blankfill.corpus.prepare",
         "blankfill.tasks.datasets.registry",

@@ -1,6 +1,7 @@
 """Settings in sentences: named by reference, spelled once, and no flag written by hand."""
 
 import ast
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 
 import blankfill
 from blankfill.cli.main import main
-from blankfill.errors import Problem, UserError, in_flags, in_keys, setting, template_of, within
+from blankfill.errors import ConfigError, Problem, UserError, in_flags, in_keys, setting, template_of, within
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.run import finetune
 from blankfill.system.console import say, settings_as_flags, worded
+from blankfill.system.reading import UnreadableError
+from blankfill.training.faults import NonFiniteError
 
 SOURCE = Path(blankfill.__file__).parent
 FLAG = re.compile(r"(?<![\w…-])--[a-z…]")
@@ -62,6 +65,28 @@ def test_no_sentence_writes_a_flag_by_hand() -> None:
     assert sentences == [], "write setting(…) of errors.py"
 
 
+RECIPES = ("objectives/", "families/", "config/", "model/config.py")
+"""Where sentences are about a recipe: `config.recipe.in_settings` makes references of the keys in them."""
+KEY = re.compile(r"(?<![\w./-])(?:corpus|objective|model|train|distil)\.[a-z][a-z0-9_]*\b")
+
+
+def keys_by_hand(place: str, tree: ast.AST) -> list[str]:
+    """The strings of a file that name an option of a recipe among other words, and no file."""
+    keys = [(line, text) for line, text in texts(tree) if " " in text and KEY.search(text)]
+    return [f"{place}, line {line}: {text!r}" for line, text in keys if ".safetensors" not in text]
+
+
+def test_no_sentence_writes_a_key_by_hand() -> None:
+    """Else the command line would name some settings of a sentence by flags, and others by keys."""
+    sentences: list[str] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        place = path.relative_to(SOURCE).as_posix()
+        if not place.startswith(RECIPES):
+            sentences += keys_by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
+    assert sentences == [], "write setting(…) of errors.py"
+    assert len(keys_by_hand("made.py", ast.parse('say(f"lower train.lr {x}")\nf("train.lr")'))) == 1
+
+
 @pytest.mark.parametrize(
     ("code", "count"),
     [
@@ -98,6 +123,21 @@ def test_a_setting_has_two_spellings(reference: str, key: str, flag: str) -> Non
     assert in_flags(sentence) == f"give {flag}, or leave it out"
     error = UserError(f"a: {UserError(sentence).template}")
     assert str(error) == f"a: give {key}, or leave it out" and in_flags(error.sentence).startswith(f"a: give {flag},")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("lower " + setting("train.lr", 'a"b')), ConfigError([f"lower {setting('train.lr')}", "plain"]),
+        UnreadableError(f"see {setting('train.lr')}", missing=True), NonFiniteError(7, f"lower {setting('train.lr')}"),
+        UserError("x" * 5000 + setting("train.lr")),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_error_of_another_process_keeps_its_settings(error: UserError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and vars(again) == vars(error) and str(again) == str(error)
+    assert "--train.lr" in in_flags(again.sentence)
 
 
 def test_only_settings_of_a_section_move_into_it() -> None:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blankfill.checkpoint.hf_loading import open_foreign
+from blankfill.checkpoint.hf_loading import open_external
 from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.weights import COMPARED, open_weights
 from blankfill.convert.check import our_scores
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.types import Vocabulary
@@ -94,14 +94,16 @@ def theirs(folder: Path, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(folder: Path, ids: torch.Tensor, start: int = 0) -> tuple[TransformerConfig, torch.Tensor]:
     """Our configuration of a folder, and the scores that we give words."""
-    checkpoint = open_foreign(folder)
-    model = Transformer(checkpoint.form.config).eval()
+    checkpoint = open_external(folder)
+    model = Transformer(checkpoint.checkpoint_format.config).eval()
     model.load_state_dict(checkpoint.state())
     vocabulary = Vocabulary(VOCABULARY.size, {**VOCABULARY.roles, checkpoint.objective.decoder_start or "pad": start})
     loaded = Loaded(model, cast(Tokenizer, None), vocabulary, checkpoint.objective, folder)
     with torch.inference_mode():
-        row = checkpoint.objective.format(vocabulary, checkpoint.form.config.position_sizes).export_row(ids.numpy())
-        return checkpoint.form.config, our_scores(loaded, row)
+        row = checkpoint.objective.format(vocabulary, checkpoint.checkpoint_format.config.position_sizes).export_row(
+            ids.numpy()
+        )
+        return checkpoint.checkpoint_format.config, our_scores(loaded, row)
 
 
 def same_scores(folder: Path, kind: str) -> TransformerConfig:
@@ -166,7 +168,7 @@ def test_what_has_no_place_here_is_refused(tmp_path: Path, family: str, kind: st
     assert same_scores(tmp_path, kind).tied
     put(tmp_path, {**weights, copy: other(weights[words])})
     with pytest.raises(UserError, match=rf"{copy} differs from {words}, .*one table for both") as caught:
-        open_foreign(tmp_path)
+        open_external(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -178,10 +180,12 @@ def test_a_glm_with_another_output_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(form.family.write(config)), encoding="utf-8")
     weights = form.table.to_theirs(build(config, seed=4).state_dict())
     put(tmp_path, {**weights, "lm_head.weight": weights["word_embeddings.weight"]})
-    assert open_foreign(tmp_path).form.config == form.family.read(form.family.write(config), weights.keys())
+    assert open_external(tmp_path).checkpoint_format.config == form.family.read(
+        form.family.write(config), weights.keys()
+    )
     put(tmp_path, {**weights, "lm_head.weight": other(weights["word_embeddings.weight"])})
     with pytest.raises(UserError, match=r"lm_head\.weight differs from word_embeddings\.weight"):
-        open_foreign(tmp_path)
+        open_external(tmp_path)
 
 
 @pytest.mark.parametrize(("family", "kind"), MODELS)
@@ -205,13 +209,13 @@ def test_a_t5_that_scales_its_own_output_table_goes_back_to_transformers(tmp_pat
     """Written in our words, with both settings that older and newer versions of transformers read."""
     weights = saved(tmp_path, "t5", "T5ForConditionalGeneration")
     put(tmp_path, {**weights, "lm_head.weight": other(weights["shared.weight"])})
-    checkpoint = open_foreign(tmp_path)
+    checkpoint = open_external(tmp_path)
     _, expected = theirs(tmp_path, "T5ForConditionalGeneration")
-    values = checkpoint.form.family.write(checkpoint.form.config)
+    values = checkpoint.checkpoint_format.family.write(checkpoint.checkpoint_format.config)
     (tmp_path / "config.json").write_text(json.dumps({**values, "pad_token_id": 0}), encoding="utf-8")
-    put(tmp_path, checkpoint.form.table.to_theirs(checkpoint.state()))
-    assert (checkpoint.form.config.tied, checkpoint.form.config.scale_logits) == (False, True)
-    assert open_foreign(tmp_path).form.config == checkpoint.form.config
+    put(tmp_path, checkpoint.checkpoint_format.table.to_theirs(checkpoint.state()))
+    assert (checkpoint.checkpoint_format.config.tied, checkpoint.checkpoint_format.config.scale_logits) == (False, True)
+    assert open_external(tmp_path).checkpoint_format.config == checkpoint.checkpoint_format.config
     torch.testing.assert_close(theirs(tmp_path, "T5ForConditionalGeneration")[1], expected)
 
 
@@ -240,4 +244,4 @@ def test_one_weight_under_two_names_is_refused(tmp_path: Path) -> None:
     name = "bert.embeddings.LayerNorm.weight"
     put(tmp_path, {**weights, "bert.embeddings.LayerNorm.gamma": other(weights[name])})
     with pytest.raises(UserError, match=r"1 unknown \(bert\.embeddings\.LayerNorm\."):
-        open_foreign(tmp_path)
+        open_external(tmp_path)

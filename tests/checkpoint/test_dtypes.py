@@ -17,7 +17,7 @@ from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.convert.exporting import export_model
 from blankfill.convert.importing import import_model
 from blankfill.embedding.embed import Embedder
-from blankfill.families.form import form_of
+from blankfill.families.checkpoint_format import checkpoint_format_of
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.model_setup import load_pretrained
 from blankfill.generation.fill import Filler
@@ -89,7 +89,7 @@ def write_folder(folder: Path, dtype: torch.dtype, width: int = 32, layers: int 
     )  # fmt: skip
     model = build(config).to(dtype)
     vocabulary = tokenizer.vocabulary()
-    form = form_of(config, objective, vocabulary)
+    form = checkpoint_format_of(config, objective, vocabulary)
     assert not isinstance(form, str), form
     folder.mkdir()
     values = {"name": "bert", "length": 48, "next_sentence": False}

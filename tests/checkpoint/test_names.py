@@ -10,8 +10,8 @@ import torch
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.families.electra import ELECTRA
-from blankfill.families.form import CheckpointFormat, form_of
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
@@ -82,7 +82,7 @@ def vocabulary(pad: int = 0) -> Vocabulary:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_there_and_back_changes_no_bit(name: str) -> None:
     config = CONFIGS[name]
-    form = form_of(config, OBJECTIVES[name.split()[0]], vocabulary())
+    form = checkpoint_format_of(config, OBJECTIVES[name.split()[0]], vocabulary())
     assert isinstance(form, CheckpointFormat)
     ours = build(config, seed=3).state_dict()
     theirs = form.table.to_theirs(ours)
@@ -117,14 +117,16 @@ FORMLESS = {
 @pytest.mark.parametrize("recipe", sorted(FORMLESS))
 def test_recipes_that_transformers_has_no_class_for(recipe: str) -> None:
     made = load_recipe(recipe)
-    assert form_of(made.model_config(300), made.objective, Vocabulary(300, dict(ROLES))) == FORMLESS[recipe]
+    assert (
+        checkpoint_format_of(made.model_config(300), made.objective, Vocabulary(300, dict(ROLES))) == FORMLESS[recipe]
+    )
 
 
 @pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - FORMLESS.keys()))
 def test_every_recipe_has_a_form(recipe: str) -> None:
     made = load_recipe(recipe)
     vocabulary = Vocabulary(300, dict(ROLES))
-    form = form_of(made.model_config(300), made.objective, vocabulary)
+    form = checkpoint_format_of(made.model_config(300), made.objective, vocabulary)
     assert isinstance(form, CheckpointFormat)
     assert form.family.name == made.model.family.removesuffix("-v1.1")  # one form for both versions of T5
 
@@ -137,13 +139,13 @@ def test_every_recipe_has_a_form(recipe: str) -> None:
 ])  # fmt: skip
 def test_what_a_family_cannot_say_is_told(change: dict[str, object], message: str) -> None:
     config = dataclasses.replace(CONFIGS["bert"], **change)
-    form = form_of(config, OBJECTIVES["bert"], vocabulary())
+    form = checkpoint_format_of(config, OBJECTIVES["bert"], vocabulary())
     assert isinstance(form, str)
     assert message in form
 
 
 def test_a_causal_model_in_roberta_clothes_has_no_form() -> None:
-    form = form_of(CONFIGS["roberta"], Gpt(16), vocabulary())
+    form = checkpoint_format_of(CONFIGS["roberta"], Gpt(16), vocabulary())
     assert isinstance(form, str)
     assert "gpt2 has no" in form
 
@@ -151,7 +153,9 @@ def test_a_causal_model_in_roberta_clothes_has_no_form() -> None:
 def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
     """Its norms have eps 1e-12; with another one the model is a RoBERTa whose position rows are moved."""
     named = [
-        form_of(dataclasses.replace(CONFIGS["distilbert"], norm_eps=eps), OBJECTIVES["distilbert"], vocabulary())
+        checkpoint_format_of(
+            dataclasses.replace(CONFIGS["distilbert"], norm_eps=eps), OBJECTIVES["distilbert"], vocabulary()
+        )
         for eps in (1e-12, 1e-5)
     ]
     assert [(form.family.name, form.shift) for form in named if isinstance(form, CheckpointFormat)] == [
@@ -162,7 +166,7 @@ def test_positions_from_0_are_distilberts_where_it_can_say_the_rest() -> None:
 @pytest.mark.parametrize(("pad", "first_row"), [(0, 1), (1, 2), (5, 6)])
 def test_roberta_positions_begin_behind_the_padding(pad: int, first_row: int) -> None:
     config = CONFIGS["roberta"]
-    form = form_of(config, Mlm(16), vocabulary(pad))
+    form = checkpoint_format_of(config, Mlm(16), vocabulary(pad))
     assert isinstance(form, CheckpointFormat)
     ours = build(config, seed=1).state_dict()
     table = form.table.to_theirs(ours)["roberta.embeddings.position_embeddings.weight"]
@@ -171,7 +175,7 @@ def test_roberta_positions_begin_behind_the_padding(pad: int, first_row: int) ->
 
 
 def test_a_padding_far_behind_has_no_form() -> None:
-    form = form_of(CONFIGS["roberta"], Mlm(16), vocabulary(29_000))
+    form = checkpoint_format_of(CONFIGS["roberta"], Mlm(16), vocabulary(29_000))
     assert isinstance(form, str)
     assert "29000" in form
 
@@ -249,7 +253,7 @@ def test_bart_positions_begin_at_2() -> None:
     config = CONFIGS["bart"]
     ours = build(config, seed=1).state_dict()
     for offset, first in ((0, 2), (2, 0), (3, -1)):
-        form = form_of(config, Bart(13, position_offset=offset), vocabulary())
+        form = checkpoint_format_of(config, Bart(13, position_offset=offset), vocabulary())
         assert isinstance(form, CheckpointFormat) and form.shift == first
         theirs = form.table.to_theirs(ours)
         table = theirs["model.encoder.embed_positions.weight"]

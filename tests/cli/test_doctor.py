@@ -122,7 +122,7 @@ def test_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     printed = capsys.readouterr().out
     assert "matrix products on cpu, bf16  300.0 GFLOP/s" in printed
     assert "memory, one core              20 GB/s" in printed
-    assert "train.precision auto computes in" in printed
+    assert "--train.precision auto computes in" in printed
     assert "3 times the fp32 rate" in printed
     assert "[text]" in printed
 

@@ -152,13 +152,14 @@ def test_a_run_that_does_not_fit_is_refused(
     message = capsys.readouterr()
     assert "Parameters" in message.out  # the figures are shown all the same
     memory, disk = message.err.splitlines()
-    assert re.match(r"blankfill: with 12 rows of 1,024 tokens at a time .* train\.micro_batch \d+ fits", memory)
+    assert re.match(r"blankfill: with 12 rows of 1,024 tokens at a time .* --train\.micro-batch \d+ fits", memory)
     assert re.match(r"blankfill: the checkpoints of this run take up to .* on disk", disk)
-    (rows,) = re.findall(r"train\.micro_batch (\d+) fits and", memory)
+    (rows,) = re.findall(r"train\.micro-batch (\d+) fits and", memory)
     assert cli.main(["plan", "--no-measure", "--recipe", "gpt2", "--train.micro-batch", rows]) == 2
     assert "of memory" not in capsys.readouterr().err  # the advice helps; the disk is as small as before
     problems = planned(capsys, "--recipe", "gpt2", code=2)["problems"]
-    assert [f"blankfill: {problem}" for problem in problems] == [memory, disk.replace("--out", "out")]
+    assert f"train.micro_batch={rows} fits" in problems[0]  # stored sentences name settings by keys
+    assert problems[1] == disk.removeprefix("blankfill: ").replace("--out", "out")
 
 
 def test_token_files_of_another_tokenizer(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_layout import hf_layout_of
-from blankfill.checkpoint.hf_loading import open_foreign
+from blankfill.checkpoint.hf_loading import open_external
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
@@ -27,7 +27,7 @@ from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.families.glm import sizes_from_shapes
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
@@ -346,14 +346,14 @@ def test_the_memory_that_is_told_is_what_the_tensors_take(tmp_path: Path) -> Non
     """Plain tensors stay as they are mapped; those that are put together or converted are copied."""
     folder = write_model(tmp_path / "model", "bert")
     (folder / "state.json").unlink()
-    checkpoint = open_foreign(folder)
+    checkpoint = open_external(folder)
     weights = load_file(folder / "model.safetensors")
     assert checkpoint.parameters == sum(tensor.numel() for tensor in weights.values())
     fused = sum(tensor.numel() for name, tensor in weights.items() if "attention.self" in name)
     assert checkpoint.memory == 4 * (checkpoint.parameters + fused)
     store.write_weights(folder / "model.safetensors", {name: tensor.half() for name, tensor in weights.items()})
-    assert open_foreign(folder).memory == 2 * (checkpoint.parameters + fused)
-    assert open_foreign(folder, dtype=torch.float32).memory == 6 * checkpoint.parameters
+    assert open_external(folder).memory == 2 * (checkpoint.parameters + fused)
+    assert open_external(folder, dtype=torch.float32).memory == 6 * checkpoint.parameters
 
 
 def test_bad_places_are_told_and_nothing_is_left(tmp_path: Path, monkeypatch: Any) -> None:

@@ -166,7 +166,7 @@ def test_names_are_known_without_torch() -> None:
     code = (
         "import sys\n"
         "from blankfill.families import weight_names_by_type\n"
-        "from blankfill.families.form import family_of\n"
+        "from blankfill.families.checkpoint_format import family_of\n"
         "assert family_of('xlnet', '').name == 'xlnet' and len(weight_names_by_type()) > 10\n"
         "sys.exit('torch' in sys.modules)"
     )

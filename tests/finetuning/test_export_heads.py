@@ -252,7 +252,7 @@ def test_other_heads_and_folders_are_refused(tuned: Tuned, tmp_path: Path) -> No
     with pytest.raises(UserError, match="is there already and not empty"):
         export_model(tuned("bert", "sst2"), tmp_path / "full")
     with pytest.raises(UserError, match="cannot be exported: "):
-        pretrained.the_form(load_model(family_folder(tmp_path / "pre", "bert", norm="pre")))
+        pretrained.export_format(load_model(family_folder(tmp_path / "pre", "bert", norm="pre")))
 
 
 def test_a_difference_leaves_nothing_behind(tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

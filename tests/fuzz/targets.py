@@ -245,7 +245,7 @@ def bert() -> dict[str, bytes]:
     from safetensors.torch import save
 
     from blankfill.families import weight_names
-    from blankfill.families.form import CheckpointFormat
+    from blankfill.families.checkpoint_format import CheckpointFormat
     from blankfill.model.config import TransformerConfig
     from blankfill.model.transformer import build
 

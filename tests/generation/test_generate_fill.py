@@ -318,7 +318,7 @@ def test_errors_say_what_to_do(name: str) -> None:
         Filler(ready).fill("the cat sat")
     with pytest.raises(UserError, match=r"the text has \d+ tokens .* at most 1[67]; shorten"):
         Filler(ready).fill("the cat [MASK] " * 12)
-    with pytest.raises(UserError, match="top is 0"):
+    with pytest.raises(UserError, match="top_k is 0"):
         Filler(ready).fill("the [MASK]", top_k=0)
     with pytest.raises(UserError, match='lengths is "many"'):
         Filler(ready).fill("the [MASK]", lengths="many")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from blankfill.data.batching import collate
 from blankfill.families import weight_names
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.training.loss import loss_sums
 from blankfill.types import AttentionRule, Batch, Example

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from blankfill.checkpoint import store
 from blankfill.data.batching import collate
 from blankfill.families import weight_names, weight_names_by_type
-from blankfill.families.form import CheckpointFormat, form_of
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import config_values
 from blankfill.model.transformer import Transformer, build
@@ -78,7 +78,7 @@ def test_a_model_without_the_head_refuses(vocabulary: Vocabulary) -> None:
 def test_checkpoints_keep_the_head_beside_berts_weights(
     model: Transformer, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    form = form_of(model.config, OBJECTIVE, vocabulary)
+    form = checkpoint_format_of(model.config, OBJECTIVE, vocabulary)
     assert isinstance(form, CheckpointFormat) and form.family.name == "spanbert"
     assert form.config_json(vocabulary)["architectures"] == ["BertForMaskedLM"]
     assert weight_names_by_type()["bert"] is weight_names()["bert"]

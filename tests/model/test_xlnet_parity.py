@@ -12,7 +12,7 @@ from test_parity import gradients, ours
 
 from blankfill.attention.kernels import Kernel
 from blankfill.data.batching import collate
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Xlnet
 from blankfill.objectives.xlnet import XlnetChoice, with_memory

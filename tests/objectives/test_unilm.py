@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blankfill.data.batching import collate
 from blankfill.data.sampler import Sampler
-from blankfill.families.form import form_of
+from blankfill.families.checkpoint_format import checkpoint_format_of
 from blankfill.families.options import ModelOptions
 from blankfill.model.transformer import build
 from blankfill.objectives import Unilm
@@ -119,7 +119,7 @@ def test_transformers_bert_answers_the_same_under_the_same_mask(mode: str, vocab
     options = ModelOptions(family="bert", hidden_size=32, num_layers=2, num_heads=4, dropout=0.0, attention_dropout=0.0)
     config = options.config(64, objective.position_sizes(), pairs=bool(objective.labels()))
     model = build(config, 3)
-    form = form_of(config, objective, vocabulary)
+    form = checkpoint_format_of(config, objective, vocabulary)
     assert not isinstance(form, str)
     values = form.config_json(vocabulary)
     theirs = getattr(transformers, values["architectures"][0])(transformers.BertConfig(**values)).eval()

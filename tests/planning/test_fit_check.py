@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blankfill.config.recipe import load_recipe
-from blankfill.errors import UserError
+from blankfill.errors import UserError, in_keys
 from blankfill.model.config import TransformerConfig
 from blankfill.planning import estimate
 from blankfill.planning.fit_check import AvailableSpace, available_space, fit_problems, largest_micro, memory_remedy
@@ -42,7 +42,7 @@ def test_the_advised_micro_batch_is_the_largest_that_fits(free: float) -> None:
     config, options, _ = bert()
     (sentence,) = judged(memory=int(free))
     assert "with 8 rows of 512 tokens at a time" in sentence
-    plain, again = (int(number) for number in re.findall(r"train\.micro_batch (\d+)", sentence))
+    plain, again = (int(number) for number in re.findall(r"train\.micro_batch=(\d+)", sentence))
 
     def peak(rows: int, checkpointing: bool) -> int:
         return estimate.memory(config, SHAPE, options, COMPUTING, rows, checkpointing).peak
@@ -76,7 +76,7 @@ def test_advice_when_not_one_row_fits() -> None:
 
     assert fits(columns)
     assert not fits(columns + 8)
-    layers = re.search(r"model\.num_layers (\d+)", sentence)
+    layers = re.search(r"model\.num_layers=(\d+)", in_keys(sentence))
     if layers:
         fewer = dataclasses.replace(config, num_layers=int(layers[1]))
         assert estimate.memory(fewer, big, options, COMPUTING, 1, True).peak <= free
@@ -85,7 +85,7 @@ def test_advice_when_not_one_row_fits() -> None:
 def test_a_lean_optimiser_is_advised_where_it_helps() -> None:
     config, options, _ = bert()
     (sentence,) = judged(memory=int(6e9))
-    assert "train.optimizer adafactor with train.gradient_checkpointing and train.micro_batch 1" in sentence
+    assert "train.optimizer=adafactor with train.gradient_checkpointing=True and train.micro_batch=1" in sentence
     lean = dataclasses.replace(options, optimizer="adafactor")
     assert estimate.memory(config, SHAPE, lean, COMPUTING, 1, True).peak <= 6e9
     assert "model.num_layers" in sentence
@@ -105,14 +105,14 @@ def test_short_rows_are_counted_in_rows_of_the_full_length() -> None:
     assert parts[0].micro_batch == 4 * parts[1].micro_batch
     free = estimate.memory(config, short, options, COMPUTING, 20, False).peak
     (sentence,) = fit_problems(config, parts, options, COMPUTING, AvailableSpace(free, PLENTY, PLENTY), 30522)
-    assert "train.micro_batch 5 fits and computes the same but for dropout" in sentence
+    assert "train.micro_batch=5 fits and computes the same but for dropout" in sentence
 
 
 def test_disk() -> None:
     config, options, _ = bert()
     size = estimate.checkpoint_bytes(config, options)
     (sentence,) = judged(disk=4 * size - 1)
-    assert "train.save_total_limit 1 needs" in sentence
+    assert "train.save_total_limit=1 needs" in sentence
     assert f"free {1} B more" in sentence
     (sentence,) = judged(disk=2 * size)
     assert "train.save_total_limit" not in sentence
@@ -151,5 +151,5 @@ def test_space_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"torch finds no CUDA GPU here; use train\.device cpu or auto"):
+    with pytest.raises(UserError, match=r"torch finds no CUDA GPU here; use train\.device=cpu or auto"):
         available_space("cuda:1", tmp_path)

@@ -171,8 +171,8 @@ def test_another_teacher_is_refused(distilled: Path, teacher: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"model__hidden_size": 16}, r"model.hidden_size is 16 and the teacher's is 32; .*distil.start drawn"),
-    ({"model__hidden_size": 16}, "have no cosine; set model.hidden_size 32 or distil.hidden_weight 0"),
+    ({"model__hidden_size": 16}, r"model.hidden_size is 16 and the teacher's is 32; .*distil.start=drawn"),
+    ({"model__hidden_size": 16}, "have no cosine; set model.hidden_size=32 or distil.hidden_weight=0"),
     ({"model__num_layers": 3}, "model.num_layers is 3 and the teacher has 2"),
     ({"objective__length": 40}, "reads 32 tokens at most; lower it to 32"),
     ({"distil__layers": [0, 1]}, "distil.layers names 2 layers and model.num_layers is 1"),

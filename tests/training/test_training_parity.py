@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from blankfill.data.batching import collate
 from blankfill.families import weight_names
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer

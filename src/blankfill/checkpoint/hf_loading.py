@@ -16,9 +16,9 @@ import torch
 
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError
-from blankfill.families.form import CheckpointFormat, family_of
+from blankfill.families.checkpoint_format import CheckpointFormat, family_of
 from blankfill.families.glm import BLOCKS, sizes_from_shapes
-from blankfill.families.head_form import names_of_head
+from blankfill.families.head_format import names_of_head
 from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
@@ -33,29 +33,29 @@ GLM_POINTER = "latest_checkpointed_iteration.txt"
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalCheckpoint:
     """A checkpoint of another program: opened and checked, its weights not yet read."""
 
     path: Path
-    form: CheckpointFormat
+    checkpoint_format: CheckpointFormat
     objective: Objective
     weights: Weights
 
     def state(self) -> dict[str, torch.Tensor]:
         """Read the state dict of our model; tensors that need no change stay memory-mapped."""
-        return self.form.table.to_ours(self.weights, str(self.path))
+        return self.checkpoint_format.table.to_ours(self.weights, str(self.path))
 
     @property
     def parameters(self) -> int:
         """Number of weights of the model."""
-        return sum(tensor.numel() for tensor in skeleton(self.form.config).values())
+        return sum(tensor.numel() for tensor in skeleton(self.checkpoint_format.config).values())
 
     @property
     def memory(self) -> int:
         """Bytes that `state` takes once it is read: the tensors of the file, mapped or not, and copies of those that
         are converted, transposed or joined."""
-        names, total = self.form.table.match(self.weights, str(self.path)), 0
-        for rule in self.form.table.rules:
+        names, total = self.checkpoint_format.table.match(self.weights, str(self.path)), 0
+        for rule in self.checkpoint_format.table.rules:
             for name in (name for name in rule.theirs if name in names):
                 size, dtype = math.prod(self.weights.shapes[names[name]]), self.weights.dtypes[names[name]]
                 stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == self.weights.target
@@ -69,7 +69,7 @@ def skeleton(config: TransformerConfig) -> dict[str, torch.Tensor]:
         return Transformer(config).state_dict()
 
 
-def is_foreign(path: Path) -> bool:
+def is_external(path: Path) -> bool:
     """Return whether a path is a weight file of another program, or a folder with one."""
     if path.is_file():
         return path.suffix in (".pt", ".bin", ".safetensors")
@@ -90,7 +90,7 @@ def glm_file(folder: Path) -> Path | None:
     return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
 
 
-def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None = None) -> Foreign:
+def open_external(path: Path, heads: int | None = None, dtype: torch.dtype | None = None) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
@@ -118,11 +118,11 @@ def open_foreign(path: Path, heads: int | None = None, dtype: torch.dtype | None
         raise UserError(f"{folder}: {error.template}") from None
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
-    form = with_own_tables(CheckpointFormat(family, config), weights)
-    if form.config.tied != config.tied:
+    checkpoint_format = with_own_tables(CheckpointFormat(family, config), weights)
+    if checkpoint_format.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
-    check_shapes(form, weights)
-    return Foreign(path, form, objective_of(family, form.config, values), weights)
+    check_shapes(checkpoint_format, weights)
+    return ExternalCheckpoint(path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -164,36 +164,36 @@ def objective_of(family: WeightNames, config: TransformerConfig, values: Mapping
     return objective
 
 
-def with_own_tables(form: CheckpointFormat, weights: Weights) -> CheckpointFormat:
+def with_own_tables(checkpoint_format: CheckpointFormat, weights: Weights) -> CheckpointFormat:
     """Choose between tied and separate output embeddings for a file that holds both: tied where they are equal.
 
     Other programs compute with both tables where they differ, whatever config.json says. UserError where ours cannot.
     """
-    table = form.table
+    table = checkpoint_format.table
     names = {table.canonical(name): name for name in weights}
     pairs = [(copy, source) for copy, source in table.copies.items() if copy in names and source in names]
     differing = {copy: source for copy, source in pairs if not weights.equal(names[copy], names[source])}
     if not differing:
-        return form
-    free = replace(form, config=replace(form.config, tied=False))
+        return checkpoint_format
+    free = replace(checkpoint_format, config=replace(checkpoint_format.config, tied=False))
     if differing.keys() <= free.table.names:
         return free
     copy, source = next((copy, source) for copy, source in differing.items() if copy not in free.table.names)
     raise UserError(
-        f"{weights.where}: {names[copy]} differs from {names[source]}, and this program's {form.family.name} has one "
-        "table for both; this checkpoint cannot be imported"
+        f"{weights.where}: {names[copy]} differs from {names[source]}, and this program's "
+        f"{checkpoint_format.family.name} has one table for both; this checkpoint cannot be imported"
     )
 
 
-def check_shapes(form: CheckpointFormat, weights: Weights) -> None:
+def check_shapes(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
     """Raise UserError when names or shapes in a file are not those of its architecture; no weight is read."""
-    table = form.table
+    table = checkpoint_format.table
     names = table.match(weights, str(weights.where))
     if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
         raise UserError(f"{weights.where}: {whole[0]} holds integers, and weights are floats; is the file quantised?")
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
-        for name, shape in table.shapes(skeleton(form.config)).items()
+        for name, shape in table.shapes(skeleton(checkpoint_format.config)).items()
         if name in names and weights.shapes[names[name]] != shape
     ]
     if wrong:

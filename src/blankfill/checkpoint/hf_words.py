@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blankfill.checkpoint.hf_loading import Foreign
+from blankfill.checkpoint.hf_loading import ExternalCheckpoint
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError, setting
 from blankfill.system.console import say
 from blankfill.types import Vocabulary
 
 
-def read_tokenizer(checkpoint: Foreign, given: Path | None = None) -> Tokenizer:
+def read_tokenizer(checkpoint: ExternalCheckpoint, given: Path | None = None) -> Tokenizer:
     """Read the tokenizer of a model: the given file, or the one beside its weights. Where the family's own code adds
     tokens to a WordPiece vocabulary that lacks them, this function adds them too."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
@@ -23,19 +23,19 @@ def read_tokenizer(checkpoint: Foreign, given: Path | None = None) -> Tokenizer:
         raise UserError(
             f"{error.template} Put the model's own beside its weights, or name it with {setting('tokenizer')}."
         ) from error
-    if added := checkpoint.form.family.added_roles:
+    if added := checkpoint.checkpoint_format.family.added_roles:
         missing = tokenizer.vocabulary().missing(added)
         if missing and not tokenizer.is_wordpiece:  # other vocabularies have gaps of their own
             raise UserError(
                 f"{given or folder}: the tokenizer has no token for {', '.join(missing)}; give a tokenizer.json that "
                 "has them where the checkpoint's own code puts them"
             )
-        if missing and tokenizer.size + len(missing) <= checkpoint.form.config.vocab_size:
+        if missing and tokenizer.size + len(missing) <= checkpoint.checkpoint_format.config.vocab_size:
             say(f"the tokenizer has no token for {', '.join(missing)}; added at its end, as the family's own code does")
             tokenizer = tokenizer.with_roles(missing)
     return tokenizer
 
 
-def roles_unsaid(checkpoint: Foreign, vocabulary: Vocabulary) -> dict[str, int]:
+def roles_unsaid(checkpoint: ExternalCheckpoint, vocabulary: Vocabulary) -> dict[str, int]:
     """Return roles of tokens that their names do not show."""
-    return checkpoint.form.family.unnamed_roles(vocabulary.roles)
+    return checkpoint.checkpoint_format.family.unnamed_roles(vocabulary.roles)

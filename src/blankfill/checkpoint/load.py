@@ -17,7 +17,7 @@ import torch
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dtypes import name_of
-from blankfill.checkpoint.hf_loading import Foreign, is_foreign, open_foreign
+from blankfill.checkpoint.hf_loading import ExternalCheckpoint, is_external, open_external
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
@@ -73,8 +73,8 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
         raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
     if (path / store.STATE).exists():
         return _from_checkpoint(store.read(path, with_optimizer=False), _tokenizer_folder(path), device, dtype)
-    if not (path / "checkpoints").exists() and is_foreign(path):
-        return _from_foreign(open_foreign(path, dtype=dtype), device)
+    if not (path / "checkpoints").exists() and is_external(path):
+        return _from_external(open_external(path, dtype=dtype), device)
     if not path.is_dir():
         raise UserError(f"{path}: not a model; give a run folder, an imported model or a transformers folder")
     damaged: list[str] = []
@@ -118,14 +118,20 @@ def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str, dt
     return dataclasses.replace(loaded, embedding_lr_multiplier=embedding_lr_multiplier)
 
 
-def _from_foreign(checkpoint: Foreign, device: str) -> Loaded:
+def _from_external(checkpoint: ExternalCheckpoint, device: str) -> Loaded:
     tokenizer = read_tokenizer(checkpoint)
     if checkpoint.weights.converted:
         dtype = name_of(checkpoint.weights.target)
         say(f"{checkpoint.path}: {checkpoint.weights.converted} weights are converted to {dtype}")
     vocabulary = with_roles_of(tokenizer.vocabulary(), roles_unsaid(checkpoint, tokenizer.vocabulary()))
     return _loaded(
-        checkpoint.form.config, checkpoint.state(), tokenizer, vocabulary, checkpoint.objective, checkpoint.path, device
+        checkpoint.checkpoint_format.config,
+        checkpoint.state(),
+        tokenizer,
+        vocabulary,
+        checkpoint.objective,
+        checkpoint.path,
+        device,
     )
 
 

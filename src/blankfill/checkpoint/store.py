@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blankfill.errors import UserError, setting
-from blankfill.families.form import CheckpointFormat, form_from_state
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_from_state
 from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
 from blankfill.objectives import Objective, objective_from_values
@@ -36,7 +36,7 @@ from blankfill.system.reading import UnreadableError, field, read_json, read_nam
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
-"""File of the heads for which the form of a model has no place (`Table.apart`)."""
+"""File of the heads for which the format of a model has no place (`Table.apart`)."""
 
 GONE = ".gone"
 """Suffix of the name of a checkpoint that is being removed."""
@@ -45,14 +45,14 @@ OWN_SUM = "state_sha256"
 """Key in state.json: the checksum of all other keys; checkpoints of version 0.1 have none."""
 
 REST = "rest."
-"""Prefix, in the optimiser's file, of the names for which the form of a model has no place."""
+"""Prefix, in the optimiser's file, of the names for which the format of a model has no place."""
 
 
 @dataclass(frozen=True)
 class HFLayout:
-    """The layout of checkpoints for other programs: the form of the weights, and the texts of the files beside them."""
+    """The layout of checkpoints for other programs: the format of the weights, and the texts of files beside them."""
 
-    form: CheckpointFormat
+    checkpoint_format: CheckpointFormat
     files: Mapping[str, str]
 
 
@@ -160,12 +160,12 @@ def write_checkpoint(
 ) -> None:
     """Write all parts of a checkpoint through a writer; see `save`."""
     if hf_layout is not None:
-        table = hf_layout.form.table
+        table = hf_layout.checkpoint_format.table
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
         if heads := table.kept_apart(model):
             writer.write(HEADS, heads)
         model, optimizer = table.to_theirs(model), {**optimizer, **rest}
-        state = {**state, "names": hf_layout.form.state()}
+        state = {**state, "names": hf_layout.checkpoint_format.state()}
         for name, text in hf_layout.files.items():
             writer.write_text(name, text)
     writer.write(MODEL, model)
@@ -273,8 +273,10 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
     model, optimizer = loaded[MODEL], loaded[OPTIMIZER]
     rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
     if state.get("names"):
-        form = form_from_state(field(state, "names", dict, path / STATE), model_of(state, path), path / STATE)
-        model = form.table.to_ours(model, str(path / MODEL))
+        checkpoint_format = checkpoint_format_from_state(
+            field(state, "names", dict, path / STATE), model_of(state, path), path / STATE
+        )
+        model = checkpoint_format.table.to_ours(model, str(path / MODEL))
         put_back(model, {name: part for name, part in rest.items() if name in model})
         model.update(loaded[HEADS])
     return Checkpoint(path, state["step"], state, model, optimizer)

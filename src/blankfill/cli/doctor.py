@@ -211,7 +211,7 @@ def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variable
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Print it as tables."""
-    from blankfill.system.console import amount, show, table
+    from blankfill.system.console import amount, show, table, worded
 
     facts = report["environment"]
     rows = []
@@ -229,7 +229,7 @@ def show_report(report: Mapping[str, Any]) -> None:
         ("disk, free", amount(measured["disk_free"], "B")),
     ])  # fmt: skip
     chosen = report["precision"]
-    show(f"train.precision auto computes in {chosen['auto']} here: {chosen['why']}")
+    show(worded(f"{setting('train.precision', 'auto')} computes in {chosen['auto']} here: {chosen['why']}"))
     extras = [
         (f"[{name}]", "installed" if extra["installed"] else f"missing: {', '.join(extra['missing'])}", extra["for"])
         for name, extra in report["extras"].items()

@@ -17,7 +17,7 @@ from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
-from blankfill.families.form import CheckpointFormat, form_of
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
@@ -64,22 +64,26 @@ def export_model(
 
 def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
     """Write an opened model; see `export_model`. lines: texts to compare; None for those of the run at `path`."""
-    form = the_form(loaded)
+    checkpoint_format = export_format(loaded)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
         dtype = name_of(loaded.model.token_embeddings.weight.dtype)
-        hf_layout = make_hf_layout(form, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
+        hf_layout = make_hf_layout(checkpoint_format, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
         for name, content in hf_layout.files.items():
             write_file(folder / name, content)
         weights = loaded.model.state_dict()
-        write_weights(folder / MODEL, form.table.to_theirs(weights))
+        write_weights(folder / MODEL, checkpoint_format.table.to_theirs(weights))
         if has_module("transformers"):
             largest = difference(loaded, folder, texts)
             if not largest <= TOLERANCE:
                 raise UserError(differs(path, largest))
-    left_out = ", ".join(sorted({name.partition(".")[0].replace("_", " ") for name in form.table.kept_apart(weights)}))
-    return Exported(out, form.family.write(form.config)["architectures"][0], len(texts), largest, left_out)
+    left_out = ", ".join(
+        sorted({name.partition(".")[0].replace("_", " ") for name in checkpoint_format.table.kept_apart(weights)})
+    )
+    return Exported(
+        out, checkpoint_format.family.write(checkpoint_format.config)["architectures"][0], len(texts), largest, left_out
+    )
 
 
 def differs(path: str | Path, largest: float) -> str:
@@ -100,12 +104,12 @@ def part_of(loaded: Loaded, part: ModelPart) -> Loaded:
     return replace(loaded, model=loaded.language_model if part == "generator" else loaded.encoder)
 
 
-def the_form(loaded: Loaded) -> CheckpointFormat:
-    """The form of a model in transformers' names; UserError when it has none."""
-    form = form_of(loaded.model.config, loaded.objective, loaded.vocabulary)
-    if isinstance(form, str):
-        raise UserError(f"{loaded.path} cannot be exported: {form}")
-    return form
+def export_format(loaded: Loaded) -> CheckpointFormat:
+    """The format of a model in transformers; UserError when it has none."""
+    checkpoint_format = checkpoint_format_of(loaded.model.config, loaded.objective, loaded.vocabulary)
+    if isinstance(checkpoint_format, str):
+        raise UserError(f"{loaded.path} cannot be exported: {checkpoint_format}")
+    return checkpoint_format
 
 
 def read_lines(path: Path) -> list[str]:

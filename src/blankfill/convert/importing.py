@@ -13,7 +13,7 @@ from pathlib import Path
 from blankfill.checkpoint import store
 from blankfill.checkpoint.dtypes import WeightType, dtype_named, name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
-from blankfill.checkpoint.hf_loading import Foreign, open_foreign
+from blankfill.checkpoint.hf_loading import ExternalCheckpoint, open_external
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.errors import UserError, setting
@@ -64,33 +64,38 @@ def import_model(
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} is a run of blankfill, which every command opens as it is; there is nothing to import")
     check_free(out)
-    source = open_foreign(path, heads, dtype_named(dtype))
+    source = open_external(path, heads, dtype_named(dtype))
     check_room(source, out)
     words = read_tokenizer(source, Path(tokenizer) if tokenizer else None)
-    check_vocabulary(words.vocabulary(), source.form.config, path)
+    check_vocabulary(words.vocabulary(), source.checkpoint_format.config, path)
     if source.weights.converted:
         say(f"{path}: {source.weights.converted} weights are converted to {name_of(source.weights.target)}")
     values = {"name": source.objective.name, **asdict(source.objective)}
-    state = {"model": config_values(source.form.config), "objective": values, "source": path.name}
+    state = {"model": config_values(source.checkpoint_format.config), "objective": values, "source": path.name}
     if roles := roles_unsaid(source, words.vocabulary()):
         state["roles"] = roles
     made = Imported(
-        out, source.form.family.name, source.parameters, name_of(source.weights.target), source.weights.converted
+        out,
+        source.checkpoint_format.family.name,
+        source.parameters,
+        name_of(source.weights.target),
+        source.weights.converted,
     )
     with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
-        hf_layout = make_hf_layout(source.form, source.objective, words, vocabulary, made.dtype)
+        hf_layout = make_hf_layout(source.checkpoint_format, source.objective, words, vocabulary, made.dtype)
         store.write_files(folder, 0, source.state(), {}, state, hf_layout)
         del source  # so that what is read again is not in memory twice
         load_model(folder)
     return made
 
 
-def check_room(source: Foreign, out: Path) -> None:
+def check_room(source: ExternalCheckpoint, out: Path) -> None:
     """Print the memory and disk space that an import needs; UserError if there is less."""
     need, free, size = source.memory, usable_memory(), source.weights.target.itemsize * source.parameters
     say(
-        f"{source.path}: {source.form.family.name}, about {amount(need, 'B')} of memory and {amount(size, 'B')} of disk"
+        f"{source.path}: {source.checkpoint_format.family.name}, about {amount(need, 'B')} of memory and "
+        f"{amount(size, 'B')} of disk"
     )
     if need > free:
         raise UserError(

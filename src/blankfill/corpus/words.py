@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.environment import has_module
 from blankfill.system.reading import LARGE, read_text
 from blankfill.types import Bool, Int32
@@ -153,7 +153,7 @@ def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
     if not chinese.any() or counts[: len(chinese)][chinese[: len(counts)]].sum() < LITTLE * counts.sum():
         raise UserError(
             "the tokenizer keeps Chinese characters in parts or together with other text, so that whole Chinese words "
-            "cannot be found; use a wordpiece or unigram tokenizer, or turn objective.whole_word off"
+            f"cannot be found; use a wordpiece or unigram tokenizer, or turn {setting('objective.whole_word')} off"
         )
     check_segmenter("whole Chinese words are found")
     return Units(texts, chinese)
@@ -166,7 +166,7 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
     if not tokenizer.is_wordpiece:
         raise UserError(
             "objective `ernie` finds phrases and entities in word pieces; use a wordpiece tokenizer, or set "
-            "objective.phrase and objective.entity to 0"
+            f"{setting('objective.phrase')} and {setting('objective.entity')} to 0"
         )
     texts = tokenizer.texts()
     has_chinese = chinese_share(texts, counts) >= LITTLE
@@ -199,8 +199,9 @@ def check_segmenter(what: str) -> None:
     """Raise UserError when rjieba is not installed."""
     if not has_module("rjieba"):
         raise UserError(
-            f"{what} by rjieba, which is not installed: pip install 'blankfill[zh]', or turn objective.whole_word off "
-            "(of ernie: set objective.phrase and objective.entity to 0)"
+            f"{what} by rjieba, which is not installed: pip install 'blankfill[zh]', or turn "
+            f"{setting('objective.whole_word')} off (of ernie: set {setting('objective.phrase')} and "
+            f"{setting('objective.entity')} to 0)"
         )
 
 

@@ -17,7 +17,7 @@ from blankfill.data.batching import AHEAD, collate, prefetch
 from blankfill.data.replay import Replayed
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.types import Batch
 
 TENSORS = 16
@@ -92,7 +92,7 @@ def allow_files(workers: int, ahead: int) -> None:
     if soft != unlimited and soft < least:
         raise UserError(
             f"this process may have {soft} files open, and {workers} workers need {least}; allow more (ulimit -n 1024) "
-            "or set train.workers to 0"
+            f"or set {setting('train.workers')} to 0"
         )
 
 

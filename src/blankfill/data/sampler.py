@@ -18,7 +18,7 @@ from numpy.random import Generator, Philox
 from numpy.random.bit_generator import ISeedSequence
 
 from blankfill.data.plans import FIRST, LAST, RANDOM_NEXT, Plan, make_plan
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.objectives import Objective
 from blankfill.system.files import own_folder, whole_file, write_file
 from blankfill.system.marks import changes, marks
@@ -88,7 +88,7 @@ class Sampler:
         if self.rows_in_epoch(0) == 0:
             raise UserError(
                 f"{corpus.prefix}: no text is long enough for an example of `{objective.name}`; "
-                "add text or lower objective.length"
+                f"add text or lower {setting('objective.length')}"
             )
 
     def __getstate__(self) -> dict[str, object]:

@@ -346,8 +346,8 @@ NOT_ARCHITECTURE = {
     "dropout", "attention_dropout", "more_dropout", "init", "init_std", "position_std", "scaled_init", "locality",
     "classifier_transform",
 }  # fmt: skip
-"""Fields of `TransformerConfig` about training or about the layer that fine-tuning adds (`head_form` compares that),
-which do not change what a pretrained model computes."""
+"""Fields of `TransformerConfig` about training or about the layer that fine-tuning adds (`head_format_of` compares
+that), which do not change what a pretrained model computes."""
 
 
 class WeightNames(ABC):

@@ -20,7 +20,7 @@ from blankfill.convert import exporting
 from blankfill.convert.exporting import Exported, ModelPart, differs, export_loaded, read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
-from blankfill.families.head_form import HeadForm, head_form
+from blankfill.families.head_format import HeadFormat, head_format_of
 from blankfill.families.task_heads import HeadKind
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 from blankfill.system.environment import has_module
@@ -97,25 +97,25 @@ def export_fine_tuned(predictor: Predictor, path: Path, out: Path, lines: Sequen
             f"transformers does; fine-tune it without {setting('features')} and {setting('head')}"
         )
     kind = KINDS[adapter.task.kind]
-    form = head_form(model.encoder.config, kind, format.objective, format.vocabulary)
-    if isinstance(form, str):
-        raise UserError(f"{path} cannot be exported: {form}")
+    head_format = head_format_of(model.encoder.config, kind, format.objective, format.vocabulary)
+    if isinstance(head_format, str):
+        raise UserError(f"{path} cannot be exported: {head_format}")
     texts, largest = lines if lines is not None else real_text(loaded, path), None
     with whole_folder(out) as folder:
-        for name, content in files_of(form, adapter, loaded).items():
+        for name, content in files_of(head_format, adapter, loaded).items():
             write_file(folder / name, content)
         pooler = model.encoder.pooler if model.head.pooled else None
         dense = model.head.dense if pooler is None else pooler.dense
         layers = [{} if layer is None else layer.state_dict() for layer in (model.head.output, dense, model.head.norm)]
-        write_weights(folder / MODEL, form.to_theirs(model.encoder.state_dict(), *layers))
+        write_weights(folder / MODEL, head_format.to_theirs(model.encoder.state_dict(), *layers))
         if has_module("transformers"):
             largest = head_difference(predictor, folder, kind, texts)
             if not largest <= TOLERANCE:
                 raise UserError(differs(path, largest))
-    return Exported(out, form.names.architecture, len(texts), largest)
+    return Exported(out, head_format.names.architecture, len(texts), largest)
 
 
-def files_of(form: HeadForm, adapter: HeadAdapter, loaded: Loaded) -> dict[str, str]:
+def files_of(head_format: HeadFormat, adapter: HeadAdapter, loaded: Loaded) -> dict[str, str]:
     """The texts of config.json and of the tokenizer's files, by name."""
     from blankfill.checkpoint.hf_layout import make_hf_layout
     from blankfill.checkpoint.hf_loading import CONFIG
@@ -128,8 +128,8 @@ def files_of(form: HeadForm, adapter: HeadAdapter, loaded: Loaded) -> dict[str, 
         head["label2id"] = {name: k for k, name in enumerate(adapter.labels)}
     elif adapter.task.kind == "regress":
         head |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
-    files = dict(make_hf_layout(form.encoder, loaded.objective, loaded.tokenizer, loaded.vocabulary).files)
-    values = form.config_json(loaded.vocabulary, "float32", head)
+    files = dict(make_hf_layout(head_format.encoder, loaded.objective, loaded.tokenizer, loaded.vocabulary).files)
+    values = head_format.config_json(loaded.vocabulary, "float32", head)
     return {**files, CONFIG: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 

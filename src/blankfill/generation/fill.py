@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import (
     HOW,
     Blank,
@@ -102,7 +102,7 @@ class Filler:
         without blanks, a text that is too long for the model, and lengths that cannot be read.
         """
         if top_k < 1:
-            raise UserError(f"top is {top_k}; it must be at least 1")
+            raise UserError(f"{setting('top_k', flag='top')} is {top_k}; it must be at least 1")
         text = mended(text)
         blanked = replace(self.take_apart(text, top_k, lengths, length_penalty), cancel=cancel)
         candidates = FILL[self.format.fill_method](self, blanked)

@@ -16,7 +16,7 @@ import numpy as np
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import find_blanks, own_mask
 from blankfill.generation.fill import Filler, check_can_fill
 from blankfill.generation.sampling import Sampling
@@ -52,8 +52,8 @@ class Samples:
         self.prompts = [text for text in texts if not find_blanks(text, mask)]
         if self.prompts and not writes:
             raise UserError(
-                f"train.samples: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot continue a "
-                "text; put a [MASK] where a word should be filled in"
+                f"{setting('train.samples')}: {self.prompts[0]!r} has no [MASK], and `{loaded.objective.name}` cannot "
+                "continue a text; put a [MASK] where a word should be filled in"
             )
         if self.blanked:
             check_can_fill(loaded)

@@ -45,7 +45,10 @@ def available_space(device: str, out: Path) -> AvailableSpace:
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError(f"train.device is {device}, and torch finds no CUDA GPU here; use train.device cpu or auto")
+            raise UserError(
+                f"{setting('train.device')} is {device}, and torch finds no CUDA GPU here; use "
+                f"{setting('train.device', 'cpu')} or auto"
+            )
         on_device = torch.cuda.mem_get_info(torch.device(device))[0]
     folder = out.absolute()
     while not folder.is_dir() and folder != folder.parent:
@@ -70,7 +73,7 @@ def fit_problems(
     """
     problems = table_problems(config, [phase.shape for phase in phases], vocabulary)
     if problems:
-        return problems
+        return [Problem(sentence) for sentence in problems]
     again, free = options.gradient_checkpointing, available.memory - teacher
     peaks = [memory(config, phase.shape, options, computing, phase.micro_batch, again).peak for phase in phases]
     if max(peaks) > free:
@@ -84,8 +87,8 @@ def fit_problems(
     if computing.device != "cpu" and size > available.main_memory:
         problems.append(
             f"a checkpoint of {amount(size, 'B')} is copied to main memory before it is written, and only "
-            f"{amount(available.main_memory, 'B')} is free there; train.optimizer adafactor has less state, or choose "
-            "a smaller model"
+            f"{amount(available.main_memory, 'B')} is free there; "
+            f"{setting('train.optimizer', 'adafactor')} has less state, or choose a smaller model"
         )
     if (need := disk_bytes(config, options)) > available.disk:
         fewer = ""
@@ -93,15 +96,15 @@ def fit_problems(
             options.save_total_limit > 1
             and (least := disk_bytes(config, dataclasses.replace(options, save_total_limit=1))) <= available.disk
         ):
-            fewer = f"train.save_total_limit 1 needs {amount(least, 'B')} and fits; or "
+            fewer = f"{setting('train.save_total_limit', 1)} needs {amount(least, 'B')} and fits; or "
         sentence = (
             f"the checkpoints of this run take up to {amount(need, 'B')} on disk ({options.save_total_limit + 2} of "
             f"{amount(size, 'B')}: those that are kept, the best one and the one being written), and "
             f"{amount(available.disk, 'B')} is free; {fewer}free {amount(need - available.disk, 'B')} more, or give "
             f"{setting('out')} a folder on another disk"
         )
-        problems.append(Problem(sentence))
-    return problems
+        problems.append(sentence)
+    return [Problem(sentence) for sentence in problems]
 
 
 def table_problems(config: TransformerConfig, shapes: Sequence[RowShape], vocabulary: int) -> list[str]:
@@ -122,7 +125,7 @@ def table_problems(config: TransformerConfig, shapes: Sequence[RowShape], vocabu
         if need > size:
             problems.append(
                 f"the rows name position {need - 1:,}, and position table {channel + 1} of the model has only {size:,} "
-                "rows; raise model.positions or lower objective.length"
+                f"rows; raise {setting('model.positions')} or lower {setting('objective.length')}"
             )
     return problems
 
@@ -145,21 +148,24 @@ def memory_remedy(
     ways = []
     plain = rows_that_fit(options.gradient_checkpointing)
     if plain:
-        ways.append(f"train.micro_batch {plain} fits and computes the same but for dropout and rounding")
+        ways.append(f"{setting('train.micro_batch', plain)} fits and computes the same but for dropout and rounding")
     if not options.gradient_checkpointing:
         again = rows_that_fit(True)
         if again > plain:
-            ways.append(f"train.gradient_checkpointing with train.micro_batch {again} fits, at a third more work")
+            ways.append(
+                f"{setting('train.gradient_checkpointing', True)} with {setting('train.micro_batch', again)} fits, at "
+                "a third more work"
+            )
     if ways:
         return ", or ".join(ways)
     shape = max((phase.shape for phase in phases), key=lambda shape: shape.columns)
-    one_row = "train.gradient_checkpointing and train.micro_batch 1"
+    one_row = f"{setting('train.gradient_checkpointing', True)} and {setting('train.micro_batch', 1)}"
 
     def fits(config: TransformerConfig, shape: RowShape, options: TrainOptions) -> bool:
         return memory(config, shape, options, computing, 1, True).peak <= free
 
     if options.optimizer != "adafactor" and fits(config, shape, dataclasses.replace(options, optimizer="adafactor")):
-        ways.append(f"train.optimizer adafactor with {one_row}")
+        ways.append(f"{setting('train.optimizer', 'adafactor')} with {one_row}")
 
     length = shape.columns if shape.context is None else shape.context.columns  # objective.length is the encoder's
 
@@ -167,9 +173,9 @@ def memory_remedy(
         return shape.shortened(LENGTH_STEP * steps / length)
 
     if steps := largest(length // LENGTH_STEP, lambda steps: fits(config, shorter(steps), options)):
-        ways.append(f"{one_row} with rows of {LENGTH_STEP * steps:,} tokens (objective.length)")
+        ways.append(f"{one_row} with rows of {LENGTH_STEP * steps:,} tokens ({setting('objective.length')})")
     if layers := largest(config.num_layers - 1, lambda layers: fits(config.with_layers(layers), shape, options)):
-        ways.append(f"model.num_layers {layers} with {one_row}")
+        ways.append(f"{setting('model.num_layers', layers)} with {one_row}")
     least = memory(config, shape, options, computing, 1, True)
     fixed = amount(least.weights + least.gradients + least.optimizer + least.saving, "B")
     remedy = f"these would fit: {'; '.join(ways)}" if ways else "choose a smaller recipe or a smaller vocabulary"

@@ -160,7 +160,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
         raise UserError(
             f"objective `{objective.name}` masks whole words, which needs a tokenizer that tells where they begin, and "
             f"the one of {corpus.folder} does not; use a wordpiece, bpe or unigram tokenizer"
-            + (" or turn objective.whole_word off" if hasattr(objective, "whole_word") else "")
+            + (f" or turn {setting('objective.whole_word')} off" if hasattr(objective, "whole_word") else "")
         )
     lengths = [(0, objective.length)]
     if options.long_from:

@@ -116,23 +116,26 @@ class Teacher:
         rows = self.config.position_sizes[0] - own.position_offset
         if objective.length > rows:
             sentences.append(
-                f"objective.length is {objective.length} and the teacher {self.path} reads {rows} tokens at most; "
-                f"lower it to {rows}"
+                f"{setting('objective.length')} is {objective.length} and the teacher {self.path} reads {rows} tokens "
+                f"at most; lower it to {rows}"
             )
         if recipe.train.z_loss:
-            sentences.append("train.z_loss is added to the loss over words alone, not to a teacher's; leave it at 0")
+            sentences.append(
+                f"{setting('train.z_loss')} is added to the loss over words alone, not to a teacher's; leave it at 0"
+            )
         if recipe.distil.start == "teacher":
             sentences += self._start_problems(recipe, config)
         if recipe.distil.hidden_weight and config.hidden_size != self.config.hidden_size:
             sentences.append(
                 f"the student is {config.hidden_size} wide and the teacher {self.config.hidden_size}, so their hidden "
-                f"states have no cosine; set model.hidden_size {self.config.hidden_size} or distil.hidden_weight 0"
+                f"states have no cosine; set {setting('model.hidden_size', self.config.hidden_size)} or "
+                f"{setting('distil.hidden_weight', 0)}"
             )
         return sentences
 
     def _start_problems(self, recipe: Recipe, config: TransformerConfig) -> list[str]:
         wrong = [
-            f"model.{name} is {getattr(config, name)} and the teacher's is {getattr(self.config, name)}"
+            f"{setting(f'model.{name}')} is {getattr(config, name)} and the teacher's is {getattr(self.config, name)}"
             for name in COPIED
             if getattr(config, name) != getattr(self.config, name)
         ]
@@ -140,17 +143,23 @@ class Teacher:
         if wrong:
             sentences.append(
                 f"the student cannot be made of the teacher's layers: {'; '.join(wrong)}; choose them alike, or let "
-                "the student begin from nothing with distil.start drawn"
+                f"the student begin from nothing with {setting('distil.start', 'drawn')}"
             )
         depth, given = self.config.num_layers, recipe.distil.layers
         if given and len(given) != config.num_layers:
-            sentences.append(f"distil.layers names {len(given)} layers and model.num_layers is {config.num_layers}")
+            sentences.append(
+                f"{setting('distil.layers')} names {len(given)} layers and {setting('model.num_layers')} is "
+                f"{config.num_layers}"
+            )
         if beyond := [layer for layer in given if not 0 <= layer < depth]:
-            sentences.append(f"distil.layers names layer {beyond[0]}, and the teacher has layers 0 to {depth - 1}")
+            sentences.append(
+                f"{setting('distil.layers')} names layer {beyond[0]}, and the teacher has layers 0 to {depth - 1}"
+            )
         if not given and config.num_layers > depth:
             sentences.append(
-                f"model.num_layers is {config.num_layers} and the teacher has {depth}; make the student smaller, name "
-                "layers with distil.layers, or begin from nothing with distil.start drawn"
+                f"{setting('model.num_layers')} is {config.num_layers} and the teacher has {depth}; make the student "
+                f"smaller, name layers with {setting('distil.layers')}, or begin from nothing with "
+                f"{setting('distil.start', 'drawn')}"
             )
         return sentences
 

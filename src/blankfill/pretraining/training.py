@@ -17,7 +17,7 @@ from blankfill.checkpoint.hf_layout import hf_layout_of
 from blankfill.checkpoint.load import Loaded
 from blankfill.config.recipe import Recipe, to_values
 from blankfill.data.loader import Phase, Steps, load
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError, setting
 from blankfill.generation.samples import Samples
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.planning.flops import batch_flops
@@ -104,8 +104,8 @@ class Training:
         if self.start.resumed and done.step < options.steps:
             self.recorder.event(done.step, "resumed", f"continuing from step {done.step}")
         if self.start.trained and "workers" in self.start.changes:
-            remark = f"train.workers is {options.workers} from here on; no number depends on it"
-            self.context.conditions.remarks.append(remark)
+            remark = f"{setting('train.workers')} is {options.workers} from here on; no number depends on it"
+            self.context.conditions.remarks.append(Problem(remark))
         self.context.note_conditions(done)
         if done.step == 0:
             self.sample(0)
@@ -206,10 +206,11 @@ def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRe
                 now.step,
                 "baseline",
                 f"step {now.step}: the validation loss ({now.valid_loss:.3f}) has not beaten the unigram baseline "
-                f"({baseline:.3f}): the model knows only how often each token occurs. Likely causes: train.lr "
-                f"({options.lr:g}) is too high (look at grad_norm) or too low, the warm-up is too long, the text "
-                "repeats itself or is not natural language (look at the report of `prepare` and at `blankfill "
-                "show`), or the model needs more steps: masked models often learn little in their first steps",
+                f"({baseline:.3f}): the model knows only how often each token occurs. Likely causes: "
+                f"{setting('train.lr')} ({options.lr:g}) is too high (look at grad_norm) or too low, the warm-up is "
+                "too long, the text repeats itself or is not natural language (look at the report of `prepare` and at "
+                "`blankfill show`), or the model needs more steps: masked models often learn little in their first "
+                "steps",
             )
 
     return watch

@@ -197,7 +197,8 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
         if needed > rows and not endless and not (k and objective.types_like):
             most = objective.length - (needed - rows)
             problems.append(
-                f"objective.length is {objective.length} and {where} has {rows} positions; lower it to {most} at most"
+                f"{setting('objective.length')} is {objective.length} and {where} has {rows} positions; lower it to "
+                f"{most} at most"
             )
             break
     values: dict[str, Any] = {
@@ -255,7 +256,7 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
         wanted = recipe.objective.position_sizes()[1]
         changes["position_sizes"] = (config.position_sizes[0], max(config.position_sizes[1], wanted))
     lacking: list[str] = []
-    changes |= recipe.objective.model_fields(config.hidden_size)
+    changes |= {"heads": (), **recipe.objective.model_fields(config.hidden_size)}  # no other head would be trained
     if config.generator_size and not changes.get("generator_size"):
         config = config.discriminator
     elif config.generator_size:
@@ -275,8 +276,10 @@ def grown(config: TransformerConfig, recipe: Recipe, words: int, where: str) -> 
     if places and not config.max_span_positions:
         lacking.append("span-boundary head")
     if 0 < config.max_span_positions < places:
-        problem = f"objective.boundary is {places} and the head of {where} has {config.max_span_positions} places"
-        raise ConfigError([f"{problem}; lower it to that"])
+        raise ConfigError([
+            f"{setting('objective.boundary')} is {places} and the head of {where} has {config.max_span_positions} "
+            "places; lower it to that"
+        ])  # fmt: skip
     changes["max_span_positions"] = max(places, config.max_span_positions) if places else 0
     if lacking:
         say(f"{where} has no {' and no '.join(lacking)}; the missing weights are drawn from the seed")

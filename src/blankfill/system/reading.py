@@ -61,7 +61,7 @@ class UnreadableError(UserError):
         self.missing = missing
 
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, bool]]:
-        return (type(self), (str(self), self.missing))
+        return (type(self), (self.template, self.missing))
 
 
 def regular_size(path: Path) -> int:

@@ -28,6 +28,9 @@ class NonFiniteError(UserError):
         super().__init__(sentence)
         self.step = step
 
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, str]]:
+        return (type(self), (self.step, self.template))
+
 
 def finite(losses: dict[str, float], norm: float) -> bool:
     """Return whether the losses of a step and the norm of its gradient are finite."""

@@ -226,7 +226,8 @@ class Trainer:
         if self.parts > 1 or rows < 2:
             raise UserError(
                 f"step {step}: there is not enough memory even for {-(-rows // self.parts)} rows at a time; lower "
-                "train.micro_batch or objective.length, or turn on train.gradient_checkpointing"
+                f"{setting('train.micro_batch')} or {setting('objective.length')}, or turn on "
+                f"{setting('train.gradient_checkpointing')}"
             ) from cause
         self.parts = 2
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""A model with a fine-tuned head in the form of transformers: the class that computes the same, and its weights.
+"""A model with a fine-tuned head in a format of transformers: the class that computes the same, and its weights.
 
 The encoder is written bare, without the heads of pretraining, below the prefix that it has in the class; the head's
 layers follow under the names that `WeightNames.task_heads` gives them.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from blankfill.families.form import CheckpointFormat, form_of
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.families.registry import weight_names
 from blankfill.families.task_heads import CLASSES, HeadKind, HeadNames
 from blankfill.families.weight_names import WeightNames
@@ -28,14 +28,14 @@ TYPES = 2
 
 
 @dataclass(frozen=True)
-class HeadForm:
+class HeadFormat:
     """A model with a head, in transformers' names. encoder: the bare encoder. prefix: of its weights in the class."""
 
     encoder: CheckpointFormat
     prefix: str
     names: HeadNames
     without_types: bool = False
-    """Whether the encoder has no token types, although the form has."""
+    """Whether the encoder has no token types, although the format has."""
 
     def config_json(self, vocabulary: Vocabulary, dtype: str, head: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of config.json. head: the values for the head alone, such as the names of labels."""
@@ -62,10 +62,10 @@ class HeadForm:
         return out
 
 
-def head_form(
+def head_format_of(
     config: TransformerConfig, kind: HeadKind, objective: Objective, vocabulary: Vocabulary
-) -> HeadForm | str:
-    """The form of a model with a head on texts, choices, tokens or answers, or a sentence that says why it has none."""
+) -> HeadFormat | str:
+    """The format of a model with a head on texts, choices, tokens or answers, or why it has none, as a sentence."""
     families = weight_names()
     if not any(family.task_heads for family in families.values() if family.trained_as(objective)):
         known = ", ".join(name for name, family in families.items() if family.task_heads)
@@ -79,22 +79,22 @@ def head_form(
         pair_classifier=True, max_span_positions=0, heads=(),
         head_activation=config.head_activation if transform == "lm_head" else "same",
     )  # fmt: skip
-    form = form_of(bare, objective, vocabulary)
-    if isinstance(form, str):
-        return form
-    heads, without_types = form.family.task_heads, False
-    if heads is not None and whole and heads.transform != transform and form.family.text_heads_as:
-        family = families[form.family.text_heads_as]
+    checkpoint_format = checkpoint_format_of(bare, objective, vocabulary)
+    if isinstance(checkpoint_format, str):
+        return checkpoint_format
+    heads, without_types = checkpoint_format.family.task_heads, False
+    if heads is not None and whole and heads.transform != transform and checkpoint_format.family.text_heads_as:
+        family = families[checkpoint_format.family.text_heads_as]
         typed = replace(bare, position_sizes=(*bare.position_sizes, TYPES))
         if family.task_heads is not None and not family.differences(typed):
-            form, heads, without_types = CheckpointFormat(family, typed), family.task_heads, True
+            checkpoint_format, heads, without_types = CheckpointFormat(family, typed), family.task_heads, True
     assert heads is not None
     names, own = heads.names(kind), "tanh" if config.pooler and whole else transform
     if names.dense and heads.transform != own:
         return f"{names.architecture} of transformers has {heads.transform} before its scores, and this head has {own}"
     if not names.dense and transform == "lm_head":
         return f"{names.architecture} of transformers has no layer before its scores, and this head has one"
-    return HeadForm(form, heads.encoder, names, without_types)
+    return HeadFormat(checkpoint_format, heads.encoder, names, without_types)
 
 
 def names_of_head(family: WeightNames, values: Mapping[str, Any], names: Iterable[str]) -> tuple[str, list[str]]:

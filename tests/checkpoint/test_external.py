@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blankfill.attention.masks import Mask
-from blankfill.checkpoint.hf_loading import open_foreign
+from blankfill.checkpoint.hf_loading import open_external
 from blankfill.checkpoint.load import load_model
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.form import CheckpointFormat
+from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.model.config import TransformerConfig
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer, build
@@ -217,22 +217,26 @@ def test_a_glm_checkpoint_with_settings_in_it_is_read_and_runs_nothing(tmp_path:
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     content = {"module": OrderedDict(theirs), "args": Namespace(hidden=64), "loss_scaler": Payload(mark)}
     torch.save(content, tmp_path / "200000" / "mp_rank_00_model_states.pt")
-    checkpoint = open_foreign(tmp_path, heads=4)
+    checkpoint = open_external(tmp_path, heads=4)
     assert not mark.exists()
     state, expected = checkpoint.state(), model.state_dict()
     assert state.keys() == expected.keys() and all(torch.equal(state[k], expected[k]) for k in expected)
-    assert (checkpoint.form.config.num_heads, checkpoint.objective.name, checkpoint.objective.length) == (4, "glm", 16)
-    assert open_foreign(tmp_path).form.config.num_heads == 1  # heads of 64, as in the released models
+    assert (checkpoint.checkpoint_format.config.num_heads, checkpoint.objective.name, checkpoint.objective.length) == (
+        4,
+        "glm",
+        16,
+    )
+    assert open_external(tmp_path).checkpoint_format.config.num_heads == 1  # heads of 64, as in the released models
 
 
 def test_glm_checkpoints_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     _, theirs = glm_weights()
     torch.save({"module": theirs}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(UserError, match="heads=5 does not divide the checkpoint's width, 64"):
-        open_foreign(tmp_path, heads=5)
+        open_external(tmp_path, heads=5)
     torch.save({"module": theirs}, tmp_path / "mp_rank_01_model_states.pt")
     with pytest.raises(UserError, match="split over several files"):
-        open_foreign(tmp_path)
+        open_external(tmp_path)
 
 
 def test_paths_without_a_model_are_told(tmp_path: Path) -> None:
@@ -274,8 +278,8 @@ def test_a_real_encoder_equals_transformers() -> None:
 
 def test_a_real_encoder_goes_back_to_the_same_tensors() -> None:
     folder = minilm()
-    checkpoint = open_foreign(folder)
-    theirs = checkpoint.form.table.to_theirs(checkpoint.state())
+    checkpoint = open_external(folder)
+    theirs = checkpoint.checkpoint_format.table.to_theirs(checkpoint.state())
     expected = load_file(folder / "model.safetensors")
     expected.pop("embeddings.position_ids")
     assert theirs.keys() == expected.keys()

@@ -1,6 +1,7 @@
 """The checkpoint format of a model in other programs: the family whose weight names and config.json can express it.
 
-`CheckpointFormat` is a model in the names of a family; `form_of` returns the format of a run, or why there is none.
+`CheckpointFormat` is a model in the names of a family; `checkpoint_format_of` returns the format of a run, or why
+there is none.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class CheckpointFormat:
         return {"family": self.family.name, "shift": self.shift}
 
 
-def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabulary) -> CheckpointFormat | str:
+def checkpoint_format_of(
+    config: TransformerConfig, objective: Objective, vocabulary: Vocabulary
+) -> CheckpointFormat | str:
     """Return the format of a run's model in transformers, or a sentence that says why it has none."""
     refused = f"transformers has no family that is trained as {objective.name}"
     for family in weight_names().values():
@@ -65,7 +68,9 @@ def form_of(config: TransformerConfig, objective: Objective, vocabulary: Vocabul
     return refused
 
 
-def form_from_state(names: Mapping[str, Any], config: TransformerConfig, where: object) -> CheckpointFormat:
+def checkpoint_format_from_state(
+    names: Mapping[str, Any], config: TransformerConfig, where: object
+) -> CheckpointFormat:
     """Build the format named in a checkpoint's state.json (`CheckpointFormat.state`); UserError for an unknown one."""
     family, shift = field(names, "family", str, where), field(names, "shift", int, where)
     known = weight_names()
