@@ -99,7 +99,7 @@ def add_objective(copy: Copy) -> None:
     copy.replace(rows, "\n]  # fmt: skip", "\n    PrefixLm(LENGTH),\n]  # fmt: skip")
     copy.replace(rows, "    Objective,\n    SpanBert,", "    Objective,\n    PrefixLm,\n    SpanBert,")
     copy.write("docs/objectives/prefixlm.md", "# Prefix language modelling\n")
-    copy.replace("docs/objectives/index.md", "\n\nHow to read", "\n| [`prefixlm`](prefixlm.md) | | | |\n\nHow to read")
+    copy.replace("docs/objectives/index.md", "\n\nThe", "\n| [`prefixlm`](prefixlm.md) | | | |\n\nThe")
     pictures = "docs/pictures.py"
     copy.replace(pictures, "    Mlm,\n    SpanBert,", "    Mlm,\n    PrefixLm,\n    SpanBert,")
     copy.replace(pictures, '        "gpt-stream":', (
