@@ -174,3 +174,23 @@ def test_what_options_say_together_is_said_in_flags(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().err
     assert "--objective.length needs 128 positions but --model.positions is 64" in text
     assert "--train.phase1-length is 999; it must not be above --objective.length" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("pretrain --lr 1e-4", "--lr; did you mean --train.lr?"),
+        ("pretrain --clip 1", "--clip; did you mean --train.max-grad-norm?"),
+        ("pretrain --workers 1", "--workers; did you mean --corpus.workers or --train.workers?"),
+        ("pretrain --train.hidden-size 64", "--train.hidden-size; did you mean --model.hidden-size?"),
+        ("pretrain --trian.lr 1e-4", "--trian.lr; did you mean --train.lr?"),
+        ("pretrain --train.restarts 2", "--train.restarts; `blankfill pretrain --help` lists them"),
+        ("finetune --train.lr 1e-4", "--train.lr; did you mean --lr?"),
+        ("finetune --restarts 2", "--restarts; did you mean --num-seeds?"),
+    ],
+)
+def test_an_option_of_another_section_is_suggested_by_its_name(
+    command: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command.split()) == 2
+    assert f"there is no option {hint}\n" in capsys.readouterr().err

@@ -399,3 +399,12 @@ def test_real_books_and_chapters(tmp_path):
     report = run(book, tmp_path / "en", replace(CONFIG, validation=0.1, strip="gutenberg"))
     assert report.documents == 1 and report.valid.documents >= 1
     assert "Gutenberg" not in " ".join(report.samples) and 4 < report.characters_per_token < 5
+
+
+def test_paths_of_either_type_and_no_options_give_the_same_corpus(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("One sentence here. Another one there.\n" * 50, encoding="utf-8")
+    prepare.prepare([text], str(tmp_path / "a"))
+    prepare.prepare([str(text)], tmp_path / "b", PrepareConfig())
+    for name in ("train.bin", "train.idx", "tokenizer.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -1,7 +1,9 @@
 """Progress lines off a terminal, a bar on one, tables, and units."""
 
 import io
+import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -167,3 +169,9 @@ def test_a_notice_that_cannot_be_written_is_lost(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         with pytest.raises(console.OutputError, match="standard output cannot be written"):
             console.show("x")
+
+
+@pytest.mark.parametrize("name", ["run", "my run", 'it\'s "mine"', "$HOME;ls", "-x y", "Пример"])
+def test_a_path_in_a_printed_command_is_one_word_of_a_shell(name: str) -> None:
+    assert shlex.split(f"blankfill fill --model {console.quoted(Path(name))} TEXT")[3] == name
+    assert console.quoted(Path("runs/glm-1_a.b")) == "runs/glm-1_a.b"

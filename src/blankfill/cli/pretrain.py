@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
     from blankfill.pretraining import run
     from blankfill.pretraining.outcome import forgetting
-    from blankfill.system.console import show
+    from blankfill.system.console import quoted, show
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in given_names(argv) if name in MACHINE}
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
     if result.stopped:
         return result.stopped.exit_code
-    show(f'try: blankfill fill --model {result.folder} "… [MASK] …"')
+    show(f'try: blankfill fill --model {quoted(result.folder)} "… [MASK] …"')
     return 0
 
 

@@ -64,7 +64,9 @@ EXPANSION = 4.0
 """Ratio of unpacked to packed text, for estimates of size."""
 
 
-def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool = False) -> CorpusReport:
+def prepare(
+    paths: Sequence[str | Path], out: str | Path, config: PrepareConfig | None = None, force: bool = False
+) -> CorpusReport:
     """Prepare text for pretraining: clean it, drop duplicates, train a tokenizer, and write token files.
 
     A finished corpus in `out` that was made from the same sources with the same options is reused. An interrupted run
@@ -73,7 +75,7 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
     Args:
         paths: files, folders, "-" for standard input, or "python-docs" for the documentation of this Python.
         out: the folder to write `train.bin/.idx`, `valid.bin/.idx`, the tokenizer and `corpus.json` to.
-        config: how to clean, split and tokenise the text.
+        config: how to clean, split and tokenise the text; without it, the options of `PrepareConfig()`.
         force: prepare the corpus again even if `out` holds a finished one.
 
     Returns:
@@ -83,13 +85,14 @@ def prepare(paths: Sequence[str], out: Path, config: PrepareConfig, force: bool 
         UserError: when a source cannot be read, an option does not fit the text, `out` holds other files or another
             corpus, or the disk is full.
     """
+    config = config or PrepareConfig()
     config.check()
     began = time.monotonic()
     out = Path(out)
     refuse_other(out, force)
     options = _options(config)
     skipped: list[str] = []
-    sources = _sources(paths, out, options, skipped)
+    sources = _sources([str(path) for path in paths], out, options, skipped)
     identity = _identity(sources)
     if (finished := look_at(out, _recorded(config), identity, force)) is not None:
         if (out / WORK).exists():

@@ -108,7 +108,8 @@ class CorpusReport:
             if not error.missing:
                 raise
             raise UserError(
-                f"{folder} is not a prepared corpus (no {FILE}): make one with `blankfill prepare PATH --out {folder}`."
+                f"{folder} is not a prepared corpus (no {FILE}): make one with "
+                f"`blankfill prepare PATH --out {console.quoted(folder)}`."
             ) from None
         except UserError as error:
             raise UserError(

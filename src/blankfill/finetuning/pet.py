@@ -25,7 +25,7 @@ from blankfill.finetuning.predictor import EnsemblePredictor, open_predictor
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
 from blankfill.runs.folder import renew_report
 from blankfill.runs.inputs import read_notes, refuse, write_note
-from blankfill.system.console import say
+from blankfill.system.console import quoted, say
 from blankfill.system.files import write_file
 from blankfill.system.loader import fitting
 from blankfill.system.reading import LARGE, field, parse_json, read_json, read_text
@@ -165,7 +165,7 @@ def _distilled(config: FinetuneConfig, out: Path, texts: Split, shared: Machine)
     }
     _keep(out, {**whole, "complete": True})
     score = f"{results['primary_metric']} {results['score']:.4f}"
-    yield f"learnt from all patterns: {score}; predict with: blankfill predict --model {out / DISTILLED}"
+    yield f"learnt from all patterns: {score}; predict with: blankfill predict --model {quoted(out / DISTILLED)}"
 
 
 def _keep(out: Path, results: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from blankfill.finetuning.outcome import announce, note_run
 from blankfill.runs.context import RunContext
 from blankfill.runs.folder import note_step, renew_report
 from blankfill.runs.start import Start
-from blankfill.system.console import say
+from blankfill.system.console import quoted, say
 from blankfill.tasks.adapter import LMHeadAdapter, Prediction
 from blankfill.tasks.cloze.setup import with_texts
 from blankfill.tasks.heads import models
@@ -75,7 +75,7 @@ class Training:
         stopped = self.trainer.stopped
         note_step(out, done, self.context.stop_reason(False) if stopped else None)
         if stopped:
-            say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill finetune --resume {out}")
+            say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill finetune --resume {quoted(out)}")
         return done
 
     def best_predictions(self, done: Progress) -> Sequence[Prediction]:

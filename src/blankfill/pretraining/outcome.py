@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from blankfill.config.recipe import Recipe
 from blankfill.errors import UserError, setting
 from blankfill.runs.folder import informing, note_facts, note_step, renew_report
-from blankfill.system.console import say
+from blankfill.system.console import quoted, say
 from blankfill.system.reading import read_json
 from blankfill.system.stopping import Stop
 
@@ -53,7 +53,7 @@ def finish(training: Training, done: Progress) -> RunResult:
     draw(out, recipe, baseline)
     if ended:
         steps = recipe.train.steps
-        say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill pretrain --resume {out}")
+        say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill pretrain --resume {quoted(out)}")
     compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
     return RunResult(
         out, done.step, done.tokens, done.valid_loss, baseline, done.seconds, old_text_losses(out), stopped

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError, setting
 from blankfill.system import files
-from blankfill.system.console import say
+from blankfill.system.console import quoted, say
 from blankfill.system.reading import UnreadableError, read_json, read_path
 from blankfill.system.stopping import Stop
 
@@ -62,8 +62,8 @@ def prepare_folder(out: Path, resume: bool) -> None:
     if not resume:
         if (out / "recipe.yaml").exists() or (out / "checkpoints").exists():
             raise UserError(
-                f"{out} holds a run already; resume it with {setting('resume', True, f'resume {out}')}, or give "
-                f"another {setting('out')}"
+                f"{out} holds a run already; resume it with {setting('resume', True, f'resume {quoted(out)}')}, "
+                f"or give another {setting('out')}"
             )
         for name, what in OTHERS.items():
             if (out / name).exists():
@@ -239,7 +239,7 @@ def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
 
 
 def _with_corpus(out: Path) -> str:
-    return f"blankfill pretrain CORPUS --resume {out}"
+    return f"blankfill pretrain CORPUS --resume {quoted(out)}"
 
 
 def mend_recipe(out: Path) -> None:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from blankfill.errors import UserError, in_flags, in_keys
@@ -45,6 +47,12 @@ writing, by which a name can look like another (Unicode TR 36, 3.1)."""
 def visible(text: str) -> str:
     """Return a text with control characters as escapes, such as `\\x1b` for the one that begins a terminal command."""
     return CONTROLS.sub(_escape, text)
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell reads it, for a command that is printed to be copied: with quotes where it has spaces,
+    quotes or other characters that mean something to a shell."""
+    return shlex.quote(str(path))
 
 
 def _escape(match: re.Match[str]) -> str:

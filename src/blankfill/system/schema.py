@@ -175,12 +175,17 @@ def unknown(path: str, known: Sequence[str], where: str = "") -> Problem:
     """
     section, _, name = path.rpartition(".")
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
-    close = beside.get(nearest(name, beside), "")
-    if not close:
-        close = next(iter(difflib.get_close_matches(path[:LONGEST_NAME], known, 1)), "")
+    wanted = RENAMED.get(name, name)
+    elsewhere = [key for key in known if key.rpartition(".")[2] == wanted]
+    close = [] if wanted in beside else elsewhere  # the right name in another section, such as lr for train.lr
+    if not close and (near := nearest(name, beside)):
+        close = [beside[near]]
+    # Compared whole, names of one section resemble one another by its name alone.
+    if not close and not (section and beside):
+        close = difflib.get_close_matches(path[:LONGEST_NAME], known, 1)
     shown = path if len(path) <= LONGEST_NAME else f"{path[:40]}… of {len(path):,} characters"
     if close:
-        hint = f"did you mean {setting(close)}?"
+        hint = f"did you mean {' or '.join(map(setting, close))}?"
     else:
         hint = where or f"known: {', '.join(beside or known)}"
     return Problem(f"there is no option {setting(shown)}; {hint}")
