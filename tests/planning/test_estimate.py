@@ -228,6 +228,8 @@ def test_a_layer_by_hand() -> None:
     everywhere = flops.forward_flops(made, estimate.RowShape(3, 3, 2, "none"))
     assert everywhere == projections + scores_and_mixing + head == 1072
     assert flops.forward_flops(made, estimate.RowShape(3, 3, 2, "causal")) == 1072 - scores_and_mixing / 2
+    other_head = dataclasses.replace(made, heads=("of_a_program",))  # whose work is not known
+    assert flops.forward_flops(other_head, estimate.RowShape(3, 3, 2, "none", pairs=1)) == everywhere
 
 
 def test_palm_counts_the_same() -> None:

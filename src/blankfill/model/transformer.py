@@ -104,8 +104,8 @@ class Transformer(nn.Module):
         already (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at:
         int64[M], flat indices over B·T of the columns to score, or "all". output_hidden_states: whether to return them.
         encoder_only: for a model of two stacks, whether to run only the encoder over the batch, which has no context.
-        keys_values: whether to compute those of
-        all decoder layers too, without gradient, for a decoder that runs many times.
+        keys_values: whether to compute those of all decoder layers too, without gradient, for a decoder that runs many
+        times.
         """
         dtype = dtype or self.token_embeddings.weight.dtype
         if cache is not None and "local" in self.kinds:

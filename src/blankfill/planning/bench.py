@@ -2,10 +2,9 @@
 
 A shape is an objective, a model size and a batch. Its rows are random tokens put through the real objective and
 packing, so that masks, targets and padding are those of a run; what the tokens say does not matter to the speed.
-Utilisation is the floating-point operations of a step (`planning.estimate`, matrix products only) by the time that it
-took, as
-a share of the rate of a large matrix product measured in the same process. Comparisons with other programs are in
-`bench/` of the repository; what a particular run would take is `blankfill plan`'s to say.
+Utilisation is the floating-point operations of a step (`planning.flops`, matrix products only) by the time that it
+took, as a share of the rate of a large matrix product measured in the same process. Comparisons with other programs are
+in `bench/` of the repository; what a particular run would take is `blankfill plan`'s to say.
 """
 
 from __future__ import annotations

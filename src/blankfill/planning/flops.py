@@ -12,7 +12,7 @@ gradient checkpointing computes again is not counted: it is work of the machine,
 
 Shapes: T columns of a row, S columns of its context, M targets of a row, D width, A width of the queries of all heads
 (D, unless heads have a width of their own), F width inside the feed-forward part, V vocabulary, W width of the token
-embeddings (D, where they are not factorised).
+embeddings (D, where they are not factorised). The work of heads that a program registers is not counted.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ models)."""
 
 def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     """FLOPs of the forward pass of one row."""
+    D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
     if config.generator_size:
         generator = forward_flops(config.generator, shape)
-        return generator + forward_flops(config.discriminator, replace(shape, targets=0.0))
-    D, T, M, W = config.hidden_size, shape.columns, shape.targets, config.word_size
+        detector = 2 * shape.tokens * (D * D + D)
+        return generator + forward_flops(config.discriminator, replace(shape, targets=0.0)) + detector
     layer, encoder = _layer_flops(config, shape), 0.0
     if shape.context is not None:
         S, A = shape.context.columns, config.attention_width
@@ -49,8 +50,7 @@ def forward_flops(config: TransformerConfig, shape: RowShape) -> float:
     pooler = 2 * shape.pairs * (D * D + 2 * D) if config.pooler else 0
     projection = 2 * T * W * D if config.embedding_size else 0
     borders = 2 * shape.span_boundary_targets * (D * (2 * D + PLACE_SIZE) + D * W + W * config.vocab_size)
-    detector = 2 * shape.tokens * (D * D + D) if config.heads and shape.pairs else 0
-    return projection + encoder + config.num_layers * layer + head + pooler + borders + detector
+    return projection + encoder + config.num_layers * layer + head + pooler + borders
 
 
 def _layer_flops(config: TransformerConfig, shape: RowShape) -> float:

@@ -124,8 +124,7 @@ def time_phase(
     trials = []
     for k, (layers, rows) in enumerate(sizes):
         until = began + seconds * (k + 1) / len(sizes)
-        # truncated normal weights take seconds for large token embeddings, and initial weights change no time
-        tried = dataclasses.replace(config.with_layers(layers), init="normal")
+        tried = config.with_layers(layers)
         trials.append(_trial(tried, batch(rows), options, computing, device, dtype, until, distillation))
     if not trials:
         return None
