@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+
 def plain_weight(weight: Tensor | None) -> bool:
     """Return whether a weight is None or an ordinary strided floating-point tensor."""
     if weight is None:
