@@ -84,7 +84,7 @@ def note_run(
 def finish(training: Training, done: Progress, predictions: Sequence[Prediction]) -> FinetuneResult:
     """Write the results and the predictions of the best checkpoint, and update the report."""
     config, data, adapter = training.config, training.data, training.setup.adapter
-    out, ended, main = training.context.folder, training.trainer.stopped, data.task.primary_metric
+    out, ended, main = training.context.folder, training.stopped, data.task.primary_metric
     dev = data.dev.items
     best_step = done.best_step if done.best_step >= 0 else done.step
     metrics, baseline = adapter.measure(dev, predictions), training.baseline

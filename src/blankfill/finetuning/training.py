@@ -25,7 +25,12 @@ from blankfill.training.progress import Progress
 
 
 class Training:
-    """A run that is ready to be trained. baseline: the metrics of predictions that ignore the items."""
+    """A run that is ready to be trained.
+
+    baseline: the metrics of predictions that ignore the items. stopped: whether the run ended before its last step. A
+    trainer exists only while `run` runs: it calls methods of this object, and a cycle of references would keep model
+    and optimizer in memory after the run.
+    """
 
     def __init__(
         self,
@@ -38,17 +43,18 @@ class Training:
     ) -> None:
         """Restore the progress of a resumed run. options: the current options."""
         self.config, self.data, self.setup, self.context = config, data, setup, context
+        self.options, self.stopped = options, False
         adapter, model, dev = setup.adapter, setup.model, data.dev.items
         self.settings = settings = options.train_options(len(setup.encoded))
-        optimizer = task_optimizer(
+        self.optimizer = task_optimizer(
             model, options, settings, options.embedding_lr_multiplier or setup.loaded.embedding_lr_multiplier
         )
-        self.done = start.restore(model, optimizer)
+        self.done = start.restore(model, self.optimizer)
         announce(config, data, setup, settings.steps, context.machine.where)
         self.baseline = adapter.measure(dev, adapter.baseline_predictions(data.train.items, dev))
         note_run(data, setup, context, start, settings.steps, self.baseline)
         note_step(context.folder, self.done)
-        recorder = context.record("fine-tuning", settings.steps, self.done.step)
+        self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
         self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
         self.state = {**task_state(setup.loaded, adapter, options), "inputs": setup.note}
         context.note_conditions(self.done)
@@ -57,24 +63,29 @@ class Training:
         self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
         if options.mlm_weight:
             self.batches = with_texts(self.batches, setup.loaded, adapter, setup.encoded, data.unlabelled)
+
+    def new_trainer(self) -> Trainer:
+        """Make the trainer of the run."""
+        context, model = self.context, self.setup.model
         device, dtype = context.device, context.dtype
-        self.trainer = Trainer(
-            model, optimizer, settings, options.seed, device, dtype, recorder, lambda step: [], self.save,
-            self.batches, stop=context.should_stop, validated=lambda now: renew_report(context.folder),
+        return Trainer(
+            model, self.optimizer, self.settings, self.options.seed, device, dtype, self.recorder, lambda step: [],
+            self.save, self.batches, stop=context.should_stop, validated=lambda now: renew_report(context.folder),
             loss=models.task_losses, examine=lambda: self.evaluator.examine(model, device, dtype),
-            examine_first=isinstance(adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
+            examine_first=isinstance(self.setup.adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
         )  # fmt: skip
 
     def run(self) -> Progress:
         """Train up to the last step, or until the run is stopped; returns the progress."""
+        trainer = self.new_trainer()
         if self.done.step == 0:
             self.save(self.done)  # the initial model may remain the best
         steps, out = self.settings.steps, self.context.folder
-        done = self.trainer.train(self.batches.steps(self.done.step, steps), self.done)
+        done = trainer.train(self.batches.steps(self.done.step, steps), self.done)
         self.writer.wait()
-        stopped = self.trainer.stopped
-        note_step(out, done, self.context.stop_reason(False) if stopped else None)
-        if stopped:
+        self.stopped = trainer.stopped
+        note_step(out, done, self.context.stop_reason(False) if self.stopped else None)
+        if self.stopped:
             say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill finetune --resume {quoted(out)}")
         return done
 
@@ -93,4 +104,4 @@ class Training:
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""
         state = {**self.state, NOTED: self.context.machine.values(), "progress": now.state()}
-        self.writer.save(now.step, self.setup.model, self.trainer.optimizer, state, now.best_step)
+        self.writer.save(now.step, self.setup.model, self.optimizer, state, now.best_step)

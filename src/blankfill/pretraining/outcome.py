@@ -47,7 +47,7 @@ def finish(training: Training, done: Progress) -> RunResult:
     from blankfill.generation.samples import compare
     from blankfill.runs.recorder import of_step
 
-    out, recipe, ended = training.context.folder, training.inputs.recipe, training.trainer.stopped
+    out, recipe, ended = training.context.folder, training.inputs.recipe, training.stopped
     baseline, stopped = training.baselines[-1], training.context.stop_reason(ended)
     note_step(out, done, stopped if ended else None)
     draw(out, recipe, baseline)

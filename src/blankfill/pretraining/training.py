@@ -49,7 +49,9 @@ MOST_ROLLBACKS = 5
 class Training:
     """A run that is ready to be trained.
 
-    baselines: the unigram baseline of each phase, in nats per target.
+    baselines: the unigram baseline of each phase, in nats per target. stopped: whether the run ended before its last
+    step. A trainer exists only while `run` runs: it calls methods of this object, and a cycle of references would keep
+    model and optimizer in memory after the run.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Training:
         """done: the progress so far. on_nan: what to do when numbers are not finite."""
         recipe, options, out = inputs.recipe, inputs.recipe.train, context.folder
         self.inputs, self.rows, self.context, self.start = inputs, rows, context, start
+        self.model, self.optimizer, self.on_nan, self.stopped = model, optimizer, on_nan, False
         self.old_batches = old_validation(inputs.old, recipe, rows[-1].micro) if inputs.old else []
         self.validations = [
             (part.start, validation_batches(part.valid, options.eval_rows, part.micro)) for part in rows
@@ -81,24 +84,30 @@ class Training:
         loaded = Loaded(model, inputs.corpus.tokenizer, inputs.corpus.vocabulary, recipe.objective, out)
         self.samples = Samples(loaded, inputs.corpus.valid, options.samples)
         self.watch = baseline_watcher(self.baselines, recipe, self.recorder)
-        self.trainer = Trainer(
-            model, optimizer, options, recipe.seed, context.device, context.dtype, self.recorder, self.validation,
-            self.save, options.row_schedule, loss_scaler(context.device, context.dtype), context.should_stop,
-            self.validated, self.sample, on_nan, lambda batch: batch_flops(model.config, batch),
+
+    def new_trainer(self) -> Trainer:
+        """Make the trainer of the run."""
+        context, recipe, config = self.context, self.inputs.recipe, self.model.config
+        options = recipe.train
+        trainer = Trainer(
+            self.model, self.optimizer, options, recipe.seed, context.device, context.dtype, self.recorder,
+            self.validation, self.save, options.row_schedule, loss_scaler(context.device, context.dtype),
+            context.should_stop, self.validated, self.sample, self.on_nan, lambda batch: batch_flops(config, batch),
             peak_rate(context.device, context.dtype), pace=context.watch(), group=context.group,
             weights=recipe.objective.loss_weights,
         )  # fmt: skip
         if options.z_loss:
-            self.trainer.loss = partial(loss_sums, z_loss=options.z_loss)
-        if inputs.teacher is not None:
-            learn_from(inputs.teacher, recipe, model.config, self.trainer)
+            trainer.loss = partial(loss_sums, z_loss=options.z_loss)
+        if self.inputs.teacher is not None:
+            learn_from(self.inputs.teacher, recipe, config, trainer)
+        return trainer
 
     def run(self, done: Progress) -> Progress:
         """Train up to the last step, or until the run is stopped; returns the progress.
 
         Raises NonFiniteError when numbers are not finite, unless the run may skip the step or roll back.
         """
-        options, trainer = self.inputs.recipe.train, self.trainer
+        options, trainer = self.inputs.recipe.train, self.new_trainer()
         note_run(self.inputs, self.context, self.start, trainer, self.baselines[-1])
         note_step(self.context.folder, done)
         if self.start.resumed and done.step < options.steps:
@@ -118,9 +127,11 @@ class Training:
             batches = load(steps, done.step, options.steps, options.workers)
             try:
                 with closing(batches):
-                    return trainer.train(batches, done)
+                    done = trainer.train(batches, done)
+                self.stopped = trainer.stopped
+                return done
             except NonFiniteError as error:
-                if trainer.on_nan != "rollback":
+                if self.on_nan != "rollback":
                     raise
                 done = self.roll_back(error, done)
 
@@ -138,7 +149,7 @@ class Training:
             f"{error.template}. Rolled back to step {checkpoint.step}; {passed:,} rows are skipped",
         )
         self.recorder.rewind(checkpoint.step)
-        back = restore(checkpoint, self.trainer.model, self.trainer.optimizer)
+        back = restore(checkpoint, self.model, self.optimizer)
         back.skipped_rows, back.rollbacks = now.skipped_rows + passed, now.rollbacks + 1
         return back
 
@@ -149,8 +160,7 @@ class Training:
     def validated(self, now: Progress) -> None:
         """Measure the old text after a validation, update the report, and compare with the baseline."""
         if self.old_batches:
-            trainer = self.trainer
-            losses = evaluate(trainer.model, self.old_batches, trainer.device, trainer.dtype)
+            losses = evaluate(self.model, self.old_batches, self.context.device, self.context.dtype)
             self.recorder.record(old_text_line(now, losses))
         self.watch(now)
 
@@ -160,13 +170,13 @@ class Training:
 
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""
-        model, values = self.samples.loaded.model, to_values(self.inputs.recipe)
+        values = to_values(self.inputs.recipe)
         state = {
-            "model": config_values(model.config), "objective": values["objective"],
+            "model": config_values(self.model.config), "objective": values["objective"],
             "embedding_lr_multiplier": self.inputs.recipe.train.embedding_lr_multiplier, "recipe": values,
             "inputs": self.inputs.note, NOTED: self.context.machine.values(), "progress": now.state(),
         }  # fmt: skip
-        self.writer.save(now.step, model, self.trainer.optimizer, state, now.best_step)
+        self.writer.save(now.step, self.model, self.optimizer, state, now.best_step)
 
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:
