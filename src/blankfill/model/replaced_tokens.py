@@ -102,7 +102,7 @@ def replace_tokens(model: Transformer, batch: Batch, masks: Masks, ordered: bool
     """
     generator = head_of(model).generator
     if generator is None:
-        raise ValueError("the batch asks for replaced tokens, and the model has no generator to sample them")
+        raise ValueError("the batch needs replaced tokens, and the model has no generator to sample them")
     embedded_BTW = model.embed(model.token_embeddings(batch.input_ids), batch.positions)
     hidden_NG = generator(embedded_BTW, batch.positions, masks, ordered, model.recompute and model.training)
     hidden_NG = hidden_NG.flatten(0, 1)
