@@ -188,7 +188,7 @@ def main() -> None:
     given = parser.parse_args()
     began = time.perf_counter()
     given.out.mkdir(parents=True, exist_ok=True)
-    wheel, archive = build(given.out)
+    wheel, archive = build(given.out.resolve())
     check_contents(wheel, archive)
     built = time.perf_counter()
     try_wheel(wheel, given.download)
