@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
@@ -139,3 +140,11 @@ def fingerprint(example: Example) -> tuple[object, ...]:
     borders = None if example.span_boundary_targets is None else example.span_boundary_targets.tolist()
     context = None if example.context is None else fingerprint(example.context)
     return (*(array.tolist() for array in (*arrays, *answers)), dict(example.labels), borders, context)
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Give torch back its number of threads after a test that changes it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

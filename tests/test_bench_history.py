@@ -1,26 +1,20 @@
 """The history of ratios: lines can be read, table and picture hold every release, results give a ratio."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from blankfill import __version__
+from module_files import module_at
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 
 @pytest.fixture(scope="module")
 def history() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_history", BENCH / "history.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_at("bench/history.py")
 
 
 def test_this_release_has_a_line(history: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The check of our words: what it reads, what it finds, and that it leaves ordinary English alone."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +7,14 @@ from types import ModuleType
 
 import pytest
 
+from module_files import module_at
+
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "language.py"
 
 
 @pytest.fixture(scope="module")
 def language() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("language", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["language"] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_at("tools/language.py")
 
 
 def hits(language: ModuleType, folder: Path, name: str, text: str) -> list[tuple[int, str]]:

@@ -1,6 +1,5 @@
 """The table of coverage: lines are summed for each package, and the floor of pyproject.toml is kept."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from module_files import module_at
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "show_coverage.py"
 FILES = {
@@ -21,11 +22,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("show_coverage", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("tools/show_coverage.py")
 
 
 def report() -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """The trial of the package: which installed distributions a wheel depends on, by its metadata alone."""
 
-import importlib.util
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from module_files import module_at
+
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "try_package.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("try_package", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("tools/try_package.py")
 
 
 def wheel(folder: Path, *requirements: str) -> metadata.Distribution:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +24,12 @@ from blankfill.runs.recorder import RunRecorder, read_lines
 from small_run import SMALL, texts_in
 from small_tasks import classes, run
 
+pytestmark = pytest.mark.usefixtures("restored_threads")
+
 SIZES = {**SMALL, "model.num_layers": 2, "objective.length": 48, "train.steps": 40, "train.eval_every": 20,
          "corpus.vocab_size": 400, "train.threads": 1}  # fmt: skip
 SENTENCE = "The old captain [MASK] the red lantern before supper."
 HEAD = "replaced_tokens"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,8 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.evaluation.texts import documents
 from blankfill.runs.recorder import read_lines
 from small_run import SMALL, sentences, texts_in
+
+pytestmark = pytest.mark.usefixtures("restored_threads")
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +231,6 @@ def test_a_text_too_short_for_the_objective(tmp_path: Path) -> None:
     path.write_text("A", encoding="utf-8")
     with pytest.raises((UserError, ConfigError)):
         blankfill.pretrain([str(path)], blankfill.load_recipe("glm-nano", SMALL), tmp_path / "run")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_readme_api(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,9 @@ from conftest import make_document
 from generate_models import loaded, random_model
 from small_run import SMALL, texts_in
 
+pytestmark = pytest.mark.usefixtures("restored_threads")
+
 STUDENT = {**SMALL, "train.eval_rows": 4, "train.threads": 1, "model.dropout": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,12 @@ from generate_models import SPECIAL, WORDS, wordpiece
 from small_run import SMALL, sentences
 from small_tasks import writing_model
 
+pytestmark = pytest.mark.usefixtures("restored_threads")
+
 TRAINING = {key: value for key, value in SMALL.items() if key.startswith(("train.", "objective."))} | {
     "corpus.validation": 0.2, "corpus.workers": 1, "model.dropout": 0.0, "model.attention_dropout": 0.0,
 }  # fmt: skip
 """A recipe's options without sizes and vocabulary, which the model answers."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_texts(folder: Path, count: int, seed: int, change: tuple[str, str] = ("", "")) -> Path:

@@ -10,9 +10,9 @@ import torch
 
 from blankfill.checkpoint.load import load_model
 from blankfill.config.recipe import load_recipe
-from blankfill.convert.exporting import export_model
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
+from blankfill.finetuning.exporting import export_model
 from blankfill.generation.fill import Filler
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom

@@ -1,11 +1,12 @@
 """The README's picture is what is drawn, both languages show the same, and what they name exists."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from module_files import module_at
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ["README.md", "README.zh-CN.md"]
@@ -20,12 +21,7 @@ def between(name: str, mark: str) -> str:
 
 
 def module_of_docs(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(f"docs/{name}.py")
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import blankfill
 from blankfill.checkpoint import store
@@ -26,14 +25,9 @@ from blankfill.runs.inputs import FILE as NOTES
 from blankfill.system import marks
 from small_run import SMALL, edit_state, permute, texts_in
 
+pytestmark = pytest.mark.usefixtures("restored_threads")
+
 STEADY = {**SMALL, "train.threads": 1, "train.precision": "fp32", "corpus.vocab_size": 128}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def recipe_of(name: str = "gpt-nano", **changes: Any) -> Recipe:

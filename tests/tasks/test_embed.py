@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,9 @@ from blankfill.model.io import Inputs
 from blankfill.objectives import Gpt
 from generate_models import SPECIAL, loaded, random_model, wordpiece
 
+pytestmark = pytest.mark.usefixtures("restored_threads")
+
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "big", "play", ".", ",", "猫", "狗", "在", "跑"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def framed(tokenizer: Tokenizer) -> Tokenizer:

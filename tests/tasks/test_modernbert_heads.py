@@ -17,6 +17,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.heads.models import TaskModel, new_head, task_losses, text_means
 from blankfill.tasks.items import Answer, ChoiceItem, Item, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.options import FinetuneOptions
+from blankfill.types import Batch
 from head_models import VOCABULARY
 from parity_cases import SIZES
 
@@ -76,6 +77,16 @@ def compare_gradients(model: TaskModel, theirs: Any) -> None:
             )
 
 
+def compare(model: TaskModel, batch: Batch, scores: torch.Tensor, count: int, loss: torch.Tensor, theirs: Any) -> None:
+    """Compare scores, the mean loss over `count` targets, and gradients with those of transformers."""
+    torch.testing.assert_close(model.scores(batch), scores, atol=1e-5, rtol=1e-5)
+    own = task_losses(model, batch)["answer"] / count
+    torch.testing.assert_close(own, loss, atol=1e-5, rtol=1e-5)
+    own.backward()
+    loss.backward()
+    compare_gradients(model, theirs)
+
+
 def text(rng: np.random.Generator, longest: int) -> str:
     return " ".join(WORDS[int(k)] for k in rng.integers(0, len(WORDS), int(rng.integers(2, longest))))
 
@@ -122,12 +133,7 @@ def test_texts(kind: str, pooling: str, changes: dict[str, Any], tmp_path: Path)
     packed = pack(encoded, ROLES["pad"])
     assert len(packed.batch.input_ids) < len(items)
     out = theirs(**padded([framed(*pair) for pair in texts]), labels=labels)
-    torch.testing.assert_close(model.scores(packed.batch), out.logits[packed.items], atol=1e-5, rtol=1e-5)
-    loss = task_losses(model, packed.batch)["answer"] / len(items)
-    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
-    loss.backward()
-    out.loss.backward()
-    compare_gradients(model, theirs)
+    compare(model, packed.batch, out.logits[packed.items], len(items), out.loss, theirs)
 
 
 @pytest.mark.parametrize(("pooling", "changes"), POOLINGS)
@@ -148,12 +154,7 @@ def test_tokens(pooling: str, changes: dict[str, Any], tmp_path: Path) -> None:
     out = theirs(**inputs, labels=labels)
     packed = pack(encoded, ROLES["pad"])
     expected = torch.cat([out.logits[k, 1 : 1 + len(tags[k])] for k in dict.fromkeys(packed.items.tolist())])
-    torch.testing.assert_close(model.scores(packed.batch), expected, atol=1e-5, rtol=1e-5)
-    loss = task_losses(model, packed.batch)["answer"] / sum(map(len, tags))
-    torch.testing.assert_close(loss, out.loss, atol=1e-5, rtol=1e-5)
-    loss.backward()
-    out.loss.backward()
-    compare_gradients(model, theirs)
+    compare(model, packed.batch, expected, sum(map(len, tags)), out.loss, theirs)
 
 
 @pytest.mark.parametrize(("pooling", "changes"), POOLINGS)

@@ -12,10 +12,9 @@ from typing import Literal
 
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
-from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.check import TOLERANCE, difference, real_text
-from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.system.environment import has_module
@@ -38,32 +37,11 @@ class Exported:
     """Name of a head that transformers' class does not have; empty if the whole model was written."""
 
 
-def export_model(
-    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
-) -> Exported:
+def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
     """Write a pretrained model as a folder for transformers, and compare what transformers computes from it.
 
-    Args:
-        path: A run, a checkpoint or an imported model.
-        out: The new folder.
-        text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
-            of the vocabulary.
-        part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
-
-    Returns:
-        The folder, the class of transformers, and the largest difference of scores.
-
-    Raises:
-        UserError: transformers has no class for the model, or computes something else from the folder; then nothing
-            is left behind.
+    See `finetuning.exporting.export_model`. lines: texts to compare; None for those of the run at `path`.
     """
-    check_free(Path(out))
-    lines = read_lines(Path(text)) if text else None
-    return export_loaded(part_of(load_model(path), part), path, Path(out), lines)
-
-
-def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
-    """Write an opened model; see `export_model`. lines: texts to compare; None for those of the run at `path`."""
     checkpoint_format = export_format(loaded)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))

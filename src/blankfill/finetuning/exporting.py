@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.convert import exporting
-from blankfill.convert.exporting import Exported, ModelPart, differs, export_loaded, read_lines
+from blankfill.checkpoint.load import load_model
+from blankfill.convert.exporting import Exported, ModelPart, differs, export_loaded, part_of, read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.head_format import HeadFormat, head_format_of
@@ -66,12 +66,12 @@ def export_model(
             nothing is left behind.
     """
     path, out = Path(path), Path(out)
-    if not holds_fine_tuned(path):
-        return exporting.export_model(path, out, text, part)
-    if part != "model":
-        raise UserError(f"{path}: a fine-tuned model has no generator; leave out {setting('part')}")
     check_free(out)
     lines = read_lines(Path(text)) if text else None
+    if not holds_fine_tuned(path):
+        return export_loaded(part_of(load_model(path), part), path, out, lines)
+    if part != "model":
+        raise UserError(f"{path}: a fine-tuned model has no generator; leave out {setting('part')}")
     predictor = open_predictor(path, "cpu", None)
     if not isinstance(predictor, Predictor):
         raise UserError(f"{path} is an ensemble of several models; export one of the runs in it")
