@@ -29,7 +29,7 @@ class FinetuneArguments(FinetuneOptions):
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": (
             "task data text_column label_column id_column max_length document_context validation_split "
-            "max_train_samples"
+            "test_split max_train_samples"
         ),
         "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
         "Run": "out resume grid num_seeds seed",
@@ -37,7 +37,7 @@ class FinetuneArguments(FinetuneOptions):
             "lr embedding_lr_multiplier layer_decay batch_size epochs warmup schedule weight_decay max_grad_norm "
             "label_smoothing class_weights eval_every patience"
         ),
-        "Questions": "stride max_query_length max_answer_length",
+        "Questions": "stride max_query_length max_answer_length answer_columns",
         "Cloze": "pattern patterns multi_token mlm_weight unlabelled distil distil_epochs",
         "Generation": (
             "max_target_length blank beams length_penalty no_repeat_ngram max_eval_samples pseudo_noise target_noise"
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     from blankfill.finetuning.grid import combinations, run_grid
     from blankfill.finetuning.pet import run_pet
     from blankfill.finetuning.run import finetune
-    from blankfill.system.console import show
+    from blankfill.system.console import show, worded
     from blankfill.tasks.datasets.tabular import Columns
     from blankfill.tasks.run_files import RESULTS
 
@@ -126,10 +126,9 @@ def main(argv: Sequence[str]) -> int:
             show(f"the scores are in {out / RESULTS}")
             return 0
     result = finetune(config, out, given.resume is not None, changes)
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    show(f"{config.task}: {scores} on the dev set at step {result.best_step:,} of {result.total:,}")
-    show(f"baseline (ignores the texts): {result.baseline:.4f}; {result.items_per_second:.1f} items a second")
-    show(f"the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
+    for line in result.lines(config.task, config.build_task().primary_metric):
+        show(worded(line))
+    show(f"{result.items_per_second:.1f} items a second; the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0
 
 

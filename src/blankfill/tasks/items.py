@@ -159,6 +159,19 @@ def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
     return matches
 
 
+def labelled(item: Item) -> bool:
+    """Return whether the data have the answer of an item, so that predictions for it can be scored."""
+    if isinstance(item, MixedItem):
+        return labelled(item.item)
+    if isinstance(item, TextItem | ChoiceItem):
+        return item.label is not None
+    if isinstance(item, TaggedItem):
+        return item.tags is not None
+    if isinstance(item, QuestionItem):
+        return bool(item.answers) or bool(item.impossible)
+    return bool(item.targets) if isinstance(item, GenerationItem) else False
+
+
 def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:
     """Return a sentence about ids that more than one item has, or none. name: of the file."""
     seen: set[str] = set()
