@@ -126,11 +126,11 @@ def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(
     capsys.readouterr()
     where = ["evaluate", "--task", "squad2", "--data", str(data), "--json"]
     assert main([*where, str(tmp_path / "out" / "predictions.json")]) == 0
-    plain = json.loads(capsys.readouterr().out)
+    plain = json.loads(capsys.readouterr().out)["metrics"]
     assert plain["f1"] == pytest.approx(result["metrics"]["f1"])
     odds = ["--na-prob-file", str(tmp_path / "out" / "null_odds.json")]
     assert main([*where, str(tmp_path / "out" / "best_answers.json"), *odds]) == 0
-    best = json.loads(capsys.readouterr().out)
+    best = json.loads(capsys.readouterr().out)["metrics"]
     assert best["best-f1"] == pytest.approx(result["metrics"]["f1"])
     assert best["best-f1-threshold"] == pytest.approx(result["threshold"], abs=1e-3)
     assert best["best-exact"] >= plain["exact"] > 0.4

@@ -13,6 +13,7 @@ from blankfill.cli.arguments import parsed
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
+from blankfill.tasks.metrics.intervals import counted, figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +85,11 @@ def main(argv: Sequence[str]) -> int:
         result_folder(args.out)
     result = _scored(args) if args.model is None else _measured(args, args.model)
     if args.json:
-        show(json.dumps(finite(result if args.model else result["metrics"])))
+        show(json.dumps(finite(result)))
     else:
-        for line in lines(result["metrics"]):
+        for line in lines(result["metrics"], result["intervals"]):
             show(line)
+        show(rests_on(result))
     if args.out is not None:
         write_results(result, args.out)
     return 0
@@ -99,9 +101,9 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
     assert args.predictions is not None
     split = args.split or "dev"
-    metrics = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
+    scores = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
     paths = {"predictions": str(args.predictions.resolve()), "data": str(args.data.resolve())}
-    return {"task": args.task, "split": split, **paths, "metrics": metrics}
+    return {"task": args.task, "split": split, **paths, **scores.values()}
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
@@ -118,16 +120,31 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     return result.values()
 
 
-def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line for each figure; figures by length become a line for each length."""
+def rests_on(result: Mapping[str, Any]) -> str:
+    """Return the number of examples or texts behind the figures, and what their brackets are."""
+    if "items" in result:
+        count, unit = int(result["items"]), "examples"
+    else:
+        unit = next(name for name in ("texts", "passages", "words") if name in result["counts"])
+        count = int(result["counts"][unit])
+    return counted(count, bool(result["intervals"]), unit)
+
+
+def lines(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
+    """Return a line for each figure, with its interval if it has one; figures by length become a line for each
+    length."""
     out = []
     for name, value in metrics.items():
+        between = intervals.get(name)
         if isinstance(value, Mapping):
-            out.append(f"{name}: " + ", ".join(f"{part} {_figure(number)}" for part, number in value.items()))
+            known = between or {}
+            out.append(f"{name}: " + ", ".join(f"{part} {_figure(of, known.get(part))}" for part, of in value.items()))
         else:
-            out.append(f"{name} {_figure(value)}")
+            out.append(f"{name} {_figure(value, between)}")
     return out
 
 
-def _figure(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _figure(value: float, between: Sequence[float] | None = None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return figure(value, (between[0], between[1]) if between else None)

@@ -19,6 +19,7 @@ from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.tasks.adapter import Prediction
     from blankfill.tasks.items import Item
 
 WINDOW = 4096
@@ -99,16 +100,33 @@ def main(argv: Sequence[str]) -> int:
         items: Iterator[Item] = iter(split_of(predictor, args.data, args.split, args.task).items)
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
+    scored: list[tuple[Item, Prediction]] = []
     with ExitStack() as stack:
         target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
             for item, answer in zip(window, predictor.predict(window), strict=True):
                 row = {"id": item.id, **answer.record}
+                if args.data is not None:
+                    scored.append((item, answer))
                 if target is None:
                     show(json_line(row))
                 else:
                     target.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if args.data is not None:
+        say_scores(predictor, args, scored)
     return 0
+
+
+def say_scores(predictor: AnyPredictor, args: PredictArguments, scored: Sequence[tuple[Item, Prediction]]) -> None:
+    """Print the scores of predictions as a notice, where the data have the answers."""
+    from blankfill.finetuning.predict import Predictions
+    from blankfill.finetuning.submit import task_for
+    from blankfill.system.console import say
+
+    task = task_for(predictor, args.task)
+    predictions = Predictions(predictor, task, [item for item, _ in scored], [answer for _, answer in scored])
+    if predictions.labelled():
+        say(f"{task.name}, {args.split}: {predictions.scores().sentence()}")
 
 
 def opened(args: PredictArguments) -> AnyPredictor:

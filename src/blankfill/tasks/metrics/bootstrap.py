@@ -5,14 +5,14 @@ answers, entities, moments), so all resamples of a metric are one product of sum
 weights. The draws depend on the number of rows alone, so two predictions of the same rows get the same draws, and their
 difference is a paired one. Rows that a metric combines (the answers to a question of MultiRC) are drawn together.
 
-Not here: intervals and what is said of them (`intervals`); the metrics of the rows themselves (`scoring`).
+Not here: the draws, intervals and what is said of them (`intervals`); the metrics of the rows themselves (`scoring`).
 
 Shapes: N rows, U units that are drawn, R resamples (b at a time), C classes, S sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 from blankfill.tasks.items import Split
 from blankfill.tasks.metrics.entities import entities
 from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, text_scores, without_spaces
+from blankfill.tasks.metrics.intervals import draws
 from blankfill.tasks.metrics.questions import item_scores, script_of
 from blankfill.tasks.metrics.scoring import choice_scores
 from blankfill.tasks.task import Task
-
-RESAMPLES = 1000
-FEWEST = 200
-"""Resamples of very many rows, whose intervals are narrow."""
-MOST_DRAWS = 50_000_000
-"""Number of draws from which the resamples become fewer."""
-AT_ONCE = 4_000_000
-"""Number of weights that are in memory at once."""
-SEED = 0
 
 Floats = NDArray[np.float64]
 Measure = Callable[[Floats], Floats]
@@ -59,17 +51,6 @@ def resampled(task: Task, split: Split, predicted: Any) -> dict[str, Floats]:
     if task.primary_metric == "average" and len(values) == len(task.metrics):
         values["average"] = np.mean(list(values.values()), axis=0)
     return values
-
-
-def draws(units: int, seed: int = SEED) -> Iterator[Floats]:
-    """Yield how often each unit was drawn in some resamples at a time, float64[U, b]."""
-    total = min(RESAMPLES, max(FEWEST, MOST_DRAWS // units))
-    rng = np.random.Generator(np.random.Philox(key=[seed, units]))
-    at_once = max(1, AT_ONCE // units)
-    for begin in range(0, total, at_once):
-        count = min(at_once, total - begin)
-        drawn = rng.integers(0, units, (count, units)) * count + np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=units * count).reshape(units, count).astype(np.float64)
 
 
 def _groups(task: Task, split: Split) -> NDArray[np.int64]:
