@@ -128,7 +128,8 @@ def main(argv: Sequence[str]) -> int:
     result = finetune(config, out, given.resume is not None, changes)
     for line in result.lines(config.task, config.build_task().primary_metric):
         show(worded(line))
-    show(f"{result.items_per_second:.1f} items a second; the scores {'' if result.complete else 'so far '}are in {out / RESULTS}")
+    so_far = "" if result.complete else "so far "
+    show(f"{result.items_per_second:.1f} items a second; the scores {so_far}are in {out / RESULTS}")
     return result.stopped.exit_code if result.stopped else 0
 
 

@@ -60,7 +60,7 @@ class Infilled:
     def intervals(self) -> dict[str, Interval]:
         """Return the interval of each share and of the figures in nats, over blanks."""
         rows = [
-            (1, answer.hits.all(), answer.hits[: len(answer.hits) - self.ends].sum(), len(answer.hits) - self.ends,
+            (1, bool(answer.hits.all()), int(answer.hits[: len(answer.hits) - self.ends].sum()), len(answer.hits) - self.ends,
              -answer.total, len(cut.answer))
             for answer, cut in zip(self.answers, self.cuts, strict=True)
         ]  # fmt: skip

@@ -55,7 +55,13 @@ class LastWords:
         ends = self.scorer.ends
         sizes = [len(answer.hits) - ends for answer in self.answers]
         rows = [
-            (1, answer.hits[:size].all(), answer.hits.all(), -answer.log_probabilities[:size].sum(), size)
+            (
+                1,
+                bool(answer.hits[:size].all()),
+                bool(answer.hits.all()),
+                -answer.log_probabilities[:size].sum().item(),
+                size,
+            )
             for size, answer in zip(sizes, self.answers, strict=True)
         ]
         name = "accuracy_given_length" if self.scorer.length == "given" else "accuracy"

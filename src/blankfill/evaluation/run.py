@@ -83,9 +83,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement. metrics: figures; for infilling, figures by the length of blanks in words.
-    intervals: of the figures that have one. counts: sizes of the data behind the figures. notes: what a reader must know of the figures. samples: texts that the model
-    generated."""
+    """The result of a measurement.
+
+    metrics: figures; for infilling, figures by the length of blanks in words. intervals: of the figures that have one.
+    counts: sizes of the data behind the figures. notes: what a reader must know of the figures. samples: texts that the
+    model generated.
+    """
 
     metrics: dict[str, Any]
     intervals: dict[str, Any]

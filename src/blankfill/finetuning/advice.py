@@ -91,8 +91,8 @@ def _of_settings(options: FinetuneOptions, items: int, steps: int, history: Hist
     """Yield a sentence for each setting that keeps a model from learning."""
     if options.lr < LOWEST_LR:
         yield (
-            f"a higher {setting('lr')}: at {options.lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and more for "
-            "small models, LoRA and a frozen encoder"
+            f"a higher {setting('lr')}: at {options.lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and more "
+            "for small models, LoRA and a frozen encoder"
         )
     if options.from_scratch:
         yield f"the pretrained weights: leave out {setting('from_scratch')}"
@@ -105,8 +105,8 @@ def _of_settings(options: FinetuneOptions, items: int, steps: int, history: Hist
     if steps < FEW_STEPS:
         epochs = math.ceil(options.epochs * ENOUGH_STEPS / max(1, steps))
         yield (
-            f"more {setting('epochs')}: the run has {steps:,} steps on {items:,} examples, and {setting('epochs', epochs)} "
-            f"makes about {ENOUGH_STEPS}"
+            f"more {setting('epochs')}: the run has {steps:,} steps on {items:,} examples, and "
+            f"{setting('epochs', epochs)} makes about {ENOUGH_STEPS}"
         )
     elif history.still_rose:
         yield f"more {setting('epochs')}: the score still rose at the last evaluation"
@@ -122,8 +122,8 @@ def _of_course(options: FinetuneOptions, history: History) -> Iterator[str]:
         yield f"{_other_rates(options)}: {course}, so not even the training examples were learnt"
     elif history.fallen < LEARNT:
         yield (
-            f"more training examples, or fewer {setting('epochs')}: {course}, so the model knows the training examples by "
-            "heart; check as well that their labels mean the same as those of the other set"
+            f"more training examples, or fewer {setting('epochs')}: {course}, so the model knows the training examples "
+            "by heart; check as well that their labels mean the same as those of the other set"
         )
 
 

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The data of a run. test: the items of `--test-split`, None without it; soft_labels: texts with scores that replace
-    labels; unlabelled: the texts of `--unlabelled`."""
+    """The data of a run.
+
+    test: the items of `--test-split`, None without it. soft_labels: texts with scores that replace labels. unlabelled:
+    the texts of `--unlabelled`.
+    """
 
     task: Task
     train: Split

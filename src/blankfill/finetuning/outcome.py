@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blankfill.errors import setting
+from blankfill.errors import setting, template_of
 from blankfill.finetuning.advice import advice, read_history
 from blankfill.finetuning.verdict import Comparison, compare, same_for_all, warnings
 from blankfill.runs.folder import note_facts, renew_report
@@ -78,7 +78,7 @@ class FinetuneResult:
         for warning in self.warnings:
             yield f"warning: {warning}"
         for sentence in self.advice:
-            yield f"try {sentence}"
+            yield f"try {template_of(sentence)}"
 
 
 def chosen_by_dev(evaluations: int) -> str:
@@ -91,9 +91,10 @@ def chosen_by_dev(evaluations: int) -> str:
 def announce(config: FinetuneConfig, data: TaskData, setup: TaskSetup, steps: int, where: str) -> None:
     """Print the sizes of a run before its start."""
     learning = sum(parameter.numel() for parameter in setup.model.parameters() if parameter.requires_grad)
+    tested = f", {len(data.test):,} to test at the end" if data.test is not None else ""
     say(
-        f"{data.task.name}: {len(data.learnt):,} items to train on, {len(data.dev):,} to score"
-        f"{f', {len(data.test):,} to test at the end' if data.test is not None else ''}; {learning:,} weights learn, {steps:,} steps of {config.options.batch_size} items, {where}"
+        f"{data.task.name}: {len(data.learnt):,} items to train on, {len(data.dev):,} to score{tested}; {learning:,} "
+        f"weights learn, {steps:,} steps of {config.options.batch_size} items, {where}"
     )
     for remark in setup.adapter.remarks():
         say(remark)
@@ -110,7 +111,9 @@ def note_run(
     facts = {
         "steps": steps,
         "items": {
-            "train": len(data.learnt), "dev": len(data.dev), **({} if data.test is None else {"test": len(data.test)}),
+            "train": len(data.learnt),
+            "dev": len(data.dev),
+            **({} if data.test is None else {"test": len(data.test)}),
         },
         "computed_on": context.machine.where,
         "learning": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -188,7 +191,7 @@ def finish(
     return FinetuneResult(
         out, scores.metrics, scores.metrics[main], baseline.metrics[main], best_step, done.step, speed, not ended,
         training.settings.steps, training.context.stop_reason(False), scores, against,
-        *((on_test[0], on_test[2]) if on_test else (None, None)), history.evaluations, signs, hints,
+        on_test[0] if on_test else None, on_test[2] if on_test else None, history.evaluations, signs, hints,
     )  # fmt: skip
 
 
@@ -215,8 +218,6 @@ def resamples_of(scores: Scores, against: Comparison, metric: str) -> dict[str, 
     return {name: np.round(of, 6).tolist() for name, of in values.items() if of is not None}
 
 
-def _write_predictions(
-    path: Path, adapter: Adapter, items: Sequence[Item], predictions: Sequence[Prediction]
-) -> None:
+def _write_predictions(path: Path, adapter: Adapter, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
     lines = [{"id": item.id, **adapter.record(prediction)} for item, prediction in zip(items, predictions, strict=True)]
     write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -21,6 +21,10 @@ MOST_POINTS = 1200
 """Largest number of points of a curve on the page: about the pixels of the widest chart."""
 SPLITS = {"train": "training", "valid": "validation", "old": "old text"}
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
+SMALLEST_SPAN = {"score": 0.1, "share": 0.05, "loss": 0.1}
+"""Smallest height of a chart in its own unit, by style: a smaller change does not fill it."""
+SMALLEST_PART = 0.05
+"""Smallest height of other charts, as a share of their largest value."""
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
 """Metrics whose validation lines repeat them, or hold them for the whole run."""
 KNOWN = {
@@ -73,6 +77,12 @@ class Chart:
     def write(self, value: float) -> str:
         """Return a number of this chart as text."""
         return STYLES[self.style](value)
+
+
+def smallest_span(style: str, values: Sequence[float]) -> float:
+    """Return the smallest height of a chart with these values, so that noise does not look like a rise."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return SMALLEST_SPAN.get(style, SMALLEST_PART * largest)
 
 
 def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | None] | None = None) -> list[Chart]:
@@ -140,6 +150,7 @@ def payload(
                 curve |= {"low": rounded(points.low), "high": rounded(points.high)}
             curves.append(curve)
         values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
+        values["span"] = smallest_span(chart.style, [end[1] for of in chart.series for end in of.ends.values()])
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
         if chart.key == marked and mark:

@@ -93,9 +93,7 @@ class Adapter(ABC):
         """Return the task's metrics. Raises UserError when the items have no answers."""
         return score(self.task, Split(items, self.labels), self.values(items, predictions))
 
-    def resampled(
-        self, items: Sequence[Item], predictions: Sequence[Prediction]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
         """Return bootstrap resamples of the metrics; see `metrics.bootstrap.resampled`."""
         return resampled(self.task, Split(items, self.labels), self.values(items, predictions))
 

@@ -126,9 +126,9 @@ class FinetuneOptions:
     """Fraction of the training examples used for validation where a data set has no dev set; whole documents or
     articles."""
     test_split: str = ""
-    """Test set that chooses nothing and is scored once at the end, with the chosen checkpoint: a fraction of the training
-    examples, such as 0.1 (whole documents or articles, the same for every seed), or the name of a labelled split of the
-    data, such as test. Without it there is none."""
+    """Test set that chooses nothing and is scored once, at the end, with the chosen checkpoint: a fraction of the
+    training examples, such as 0.1 (whole documents or articles, the same for every seed), or the name of a labelled
+    split of the data, such as test. Without it there is none."""
     max_train_samples: int = 0
     """Maximum number of training examples, drawn by the seed, for few-shot runs and learning curves; 0: all."""
     warmup: float = 0.1
@@ -195,8 +195,8 @@ class FinetuneOptions:
         fraction = self.test_fraction
         if fraction is not None and not 0 < fraction < 1:
             yield (
-                f"{setting('test_split')} is {self.test_split}; it must be a fraction above 0 and below 1, or the name of "
-                "a split"
+                f"{setting('test_split')} is {self.test_split}; it must be a fraction above 0 and below 1, or the name "
+                "of a split"
             )
 
     def _head_problems(self) -> Iterator[str]:

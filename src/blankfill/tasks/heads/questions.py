@@ -24,8 +24,8 @@ class Answer(HeadAdapter):
     """A span of the context, or none.
 
     The target columns are the pooled column and those of the context, in this order; the pooled column represents no
-    answer. With `answer_columns` "all" the other columns of the row follow: they can be no part of an answer, but compete
-    with those that can.
+    answer. With `answer_columns` "all" the other columns of the row follow: they can be no part of an answer, but
+    compete with those that can.
     """
 
     head = "span"

@@ -1,4 +1,4 @@
-"""Draws with replacement, intervals of scores, and scores in the words and JSON values that commands, files and pages share.
+"""Draws with replacement, intervals of scores, and scores as commands, files and pages show them.
 
 An interval is the middle 95% of the bootstrap resamples of a score (`bootstrap`), so it is about other rows of the same
 kind, not about other seeds of the training. A score of 0 or 1 on every row has an interval without width, whatever the

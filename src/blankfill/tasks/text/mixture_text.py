@@ -117,9 +117,7 @@ class MixedText(Write):
                 main.append(metrics[member.task.primary_metric])
         return {**result, "average": sum(main) / len(main)}
 
-    def resampled(
-        self, items: Sequence[Item], predictions: Sequence[Prediction]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
         """Return bootstrap resamples of each member's metrics, whose items are drawn apart, and of their mean."""
         result: dict[str, NDArray[np.float64]] = {}
         main = []

@@ -100,9 +100,7 @@ class TextToText(Write):
         """Return the task's metrics."""
         return self.read_by.measure(items, predictions)
 
-    def resampled(
-        self, items: Sequence[Item], predictions: Sequence[Prediction]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
         """Return bootstrap resamples of the metrics."""
         return self.read_by.resampled(items, predictions)
 
