@@ -99,8 +99,9 @@ def test_every_kind_of_task_is_learnt(
     written = tmp_path / "run" / "predictions.jsonl"
     again = score_predictions(task_named(task), data, "dev", written)
     assert again.metrics == pytest.approx(result.metrics, abs=1e-5)
-    kept = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))["intervals"]
-    assert kept.keys() == again.intervals.keys() and kept[metric] == pytest.approx(again.intervals[metric], abs=1e-5)
+    written_intervals = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))["intervals"]
+    assert written_intervals.keys() == again.intervals.keys()
+    assert written_intervals[metric] == pytest.approx(again.intervals[metric], abs=1e-5)
     items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
     shown = [prediction.record for prediction in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]

@@ -96,9 +96,9 @@ def test_a_test_set_is_held_out_and_scored_once(tmp_path: Path, capsys: pytest.C
     from blankfill.finetuning.predictor import Predictor
 
     dev = task_named("sst2").read(data, "dev").items
-    kept = [json.loads(line)["label"] for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    of_run = [json.loads(line)["label"] for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
     predictor = Predictor(out, "cpu", 1)
-    assert [prediction.record["label"] for prediction in predictor.predict(dev)] == kept
+    assert [prediction.record["label"] for prediction in predictor.predict(dev)] == of_run
     again = predictor.predict([train[row["id"]] for row in rows])
     assert [prediction.record["label"] for prediction in again] == [row["label"] for row in rows]
 
@@ -264,7 +264,7 @@ MANY = [TextItem(str(k), f"text {k}", None, k % 2) for k in range(400)]
         ({}, MANY[:100], 500, FLAT, WORSE, ["more labelled examples: there are 100"]),
         ({}, MANY, 500, FLAT, UNCLEAR, ["a larger dev set: it has 120 examples, where a diff"]),
         ({}, [*MANY, *(TextItem("x", "text 0", None, 1),) * 2], 500, History(None, ()), WORSE,
-         ["a look at the labels: 1 training texts"]),
+         ["a look at the labels: 1 training text occurs"]),
         ({}, [TextItem(str(k), f"t{k}", None, int(k > 30)) for k in range(400)], 500, History(None, ()), WORSE,
          ["--class-weights balanced: 92% of the training examples"]),
         ({}, MANY, 500, FLAT, WORSE, ["another learning rate and other seeds"]),
@@ -277,6 +277,17 @@ def test_advice_is_what_the_run_shows(
     assert len(given) == len(expected), given
     for sentence, begin in zip(given, expected, strict=True):
         assert in_flags(sentence).startswith(begin), in_flags(sentence)
+
+
+def test_advice_does_not_contradict_itself() -> None:
+    """Few steps: more epochs, whatever the loss; one prediction for all: not learnt by heart, though the loss fell."""
+    fell = History((8.5, 2.8), (0.0, 0.0))
+    (few,) = advice(FinetuneOptions(), MANY, 20, fell, WORSE, "dev", same=True)
+    assert few.startswith("more epochs: the run has 20 steps")
+    (many,) = advice(FinetuneOptions(), MANY, 500, fell, WORSE, "dev", same=True)
+    assert many.startswith("another learning rate") and "never differ" in many
+    unclear = dataclasses.replace(UNCLEAR, items=1200)
+    assert not any("larger dev set" in sentence for sentence in advice(FinetuneOptions(), MANY, 500, FLAT, unclear, ""))
 
 
 def test_history_is_read_from_the_metrics(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def run_qa(
 ) -> list[tuple[str, float]]:
     """The search of transformers' example for questions, written from its description: for each feature the n best
     start and end logits of all its tokens, without those that are not of the context (whose offsets are None)."""
-    found = []
+    pairs = []
     for feature in features:
         start_indexes = np.argsort(feature["start_logits"])[-1 : -n_best_size - 1 : -1].tolist()
         end_indexes = np.argsort(feature["end_logits"])[-1 : -n_best_size - 1 : -1].tolist()
@@ -306,8 +306,8 @@ def run_qa(
             if offsets[start] is None or offsets[end] is None or end < start or end - start + 1 > max_answer_length:
                 continue
             text = context[offsets[start][0] : offsets[end][1]]
-            found.append((text, feature["start_logits"][start] + feature["end_logits"][end]))
-    return sorted(found, key=lambda pair: -pair[1])[:n_best_size]
+            pairs.append((text, feature["start_logits"][start] + feature["end_logits"][end]))
+    return sorted(pairs, key=lambda pair: -pair[1])[:n_best_size]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -59,11 +59,10 @@ class Infilled:
 
     def intervals(self) -> dict[str, Interval]:
         """Return the interval of each share and of the figures in nats, over blanks."""
-        rows = [
-            (1, bool(answer.hits.all()), int(answer.hits[: len(answer.hits) - self.ends].sum()), len(answer.hits) - self.ends,
-             -answer.total, len(cut.answer))
-            for answer, cut in zip(self.answers, self.cuts, strict=True)
-        ]  # fmt: skip
+        rows = []
+        for answer, cut in zip(self.answers, self.cuts, strict=True):
+            hits = answer.hits[: len(answer.hits) - self.ends]
+            rows.append((1, bool(answer.hits.all()), int(hits.sum()), len(hits), -answer.total, len(cut.answer)))
         values: dict[str, Callable[[NDArray[np.float64]], Any]] = {
             "exact": lambda sums: sums[1] / sums[0],
             "token_accuracy": lambda sums: sums[2] / sums[3],

@@ -26,6 +26,8 @@ LOWEST_LR = 1e-6
 """Learning rate below which the weights of no model change much in a fine-tuning run."""
 FEW_STEPS, ENOUGH_STEPS = 100, 300
 FEW_ITEMS = 200
+FEW_SCORED = 500
+"""Scored examples below which a real difference may be lost in chance."""
 STUCK, LEARNT = 0.97, 0.5
 """Share of the first training loss above which nothing was learnt, and below which the training items were."""
 LARGEST_CLASS = 0.8
@@ -75,11 +77,21 @@ def read_history(run: Path, metric: str) -> History:
 
 
 def advice(
-    options: FinetuneOptions, train: Sequence[Item], steps: int, history: History, comparison: Comparison, name: str
+    options: FinetuneOptions,
+    train: Sequence[Item],
+    steps: int,
+    history: History,
+    comparison: Comparison,
+    name: str,
+    same: bool = False,
 ) -> list[str]:
-    """Return sentences on what to try, the likeliest first. name: of the set of items that was scored."""
+    """Return sentences on what to try, the likeliest first.
+
+    name: of the set of items that was scored. same: whether all predictions for it are the same.
+    """
+    course = _of_course(options, history, same) if steps >= FEW_STEPS else ()
     sentences = [
-        *_of_settings(options, len(train), steps, history), *_of_course(options, history), *_of_data(options, train),
+        *_of_settings(options, len(train), steps, history), *course, *_of_data(options, train),
         *_of_size(comparison, name),
     ]  # fmt: skip
     if not sentences:
@@ -112,8 +124,11 @@ def _of_settings(options: FinetuneOptions, items: int, steps: int, history: Hist
         yield f"more {setting('epochs')}: the score still rose at the last evaluation"
 
 
-def _of_course(options: FinetuneOptions, history: History) -> Iterator[str]:
+def _of_course(options: FinetuneOptions, history: History, same: bool) -> Iterator[str]:
     """Yield a sentence for what the training loss shows."""
+    if same and options.lr >= LOWEST_LR:  # a loss may fall as far as a constant takes it
+        yield f"{_other_rates(options)}: a model whose predictions never differ has learnt nothing from the texts"
+        return
     if history.losses is None or math.isnan(history.fallen):
         return
     first, last = history.losses
@@ -137,7 +152,8 @@ def _other_rates(options: FinetuneOptions) -> str:
 def _of_data(options: FinetuneOptions, train: Sequence[Item]) -> Iterator[str]:
     """Yield a sentence for what the training items show."""
     if twice := conflicting(train):
-        yield f"a look at the labels: {twice:,} training texts occur with several different labels"
+        texts = "training text occurs" if twice == 1 else "training texts occur"
+        yield f"a look at the labels: {twice:,} {texts} with several different labels"
     labels = Counter(item.label for item in train if isinstance(item, TextItem) and isinstance(item.label, int))
     if labels and options.method == "head" and options.class_weights == "none":
         share = max(labels.values()) / labels.total()
@@ -159,7 +175,7 @@ def conflicting(items: Sequence[Item]) -> int:
 
 def _of_size(comparison: Comparison, name: str) -> Iterator[str]:
     """Yield a sentence where the score is higher, and the set too small to tell."""
-    if comparison.difference > 0 and not comparison.better:
+    if comparison.difference > 0 and not comparison.better and comparison.items < FEW_SCORED:
         off = ""
         if comparison.between is not None and (low := comparison.difference - comparison.between[0]) > 0:
             off = f", where a difference below about {low:.3f} may be chance"

@@ -159,7 +159,7 @@ def finish(
         same = same_for_all(adapter, items, given)
         signs = warnings(judged[2], *judged[:2], main, data.task.kind, same, name)
         if signs:
-            hints = advice(config.options, data.learnt.items, done.step, history, judged[2], name)
+            hints = advice(config.options, data.learnt.items, done.step, history, judged[2], name, bool(same))
     threshold = getattr(adapter, "threshold", None)
     speed = done.step * config.options.batch_size / done.seconds if done.seconds else 0.0
     results = {

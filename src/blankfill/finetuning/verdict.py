@@ -97,13 +97,13 @@ def same_for_all(adapter: Adapter, items: Sequence[Item], predictions: Sequence[
     all the same as well, and for a handful of items."""
     tasks = dict.fromkeys(item.task for item in items if isinstance(item, MixedItem))
     if tasks:
-        found = []
+        sames = []
         for name in tasks:
             own = [(item.item, p) for item, p in zip(items, predictions, strict=True)
                    if isinstance(item, MixedItem) and item.task == name]  # fmt: skip
             if same := _same([item for item, _ in own], [p for _, p in own], adapter.values([], [p for _, p in own])):
-                found.append(f"{same} ({name})")
-        return ", ".join(found)
+                sames.append(f"{same} ({name})")
+        return ", ".join(sames)
     values = adapter.values(items, predictions)
     return _same(items, predictions, list(values.values()) if isinstance(values, dict) else values)
 
