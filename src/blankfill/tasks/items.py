@@ -115,10 +115,14 @@ Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | Lang
 T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, LanguageItem)
 
 
+class Remark(str):
+    """A problem of the data that leaves no item out."""
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a data set: items in the file's order, names of labels (for tagging, of BIO tags), and problems of
-    the data, one sentence each."""
+    the data, one sentence each; those that leave no item out are a `Remark`."""
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
@@ -126,6 +130,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def losses(self) -> list[str]:
+        """Return the problems that leave items out."""
+        return [problem for problem in self.problems if not isinstance(problem, Remark)]
 
     def texts(self) -> list[TextItem]:
         """Return the items, which must be texts to classify or score; TypeError otherwise."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.files import json_document
-from blankfill.tasks.items import Answer, QuestionItem, Split, duplicate_ids
+from blankfill.tasks.items import Answer, QuestionItem, Remark, Split, duplicate_ids
 from blankfill.tasks.task import Task
 
 
@@ -33,10 +33,11 @@ def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
         raise UserError(f"{path} has no questions: copy or download it again.")
     problems = duplicate_ids(items, str(path))
     if misplaced:
-        problems.append(
+        remark = (
             f"{path}: {len(misplaced)} of {answers} answers do not lie at their answer_start, such as those of "
             f"{', '.join(misplaced[:3])}: they are used to score answers, not to train."
         )
+        problems.append(Remark(remark))
     return Split(items, (), problems)
 
 
