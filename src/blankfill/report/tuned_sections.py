@@ -105,6 +105,7 @@ def _comparison(baseline: Values, more: str) -> str:
     span, texts = pair_of(baseline.get("interval")), []
     if span is not None:
         better = "clearly better" if baseline.get("better") is True else "not clearly better"
+        better = "clearly worse" if span[1] < 0 else better
         texts.append(
             f"The difference from the baseline lies from {span[0]:+.4f} to {span[1]:+.4f} (95% bootstrap interval of "
             f"the primary metric): {better}."
