@@ -90,7 +90,7 @@ def test_every_number_of_a_command_with_a_recipe_is_bounded(command: str, monkey
         made.append(kind)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blankfill.cli.recipes.parsed", look)
+    monkeypatch.setattr("blankfill.cli.recipe_arguments.parsed", look)
     assert main([command]) == 130
     assert {"seed", "recipe"} <= {field.name for field in dataclasses.fields(made[0])} and unbounded(made[0]) == []
 

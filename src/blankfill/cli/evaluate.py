@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
+from blankfill.cli.tasks import known_tasks
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
@@ -29,7 +30,7 @@ class EvaluateArguments:
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": "task data split na_prob_file",
         "Model": "model window stride both_ways limit seed",
-        "Output": "out json",
+        "Output": "out",
         "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -41,7 +42,7 @@ class EvaluateArguments:
     """File of predictions to score; without it, --model is measured."""
     model: Path | None = None
     """Pretrained model to measure: a run, an imported model or a transformers folder."""
-    task: str
+    task: Annotated[str, Option(suggestions=known_tasks)]
     """Measurement, or the task of the predictions, such as sst2, squad or conll."""
     data: Path
     """Text to measure on; or the folder of the task or of its benchmark, or the file itself."""
@@ -63,8 +64,6 @@ class EvaluateArguments:
     """Seed of the draw of texts and of blanks."""
     out: Path | None = None
     """Folder for results.json, with all metrics, settings and counts."""
-    json: bool = False
-    """Print one JSON object."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
@@ -73,26 +72,26 @@ class EvaluateArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
         raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one")
-    from blankfill.evaluation.run import finite, result_folder, write_results
+    from blankfill.evaluation.run import result_folder, write_results
     from blankfill.system.console import show
 
     if args.out is not None:
         result_folder(args.out)
     result = _scored(args) if args.model is None else _measured(args, args.model)
-    if args.json:
-        show(json.dumps(finite(result)))
-    else:
+    if args.out is not None:
+        write_results(result, args.out)
+
+    def show_metrics() -> None:
         for line in lines(result["metrics"], result["intervals"]):
             show(line)
         show(rests_on(result))
-    if args.out is not None:
-        write_results(result, args.out)
-    return 0
+
+    return Result(values=result, show=show_metrics, is_output=True)
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:

@@ -62,6 +62,27 @@ class FinetuneResult:
     warnings: Sequence[str] = ()
     advice: Sequence[str] = ()
 
+    def values(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        names = (
+            "folder",
+            "score",
+            "baseline",
+            "best_step",
+            "steps",
+            "total",
+            "items_per_second",
+            "complete",
+            "metrics",
+        )
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.scored is not None and self.against is not None:
+            values |= {**self.scored.values(), "against_baseline": self.against.values()}
+        if self.test is not None and self.test_against is not None:
+            values["test"] = {**self.test.values(), "against_baseline": self.test_against.values()}
+        more = {"evaluations": self.evaluations, "warnings": list(self.warnings), "advice": list(self.advice)}
+        return {**values, **more, "stopped": self.stopped}
+
     def lines(self, task: str, metric: str) -> Iterator[str]:
         """Yield the result as lines for a reader: the scores, the baseline, warnings and advice."""
         if self.scored is None or self.against is None:
