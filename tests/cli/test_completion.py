@@ -48,8 +48,8 @@ def test_bash_completes_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(["completion", "bash"]) == 0
     script = tmp_path / "script"
     script.write_text(capsys.readouterr().out, encoding="utf-8")
-    asked = [f'source {shlex.quote(str(script))}\nspec=($(complete -p blankfill))\nname="${{spec[-2]}}"']
-    asked += [
+    commands = [f'source {shlex.quote(str(script))}\nspec=($(complete -p blankfill))\nname="${{spec[-2]}}"']
+    commands += [
         f'COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}; COMPREPLY=(); "$name" blankfill\n'
         'printf "%s\\037" "${COMPREPLY[@]}"; echo'
         for line in LINES
@@ -57,7 +57,7 @@ def test_bash_completes_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     variables = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     assert BASH is not None
     run = subprocess.run(
-        [BASH, "--norc", "-c", "\n".join(asked)], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path,
+        [BASH, "--norc", "-c", "\n".join(commands)], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path,
         env=variables, timeout=300,
     )  # fmt: skip
     offered = dict(zip(LINES, (set(line.split("\x1f")) - {""} for line in run.stdout.splitlines()), strict=True))
