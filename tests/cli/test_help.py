@@ -115,6 +115,11 @@ def test_help_of_a_command_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == cli.usage() + "\n"
 
 
+def test_an_argument_without_a_name_is_missing_by_its_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", "--model", "x"]) == 2
+    assert capsys.readouterr().err == "blankfill: FILE is missing\n"
+
+
 def test_finetune_needs_its_options_or_a_run_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["finetune", "--task", "sst2", "--data", "x"]) == 2
     assert capsys.readouterr().err.splitlines() == ["blankfill: --from is missing", "blankfill: --out is missing"]
