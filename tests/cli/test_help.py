@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from blankfill.cli import main as cli
-from blankfill.cli.arguments import arguments_of, parsed
+from blankfill.cli.arguments import arguments_of, needs_arguments, parsed
 from blankfill.cli.common import split
-from blankfill.cli.help import command_help
+from blankfill.cli.help import command_help, is_required, names_of
 from blankfill.cli.recipe_arguments import RecipeArguments
 from blankfill.config.recipe import SECTIONS, load_recipe
 from blankfill.errors import ConfigError, in_flags
@@ -43,6 +44,87 @@ def test_help_fits_the_terminal(command: str, width: int) -> None:
         if not field.option.hidden:
             assert " ".join(field.help.split()) in words and field.help
             assert field.option.positional or f"--{field.flag}" in words
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_no_word_of_the_help_is_cut_at_any_width(command: str) -> None:
+    kind = arguments_of(command)
+    sections = sections_of(kind)
+    words = uncut(command_help(kind, command, sections, 110))
+    for width in range(60, 201):
+        text = command_help(kind, command, sections, width)
+        assert uncut(text) == words, width
+        assert max(map(len, text.splitlines())) <= min(width, 110), width
+        assert not [line for line in text.splitlines() if line != line.rstrip()], width
+
+
+def uncut(text: str) -> list[str]:
+    """The words of a help text, without the backslashes that continue an example and the commas between two names."""
+    words = " ".join(re.sub(r" \\\n", " ", text).split()).split(" ")
+    return [word.rstrip(",") if word.startswith("--") else word for word in words]
+
+
+@pytest.mark.parametrize("width", range(60, 201, 7))
+def test_the_list_of_commands_fits_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert uncut(text) == uncut(cli.usage(110)) and max(map(len, text.splitlines())) <= width
+    assert all(name in text and purpose in " ".join(text.split()) for name, purpose in cli.COMMANDS.items())
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_required_options_come_first_and_are_marked(command: str) -> None:
+    kind = arguments_of(command)
+    text = command_help(kind, command, sections_of(kind), 110)
+    required = [field for field in fields_of(kind) if is_required(field)]
+    assert ("\nRequired:\n" in text) == bool(required)
+    if required:
+        titles = re.findall(r"\n\n(\S.*):\n  ", text)
+        assert titles[0] == "Required"
+        block = text.split("\nRequired:\n", 1)[1].split("\n\n", 1)[0]
+        assert len(re.findall(r"[(; ]required[),]", block)) == len(required)
+        usage = text.split("\n\n", 1)[0]
+        assert all((names_of(field)[0] in usage) or field.option.positional for field in required)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_command_without_its_arguments_prints_its_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = arguments_of(command)
+    if not needs_arguments(kind):
+        assert command in {"show", "plan", "bench", "doctor", "recipes", "tasks", "help"}
+        return
+    assert cli.main([command]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"usage: blankfill {command} ") and "Examples:\n  blankfill" in err
+    assert len(err.splitlines()) < 25 and err.endswith(" --help` lists the options.\n")
+    assert cli.main([command, "--json"]) == 2
+    assert "needs arguments" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_help_of_a_command_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["fill", "--help"], ["help", "fill"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == cli.usage() + "\n"
+
+
+def test_an_argument_without_a_name_is_missing_by_its_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", "--model", "x"]) == 2
+    assert capsys.readouterr().err == "blankfill: FILE is missing\n"
+
+
+def test_finetune_needs_its_options_or_a_run_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "--task", "sst2", "--data", "x"]) == 2
+    assert capsys.readouterr().err.splitlines() == ["blankfill: --from is missing", "blankfill: --out is missing"]
+    assert cli.main(["finetune", "--resume", str(tmp_path)]) == 2
+    assert "is missing\n" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -99,7 +99,8 @@ def test_the_walk_sees_the_commands() -> None:
     names = {options.__name__ for options in arguments()}
     assert {"FillArguments", "GenerateArguments", "EmbedArguments", "PredictArguments", "EvaluateArguments",
             "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
-            "ExportArguments"} == names  # fmt: skip
+            "ExportArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
+            "CompletionArguments"} == names  # fmt: skip
     assert {name for name, _, _ in numeric(TrainOptions)} >= {"lr", "beta1", "eps", "steps"}
     assert {name: listed for name, _, listed in numeric(DistilOptions)}["layers"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result
-from blankfill.system.console import show, table
+from blankfill.system.console import quoted, show, table
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def show_task(values: Mapping[str, Any]) -> None:
             show(f"  {line}".rstrip())
         show("")
     if "train" in values["files"]:
-        show(f"Train: blankfill finetune --task {values['name']} --data FOLDER --from MODEL --out RUN")
+        show(f"Train: blankfill finetune --task {quoted(values['name'])} --data FOLDER --from MODEL --out RUN")
     else:
-        show(f"Measure: blankfill evaluate --task {values['name']} --data FOLDER --model MODEL")
+        show(f"Measure: blankfill evaluate --task {quoted(values['name'])} --data FOLDER --model MODEL")
 
 
 def shown_names(names: Sequence[str]) -> list[str]:

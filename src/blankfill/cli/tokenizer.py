@@ -31,7 +31,7 @@ class Show:
 
 def main(argv: Sequence[str]) -> Result:
     """Run the command. Raises UserError."""
-    if argv and argv[0] != "show" and not wants_help(argv):
+    if argv and argv[0] != "show" and not wants_help(argv) and not argv[0].startswith("-"):
         raise UserError("`blankfill tokenizer` has one subcommand: blankfill tokenizer show --tokenizer PATH TEXT")
     chosen = parsed(Show, argv[1:] if argv[:1] == ["show"] else argv, "tokenizer show")
     from blankfill.corpus.tokenizer import Tokenizer

@@ -15,6 +15,7 @@ from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.errors import Problem, UserError, setting
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
+from blankfill.system.loader import one_of
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -132,8 +133,8 @@ def evaluate(
 
     if task not in MEASUREMENTS:
         raise UserError(
-            f"{task!r} does not measure pretrained models; give one of {', '.join(MEASUREMENTS)} (for a fine-tuned "
-            "model, score the file that `blankfill predict --data DIR --split dev` writes)"
+            f"{task!r} does not measure pretrained models; give {one_of(task, list(MEASUREMENTS))}; for a fine-tuned "
+            "model, score the file that `blankfill predict --data DIR --split dev` writes"
         )
     if settings.limit < 0 or settings.seed < 0:
         raise UserError(f"{setting('limit')} and {setting('seed')} must not be negative")

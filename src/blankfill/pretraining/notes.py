@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.corpus.identity import corpus_marks
 from blankfill.errors import setting
 from blankfill.runs.inputs import FREE, Note, differing, plain, refuse
+from blankfill.system.console import quoted
 from blankfill.system.files import flat
 from blankfill.system.marks import changes
 
@@ -88,7 +89,7 @@ def again(out: Path, corpus: Path) -> str:
     """Return the remedy for a pretraining run whose inputs have changed."""
     return (
         "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
-        f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
+        f"blankfill pretrain {quoted(flat(corpus))} --recipe {quoted(out / 'recipe.yaml')} --from {quoted(out)} --out …"
     )
 
 
