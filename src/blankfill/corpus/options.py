@@ -36,8 +36,9 @@ class PrepareConfig:
     """Unit of a plain-text file that counts as a document: the whole file, or each paragraph between blank lines."""
     text_field: str | None = None
     """Field or column that holds the text, for JSON, CSV, TSV and Parquet; without it, the field is detected."""
-    encoding: str = "utf-8"
-    """Encoding of the text files, such as utf-8, gb18030 or utf-16-le."""
+    encoding: str | None = None
+    """Encoding of the text files that are not UTF-8, such as gb18030, cp1251 or latin-1; without it, it is detected for
+    each file. utf-8-replace: bytes that are not UTF-8 become U+FFFD."""
     strip: Literal["none", "gutenberg"] = "none"
     """Boilerplate to remove. gutenberg: Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
