@@ -362,7 +362,7 @@ def _binary_kind(path: str, head: bytes, compression: str, options: SourceOption
     A file that is text all through is text, whatever it begins with.
     """
     controls = _controls(head)
-    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT):
+    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT or (not compression and tables.is_parquet(path))):
         if compression:
             return "", "a compressed Parquet file: decompress it first"
         return ("parquet", "") if tables.is_parquet(path) else ("", "a truncated Parquet file: copy it again")
