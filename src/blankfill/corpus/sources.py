@@ -24,9 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from blankfill.corpus import clean, python_docs, summary, tables, wiki
+from blankfill.corpus import clean, python_docs, summary, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
+from blankfill.corpus.tables.columns import FieldChoice
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.tables.parquet_rows import is_parquet, parquet_groups
+from blankfill.corpus.tables.prose import is_json_lines, text_choices, text_rows
+from blankfill.corpus.tables.reading import open_table, table_kind
+from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
 from blankfill.errors import Problem, UserError, setting
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
@@ -59,31 +65,33 @@ _SIGNATURES = (
 )
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(TableOptions):
     """How to read the sources.
 
-    documents: whether a plain-text file is one document, or blank lines separate its documents. text_field: the field
-    or column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a
-    column of a file without a header, counted from 1); None guesses where one is obvious. encoding: of all plain files.
-    strip: "gutenberg" drops Project Gutenberg's header and footer.
+    documents: whether a plain-text file is one document, or blank lines separate its documents. strip: "gutenberg"
+    drops Project Gutenberg's header and footer. The options of tables: encoding is that of all plain files, and the
+    columns in the role "text" hold the text.
     """
 
     documents: Literal["file", "paragraphs"] = "file"
-    text_field: str | None = None
-    encoding: str = "utf-8"
     strip: Literal["none", "gutenberg"] = "none"
+
+    @property
+    def text_encoding(self) -> str:
+        """The encoding of plain text."""
+        return self.encoding or "utf-8"
 
 
 @dataclass(frozen=True)
 class Source:
     """One unit of reading: a file, a range of a file, or a share of the built-in corpus.
 
-    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs". compression:
-    "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for python-docs);
-    end None is the end of the file. size: bytes of this unit on disk, for progress. continues: this range continues the
-    document that the previous range of the same file began. name: the name in errors and documents, where it is not the
-    path (standard input is spooled to a file).
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "spreadsheet", "wikiextractor", "mediawiki" or
+    "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet,
+    shares for python-docs); end None is the end of the file. size: bytes of this unit on disk, for progress. continues:
+    this range continues the document that the previous range of the same file began. name: the name in errors and
+    documents, where it is not the path (standard input is spooled to a file).
     """
 
     path: str
@@ -101,11 +109,13 @@ class RawDocument:
     """A document as it is read.
 
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
-    joined; to be exhausted before the next document is taken. A document may turn out to have none.
+    joined; to be exhausted before the next document is taken. A document may turn out to have none. choices: the
+    columns of the table that the text comes from; empty where it is not from a table.
     """
 
     name: str
     paragraphs: Iterator[str]
+    choices: Sequence[FieldChoice] = ()
 
 
 def discover(
@@ -122,7 +132,7 @@ def discover(
     large_bytes: see LARGE_BYTES. The order is that of the paths, then of names. Raises UserError for a path that
     does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown encoding.
     """
-    check_encoding(options.encoding)
+    check_encoding(options.text_encoding)
     skipped = [] if skipped is None else skipped
     before = len(skipped)
     sources: list[Source] = []
@@ -311,20 +321,22 @@ def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOp
     if head.startswith(b"PAR1"):
         if compression:
             return "", "a compressed Parquet file: decompress it first"
-        return ("parquet", "") if tables.is_parquet(path) else ("", "a truncated Parquet file: copy it again")
+        return ("parquet", "") if is_parquet(path) else ("", "a truncated Parquet file: copy it again")
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
+    if is_spreadsheet(name, head) and not compression:
+        return "spreadsheet", ""
     for signature, what in _SIGNATURES:
         if head.startswith(signature):
             return "", f"{what}, not text: convert or unpack it to plain text first"
     if head[257:262] == b"ustar":
         return "", "a tar archive: unpack it first"
-    wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.encoding))
+    wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.text_encoding))
     if not wide and (bom := bom_encoding(head)):
         return "", f"in {bom.upper()}: pass {setting('encoding', bom)}"
-    text = head.decode(options.encoding, "ignore").removeprefix("\ufeff")
+    text = head.decode(options.text_encoding, "ignore").removeprefix("\ufeff")
     if not wide and _alternating_nuls(head):
         return "", f"probably in UTF-16: pass {setting('encoding', 'utf-16-le')} or utf-16-be"
     if _is_binary(text):
@@ -333,17 +345,17 @@ def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOp
         return "mediawiki", ""
     if re.match(r"\s*<doc id=", text):
         return "wikiextractor", ""
-    if suffix in (".jsonl", ".ndjson", ".jsonlines"):
+    if table_kind(name) == "jsonl":
         return "jsonl", ""
     if suffix == ".json":
-        return "jsonl" if tables.json_lines(text, options.text_field) else "json", ""
-    if suffix in (".csv", ".tsv", ".tab"):
-        return "csv" if suffix == ".csv" else "tsv", ""
+        return "jsonl" if is_json_lines(text, options.columns) else "json", ""
+    if table_kind(name) in ("csv", "tsv"):
+        return table_kind(name), ""
     if suffix in (".parquet", ".pq"):
         return "", "named like a Parquet file but is not one: rename it"
     if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
         return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
-    return "jsonl" if tables.json_lines(text, options.text_field) else "text", ""
+    return "jsonl" if is_json_lines(text, options.columns) else "text", ""
 
 
 def _is_binary(text: str) -> bool:
@@ -363,14 +375,14 @@ def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes
     """Cut a file into ranges of about `large_bytes` that begin where a document, or at least a line, begins."""
     if kind == "parquet":
         starts, held = [0], 0
-        for group, group_bytes in enumerate(tables.parquet_groups(path)):
+        for group, group_bytes in enumerate(parquet_groups(path)):
             if held >= large_bytes:
                 starts.append(group)
                 held = 0
             held += group_bytes
     else:
         # Only in UTF-8 is every line-feed byte a line end; and a book must be read from its beginning to find its end.
-        whole = not is_utf8(options.encoding) or (kind == "text" and options.strip != "none")
+        whole = not is_utf8(options.text_encoding) or (kind == "text" and options.strip != "none")
         if size <= large_bytes or whole or kind not in ("text", "jsonl", "wikiextractor"):
             return [(0, None)]
         starts = [0]
@@ -404,7 +416,7 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     field, and damaged compressed data; each error names the file and the place.
     """
     path, name = source.path, source.name or source.path
-    compression, encoding, field = source.compression, options.encoding, options.text_field
+    compression, encoding = source.compression, options.text_encoding
     # Numbers count from the beginning of the range, which is then part of the name.
     prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
     if source.kind == "text":
@@ -427,13 +439,9 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
         for title, prose in pages:
             yield RawDocument(f"{name}#{title}", iter(prose))
         return
-    if source.kind == "jsonl":
-        records = tables.read_jsonl(path, compression, source.start, source.end, encoding, field, name)
-    elif source.kind == "json":
-        records = tables.read_json(path, compression, encoding, field, name)
-    elif source.kind == "parquet":
-        records = tables.read_parquet(path, source.start, source.end, field, name)
-    else:
-        records = tables.read_csv(path, compression, encoding, field, name, "\t" if source.kind == "tsv" else None)
-    for number, prose in records:
-        yield RawDocument(f"{prefix}{number}", iter(prose))
+    table = open_table(
+        path, options, kind=source.kind, compression=compression, start=source.start, end=source.end, name=name
+    )
+    choices = text_choices(table, options)
+    for number, prose in text_rows(table, choices):
+        yield RawDocument(f"{prefix}{number}", iter(prose), choices)
