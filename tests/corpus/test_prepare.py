@@ -348,8 +348,8 @@ def test_flags_are_a_decision():
     from blankfill.cli.prepare import Options
 
     assert [option.name for option in fields(Options)] == [
-        "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
-        "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
+        "encoding", "delimiter", "sheet", "columns", "documents", "strip", "tokenizer", "vocab_size", "vocab_exact",
+        "lowercase", "dedup", "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
     ]  # fmt: skip
 
 

@@ -186,7 +186,7 @@ def test_the_output_inside_the_input_is_not_read(tmp_path):
         run(write(source, {"new.txt": text(9)}), source / "out")
     assert run(source, source / "out", force=True).documents == 4
     with pytest.raises(UserError, match="nothing to read"):
-        run(source / "out" / "tokenizer.json", source / "out", replace(CONFIG, text_field="version"))
+        run(source / "out" / "tokenizer.json", source / "out", replace(CONFIG, columns=("version",)))
 
 
 def test_output_that_is_something_else(tmp_path):

@@ -33,6 +33,9 @@ LARGEST_COLUMN = 256 << 20
 LARGEST_RATIO = 100
 """Bytes that one byte of a larger column may unpack to; text gives some 3 to 20."""
 
+LARGEST_WORKBOOK = 512 << 20
+"""Bytes that the archive of a spreadsheet may unpack to: a sheet is in memory as a whole."""
+
 LARGEST_DIRECTORY = 1 << 20
 """Bytes of the table of contents of a zip archive: some 10,000 names."""
 

@@ -151,13 +151,14 @@ class _Run:
         prefixes = self._extract()
         if not prefixes:
             raise UserError(
-                f"No text was found in {_listed(self.sources)}: check the paths, or name {setting('text_field')}."
+                f"No text was found in {_listed(self.sources)}: check the paths, or name its column with "
+                f"{setting('columns', 'text=NAME')}."
             )
         decision = self._decide()
         if not decision.kept:
             raise UserError(
                 f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): check "
-                f"the paths, {setting('text_field')} and {setting('dedup')}."
+                f"the paths, {setting('columns', 'text=NAME')} and {setting('dedup')}."
             )
         tokenizer = self._tokenizer(prefixes)
         marks = self._encode(prefixes)
@@ -380,7 +381,7 @@ def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> I
 def _options(config: PrepareConfig) -> SourceOptions:
     from blankfill.corpus.sources import SourceOptions
 
-    return SourceOptions(config.documents, config.text_field, config.encoding, config.strip)
+    return SourceOptions(documents=config.documents, strip=config.strip, **vars(config.table_options()))
 
 
 def _sources(paths: Sequence[str], out: Path, options: SourceOptions, skipped: list[str]) -> list[Source]:
@@ -412,7 +413,7 @@ def _identity(sources: Sequence[Source]) -> str:
 
 def _recorded(config: PrepareConfig) -> dict[str, Any]:
     """Return the options that affect the result, as stored in the report."""
-    values = asdict(config)
+    values = asdict(config) | {"columns": list(config.columns)}
     del values["workers"]
     if config.tokenizer not in KINDS:
         values["tokenizer"] = str(Path(config.tokenizer).resolve())

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from blankfill.corpus import clean, python_docs, summary, tables, wiki
+from blankfill.corpus import clean, python_docs, summary, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
 from blankfill.corpus.decoding import read_text, whole_lines
 from blankfill.corpus.encodings import (
@@ -37,6 +37,12 @@ from blankfill.corpus.encodings import (
     is_wide,
     wide_encoding,
 )
+from blankfill.corpus.tables.columns import FieldChoice
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.tables.parquet_rows import is_parquet, parquet_groups
+from blankfill.corpus.tables.prose import is_json_lines, text_choices, text_rows
+from blankfill.corpus.tables.reading import open_table, table_kind
+from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
 from blankfill.errors import Problem, UserError
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
@@ -77,19 +83,16 @@ _SAMPLE = 8192
 _SHORT = 12
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(TableOptions):
     """How to read the sources.
 
-    documents: whether a plain-text file is one document, or blank lines separate its documents. text_field: the field
-    or column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a
-    column of a file without a header, counted from 1); None guesses where one is obvious. encoding: of the plain files
-    that are not UTF-8; None decides for each file. strip: "gutenberg" drops Project Gutenberg's header and footer.
+    documents: whether a plain-text file is one document, or blank lines separate its documents. strip: "gutenberg"
+    drops Project Gutenberg's header and footer. The options of tables: encoding is that of all plain files that are not
+    UTF-8, and the columns in the role "text" hold the text.
     """
 
     documents: Literal["file", "paragraphs"] = "file"
-    text_field: str | None = None
-    encoding: str | None = None
     strip: Literal["none", "gutenberg"] = "none"
 
 
@@ -97,11 +100,12 @@ class SourceOptions:
 class Source:
     """One unit of reading: a file, a range of a file, or a share of the built-in corpus.
 
-    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs". compression:
-    "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for python-docs);
-    end None is the end of the file. size: bytes of this unit on disk, for progress. continues: this range continues the
-    document that the previous range of the same file began. name: the name in errors and documents, where it is not the
-    path (standard input is spooled to a file). encoding: of a file of text, decided once for all its ranges.
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "spreadsheet", "wikiextractor", "mediawiki" or
+    "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet,
+    shares for python-docs); end None is the end of the file. size: bytes of this unit on disk, for progress. continues:
+    this range continues the document that the previous range of the same file began. name: the name in errors and
+    documents, where it is not the path (standard input is spooled to a file). encoding: of a file of text, decided once
+    for all its ranges.
     """
 
     path: str
@@ -120,11 +124,13 @@ class RawDocument:
     """A document as it is read.
 
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
-    joined; to be exhausted before the next document is taken. A document may turn out to have none.
+    joined; to be exhausted before the next document is taken. A document may turn out to have none. choices: the
+    columns of the table that the text comes from; empty where it is not from a table.
     """
 
     name: str
     paragraphs: Iterator[str]
+    choices: Sequence[FieldChoice] = ()
 
 
 def discover(
@@ -311,7 +317,7 @@ def _sources(
         skipped.append(f"{shown}: empty")
         return []
     encoding = Encoding()
-    kind, refusal = _binary_kind(path, head, compression, options)
+    kind, refusal = _binary_kind(shown, path, head, compression, options)
     if not kind and not refusal:
         try:
             encoding = decide_encoding(path, compression, options.encoding, shown, _most_bytes(compression, most_bytes))
@@ -355,17 +361,19 @@ def _most_bytes(compression: str, most_bytes: int | None) -> int | None:
     return COMPRESSED_BYTES if most_bytes is None else min(COMPRESSED_BYTES, most_bytes)
 
 
-def _binary_kind(path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
+def _binary_kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
     """Return (kind, "") of a file whose bytes decide about it, ("", reason why it cannot be read, with the remedy), or
     ("", "") for a text.
 
     A file that is text all through is text, whatever it begins with.
     """
     controls = _controls(head)
-    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT or (not compression and tables.is_parquet(path))):
+    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT or (not compression and is_parquet(path))):
         if compression:
             return "", "a compressed Parquet file: decompress it first"
-        return ("parquet", "") if tables.is_parquet(path) else ("", "a truncated Parquet file: copy it again")
+        return ("parquet", "") if is_parquet(path) else ("", "a truncated Parquet file: copy it again")
+    if is_spreadsheet(name, head) and not compression:
+        return "spreadsheet", ""
     for signature, what in _SIGNATURES:
         if re.match(signature, head, re.DOTALL):
             return "", f"{what}, not text: convert or unpack it to plain text first"
@@ -393,17 +401,17 @@ def _text_kind(name: str, text: str, options: SourceOptions) -> tuple[str, str]:
         return "mediawiki", ""
     if re.match(r"\s*<doc id=", text):
         return "wikiextractor", ""
-    if suffix in (".jsonl", ".ndjson", ".jsonlines"):
+    if table_kind(name) == "jsonl":
         return "jsonl", ""
     if suffix == ".json":
-        return "jsonl" if tables.json_lines(text, options.text_field) else "json", ""
-    if suffix in (".csv", ".tsv", ".tab"):
-        return "csv" if suffix == ".csv" else "tsv", ""
+        return "jsonl" if is_json_lines(text, options.columns) else "json", ""
+    if table_kind(name) in ("csv", "tsv"):
+        return table_kind(name), ""
     if suffix in (".parquet", ".pq"):
         return "", "named like a Parquet file but is not one: rename it"
     if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
         return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
-    return "jsonl" if tables.json_lines(text, options.text_field) else "text", ""
+    return "jsonl" if is_json_lines(text, options.columns) else "text", ""
 
 
 def _ranges(
@@ -412,7 +420,7 @@ def _ranges(
     """Cut a file into ranges of about `large_bytes` that begin where a document, or at least a line, begins."""
     if kind == "parquet":
         starts, held = [0], 0
-        for group, group_bytes in enumerate(tables.parquet_groups(path)):
+        for group, group_bytes in enumerate(parquet_groups(path)):
             if held >= large_bytes:
                 starts.append(group)
                 held = 0
@@ -453,7 +461,7 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     field, and damaged compressed data; each error names the file and the place.
     """
     path, name = source.path, source.name or source.path
-    compression, encoding, column = source.compression, source.encoding.name, options.text_field
+    compression, encoding = source.compression, source.encoding.name
     # Numbers count from the beginning of the range, which is then part of the name.
     prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
     if source.kind == "text":
@@ -476,13 +484,16 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
         for title, prose in pages:
             yield RawDocument(f"{name}#{title}", iter(prose))
         return
-    if source.kind == "jsonl":
-        records = tables.read_jsonl(path, compression, source.start, source.end, encoding, column, name)
-    elif source.kind == "json":
-        records = tables.read_json(path, compression, encoding, column, name)
-    elif source.kind == "parquet":
-        records = tables.read_parquet(path, source.start, source.end, column, name)
-    else:
-        records = tables.read_csv(path, compression, encoding, column, name, "\t" if source.kind == "tsv" else None)
-    for number, prose in records:
-        yield RawDocument(f"{prefix}{number}", iter(prose))
+    table = open_table(
+        path,
+        options,
+        kind=source.kind,
+        compression=compression,
+        start=source.start,
+        end=source.end,
+        name=name,
+        encoding=encoding,
+    )
+    choices = text_choices(table, options)
+    for number, prose in text_rows(table, choices):
+        yield RawDocument(f"{prefix}{number}", iter(prose), choices)

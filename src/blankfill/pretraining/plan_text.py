@@ -83,7 +83,7 @@ def source_bytes(paths: Sequence[str | Path], recipe: Recipe) -> int:
     if "-" in paths:
         raise UserError("plan cannot read standard input; give files, or a folder made by `blankfill prepare`")
     corpus = recipe.corpus
-    options = SourceOptions(corpus.documents, corpus.text_field, corpus.encoding, corpus.strip)
+    options = SourceOptions(documents=corpus.documents, strip=corpus.strip, **vars(corpus.table_options()))
     sources = discover([str(path) for path in paths], options, most_bytes=HEAD_BYTES)
     return int(sum(source.size * (EXPANSION if source.compression else 1) for source in sources))
 
