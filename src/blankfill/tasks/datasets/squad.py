@@ -1,8 +1,8 @@
 """Questions in SQuAD's JSON form: SQuAD 1.1 and 2.0, XQuAD, CMRC 2018, DRCD; and files of predicted answers.
 
 Answers that are not at the place in the data (200 of CMRC 2018's dev set, and places counted in UTF-16 units) are
-placed where they occur, if they occur once. The others keep their text, by which answers are scored, and lose their place, so
-that they are not used for training; `Split.problems` reports both.
+placed where they occur, if they occur once. The others keep their text, by which answers are scored, and lose their
+place, so that they are not used for training; `Split.problems` reports both.
 """
 
 from __future__ import annotations

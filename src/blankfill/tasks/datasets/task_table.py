@@ -62,6 +62,7 @@ class TaskTable:
         table = open_table(path, options)
         known = dict.fromkeys(table.columns)
         self.text: tuple[str, ...] = ()
+        self._label_is_guessed = False
         self.label: tuple[str, ...] = ()
         if table.kind not in ("json", "jsonl"):
             self._choose(tuple(known))
@@ -104,7 +105,7 @@ class TaskTable:
         named = self._named(roles.label, known) or self._named("label", known)
         if len(named) > 1 and not roles.several_labels:
             raise UserError(f"{len(named)} columns are named for {roles.label} where one can be read: name one.")
-        self.label = named or tuple(name for name in roles.labels if name in known)[:1]
+        self.label = named or self._usual_label(known)
 
     def _texts(self, known: Sequence[str]) -> tuple[str, ...]:
         roles = self._roles
@@ -117,18 +118,31 @@ class TaskTable:
             if own.get(role):
                 names[place:] = own[role] if place + 1 == len(roles.texts) else own[role][:1]
             elif len(names) <= place and (place < roles.needed or role == "text"):
-                usual = (texts[min(place, len(texts) - 1)] for texts in roles.usual if len(texts) > place)
-                names += [next((name for name in usual if name in known), role)]
+                lowered = {name.lower(): name for name in reversed(known)}
+                usual = (texts[place] for texts in roles.usual if len(texts) > place)
+                names += [next((lowered[name] for name in usual if name in lowered), role)]
         return tuple(names)
 
     def _guess(self, known: Sequence[str]) -> tuple[str, ...]:
-        guess = next((names for names in self._roles.usual if all(name in known for name in names)), None)
+        lowered = {name.lower(): name for name in reversed(known)}
+        guess = next((names for names in self._roles.usual if all(name in lowered for name in names)), None)
         if guess is None:
             raise UserError(
                 f"{self.path} has no column that is obviously the text: name one with "
                 f"{setting('columns', 'text=NAME')}; its columns are {listed(known, 30)}."
             )
-        return guess
+        return tuple(lowered[name] for name in guess)
+
+    def _usual_label(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Return the column with a usual name, or else the only one whose name begins with one: "label (0, 1)"."""
+        lowered = {name.lower(): name for name in reversed(known)}
+        usual = [lowered[name] for name in self._roles.labels if name in lowered]
+        if usual or not known:
+            return tuple(usual[:1])
+        longer = [name for name in known if re.split(r"[^\w]", name.lower())[0] in self._roles.labels]
+        longer = [name for name in longer if name not in self.text]
+        self._label_is_guessed = len(longer) == 1
+        return tuple(longer) if self._label_is_guessed else ()
 
     def _check(self, names: Iterable[str], known: Mapping[str, None]) -> None:
         for name in names:
@@ -142,7 +156,9 @@ class TaskTable:
         """Return the columns that were chosen, with their roles."""
         named = bool(set(self._given) & {"text", *self._roles.texts})
         text_by: Literal["option", "name"] = "option" if named else "name"
-        label_by: Literal["option", "name"] = "option" if {"label", self._roles.label} & set(self._given) else "name"
+        label_by: Literal["option", "name", "guess"] = "guess" if self._label_is_guessed else "name"
+        if {"label", self._roles.label} & set(self._given):
+            label_by = "option"
         roles = [*self._roles.texts, *[self._roles.texts[-1]] * len(self.text)]
         texts = [FieldChoice(self.form, name, text_by, role) for name, role in zip(self.text, roles, strict=False)]
         labels = [FieldChoice(self.form, name, label_by, self._roles.label) for name in self.label]
@@ -212,12 +228,13 @@ class TaskTable:
         return label_name(value)
 
     def _refused(self, value: Any, name: str, line: int, wanted: str) -> UserError:
-        remedy = ": correct it"
+        what, remedy = kind_of(value), "correct it"
         if isinstance(value, Mapping) and value:
-            remedy = f" with {listed(list(value))}: name one of them, such as {name}.{next(iter(value))}"
+            what = f"an object with {listed(list(value))}"
+            remedy = f"name a part of it, such as {name}.{next(iter(value))}"
         return UserError(
-            f"{self.where(line)} has {kind_of(value)} in {name!r} where {wanted} is wanted{remedy}, or "
-            f"name another column with {setting('columns')}."
+            f"{self.where(line)} has {what} in {name!r} where {wanted} is wanted: {remedy}, or name another column "
+            f"with {setting('columns')}."
         )
 
 
