@@ -24,7 +24,8 @@ from blankfill.cli.embed import count_lines
 from blankfill.cli.lines import decoded, windows
 from blankfill.corpus import limits, wiki
 from blankfill.corpus.compression import open_binary
-from blankfill.corpus.decoding import check_encoding, lines, read_text
+from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.encodings import check_encoding
 from blankfill.corpus.limits import LONGEST_GIVEN, LONGEST_PAGE, LONGEST_RECORD
 from blankfill.corpus.sources import SourceOptions, discover, read
 from blankfill.corpus.tables.json_rows import json_values

@@ -116,12 +116,13 @@ def test_patterns_are_expanded_where_the_shell_does_not(tmp_path: Path):
         (b"PK\x03\x04....", "is a zip archive"),
         (b"\x01\x02\x03\x04text", "is a binary file"),
         (b"x" * 257 + b"ustar" + bytes(200), "is a tar archive: unpack it first"),
+        (b"SQLite format 3\0" + bytes(80), "is a database"),
+        (b"GIF89a\x20\x00\x10\x00\xf7\x00\x00" + bytes(80), "is a picture"),
         (gzip.compress(b"x" * 257 + b"ustar" + bytes(200), mtime=0), "is a tar archive: unpack it first"),
         (b"PAR1junk", "is a truncated Parquet file"),
         (gzip.compress(b"PAR1", mtime=0), "is a compressed Parquet file: decompress it first"),
         (b"<!DOCTYPE html><p>x", "is HTML or XML, not plain text"),
-        ("boat\n".encode("utf-16"), "is in UTF-16: pass encoding=utf-16"),
-        ("boat and quay\n".encode("utf-16-le"), "is probably in UTF-16: pass encoding=utf-16-le"),
+        (bytes(range(128, 256)) * 9, "is in an encoding that is not recognised"),
     ],
 )
 def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
@@ -161,7 +162,7 @@ def test_paths_that_are_missing_empty_or_forbidden(tmp_path: Path, monkeypatch):
     folder.mkdir()
     with pytest.raises(UserError, match=f"nothing to read in {folder}: name a text file"):
         discover([folder], FILE)
-    write(folder / "a.png", b"\x89PNG")
+    write(folder / "a.png", b"\x89PNG\r\n\x1a\n")
     write(folder / "b.txt", "")
     with pytest.raises(UserError, match=r"a\.png: a picture.*; .*b\.txt: empty"):
         discover([folder], FILE)
@@ -289,8 +290,11 @@ def test_other_encodings_and_compressed_files_are_not_cut(tmp_path: Path):
 
 def test_a_file_that_is_not_utf8_names_the_byte_and_the_remedy(tmp_path: Path):
     path = write(tmp_path / "old.txt", "Heute fährt sie nicht.\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"old\.txt is not utf-8: byte 7 .*encoding=latin-1"):
-        everything(discover([path], FILE))
+    with pytest.raises(
+        UserError, match=r"old\.txt is not UTF-8 \(line 1\): it looks like cp1252, so give encoding=cp1252"
+    ):
+        discover([path], SourceOptions(encoding="utf-8"))
+    assert everything(discover([path], FILE)) == [(path, ["Heute fährt sie nicht."])]
 
 
 @pytest.mark.parametrize("shape", ["lines", "wrapped", "one line"])

@@ -32,6 +32,7 @@ import numpy as np
 
 from blankfill.corpus import summary
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
+from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
@@ -125,7 +126,9 @@ class _Run:
         self.out, self.config, self.options, self.sources = out, config, options, sources
         self.identity, self.skipped = identity, skipped
         self.workers = config.workers or _cores()
-        self.notices: list[str] = []
+        self.notices = grouped_remarks(
+            (source.name or source.path, source.encoding) for source in sources if not source.start
+        )
         trained = config.tokenizer in KINDS
         tokenizer = [config.tokenizer, config.vocab_size, config.lowercase] if trained else _file_hash(config.tokenizer)
         text = _key("extract", identity, asdict(options))
@@ -398,7 +401,7 @@ def _identity(sources: Sequence[Source]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for source in sources:
         path = Path(source.path)
-        described: list[Any] = [source.kind, source.start, source.end, source.size]
+        described: list[Any] = [source.kind, source.start, source.end, source.size, source.encoding.name]
         if source.name:
             with open(path, "rb") as file:
                 described.append(hashlib.file_digest(file, "blake2b").hexdigest())

@@ -20,20 +20,30 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from blankfill.corpus import clean, python_docs, summary, wiki
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
-from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
+from blankfill.corpus.decoding import read_text, whole_lines
+from blankfill.corpus.encodings import (
+    Encoding,
+    EncodingError,
+    bom_encoding,
+    check_encoding,
+    decide_encoding,
+    is_utf8,
+    is_wide,
+    wide_encoding,
+)
 from blankfill.corpus.tables.columns import FieldChoice
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tables.parquet_rows import is_parquet, parquet_groups
 from blankfill.corpus.tables.prose import is_json_lines, text_choices, text_rows
 from blankfill.corpus.tables.reading import open_table, table_kind
 from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
-from blankfill.errors import Problem, UserError, setting
+from blankfill.errors import Problem, UserError
 from blankfill.system.files import disk_errors
 from blankfill.system.reading import UnreadableError, regular_size
 
@@ -44,25 +54,33 @@ _LOCKS: list[int] = []
 LARGE_BYTES = 64 << 20
 """Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
 
+COMPRESSED_BYTES = 64 << 20
+"""Unpacked bytes of a compressed file that its encoding is decided by at most: unpacking a file twice takes long."""
 HEAD_BYTES = 1 << 16
 _HEAD_LINE_BYTES = 8 << 20
 _BOUNDARY_BYTES = 1 << 20
 
 _SIGNATURES = (
-    (b"%PDF-", "a PDF document"),
-    (b"PK\x03\x04", "a zip archive (or an Office document)"),
-    (b"\xd0\xcf\x11\xe0", "an old Office document"),
-    (b"Rar!", "a RAR archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (b"MMIDIDX", "an index of token files"),
-    (b"ARROW1", "an Arrow file"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"SQLite format 3", "a database"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
-    (b"\x7fELF", "a program"),
+    (rb"%PDF-\d", "a PDF document"),
+    (rb"PK\x03\x04", "a zip archive (or an Office document)"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
+    (rb"Rar!\x1a\x07", "a RAR archive"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (rb"MMIDIDX\0\0", "an index of token files"),
+    (rb"ARROW1\0\0", "an Arrow file"),
+    (rb"\x93NUMPY[\x01-\x03]\0", "a NumPy array"),
+    (rb"SQLite format 3\0", "a database"),
+    (rb"\x89PNG\r\n\x1a\n", "a picture"),
+    (rb"\xff\xd8\xff", "a picture"),
+    (rb"GIF8[79]a.[\x00-\x1f].[\x00-\x1f]", "a picture"),  # width and height of less than 8,192 pixels
+    (rb"\x7fELF[\x01\x02][\x01\x02]\x01", "a program"),
 )
+"""Patterns of the first bytes of files, with what they are."""
+_BINARY = "a binary file, not text: leave it out, or convert it to plain text"
+_MOST_CONTROLS = 0.02
+"""Share of control characters above which a file is binary."""
+_SAMPLE = 8192
+_SHORT = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +88,12 @@ class SourceOptions(TableOptions):
     """How to read the sources.
 
     documents: whether a plain-text file is one document, or blank lines separate its documents. strip: "gutenberg"
-    drops Project Gutenberg's header and footer. The options of tables: encoding is that of all plain files, and the
-    columns in the role "text" hold the text.
+    drops Project Gutenberg's header and footer. The options of tables: encoding is that of all plain files that are not
+    UTF-8, and the columns in the role "text" hold the text.
     """
 
     documents: Literal["file", "paragraphs"] = "file"
     strip: Literal["none", "gutenberg"] = "none"
-
-    @property
-    def text_encoding(self) -> str:
-        """The encoding of plain text."""
-        return self.encoding or "utf-8"
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,8 @@ class Source:
     "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet,
     shares for python-docs); end None is the end of the file. size: bytes of this unit on disk, for progress. continues:
     this range continues the document that the previous range of the same file began. name: the name in errors and
-    documents, where it is not the path (standard input is spooled to a file).
+    documents, where it is not the path (standard input is spooled to a file). encoding: of a file of text, decided once
+    for all its ranges.
     """
 
     path: str
@@ -102,6 +116,7 @@ class Source:
     size: int = 0
     continues: bool = False
     name: str = ""
+    encoding: Encoding = field(default_factory=Encoding)
 
 
 @dataclass
@@ -123,16 +138,19 @@ def discover(
     options: SourceOptions,
     skipped: list[str] | None = None,
     large_bytes: int = LARGE_BYTES,
+    most_bytes: int | None = None,
 ) -> list[Source]:
     """Return the sources at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
     standard input, or "python-docs" for the documentation of this Python.
 
     skipped: receives one line, "path: reason", for each file in a folder that is not text or no file at all (a link
     that leads nowhere, a pipe, a device), and for each empty file.
-    large_bytes: see LARGE_BYTES. The order is that of the paths, then of names. Raises UserError for a path that
-    does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown encoding.
+    large_bytes: see LARGE_BYTES. most_bytes: number of bytes of a file that its encoding is decided by; None is all
+    (of a compressed file at most COMPRESSED_BYTES). The order is that of the paths, then of names. Raises UserError for
+    a path that does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown
+    encoding.
     """
-    check_encoding(options.text_encoding)
+    check_encoding(options.encoding)
     skipped = [] if skipped is None else skipped
     before = len(skipped)
     sources: list[Source] = []
@@ -154,7 +172,7 @@ def discover(
                     continue
             spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
             name = "" if spooled == file else "standard input" if file == "-" else file
-            sources += _sources(spooled, name, named, options, skipped, large_bytes)
+            sources += _sources(spooled, name, named, options, skipped, large_bytes, most_bytes)
     if not sources:
         reasons = "; ".join(skipped[before : before + 3])
         more = len(skipped) - before - 3
@@ -276,7 +294,13 @@ def _lock(handle: int) -> bool | None:
 
 
 def _sources(
-    path: str, name: str, named: bool, options: SourceOptions, skipped: list[str], large_bytes: int
+    path: str,
+    name: str,
+    named: bool,
+    options: SourceOptions,
+    skipped: list[str],
+    large_bytes: int,
+    most_bytes: int | None,
 ) -> list[Source]:
     shown = name or path
     try:
@@ -292,13 +316,27 @@ def _sources(
     if not head:
         skipped.append(f"{shown}: empty")
         return []
-    kind, refusal = _kind(shown, path, head, compression, options)
+    encoding = Encoding()
+    kind, refusal = _binary_kind(shown, path, head, compression, options)
+    if not kind and not refusal:
+        try:
+            encoding = decide_encoding(path, compression, options.encoding, shown, _most_bytes(compression, most_bytes))
+        except EncodingError as error:
+            # An encoding that the user named is for all files, so one that is not in it is an error.
+            if named or options.encoding is not None:
+                raise
+            skipped.append(Problem(error.template.replace(f"{shown} ", f"{shown}: ", 1)))
+            return []
+        if encoding.nuls > _MOST_CONTROLS * size:
+            refusal = _BINARY
+        else:
+            kind, refusal = _text_kind(shown, head.decode(encoding.codec, "ignore").removeprefix("\ufeff"), options)
     if refusal and named:
         raise UserError(f"{shown} is {refusal}.")
     if refusal:
         skipped.append(Problem(f"{shown}: {refusal}"))
         return []
-    ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
+    ranges = [(0, None)] if compression else _ranges(path, kind, size, encoding.name, options, large_bytes)
     # Ranges of Parquet files count row groups; each range gets an equal share of the bytes.
     share = size // len(ranges) if kind == "parquet" else None
     return [
@@ -311,36 +349,54 @@ def _sources(
             (size if end is None else end) - start if share is None else share,
             continues=start > 0 and kind == "text" and options.documents == "file",
             name=name,
+            encoding=encoding,
         )
         for start, end in ranges
     ]
 
 
-def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
-    """Return (kind, "") of a file, or ("", reason why it cannot be read, with the remedy)."""
-    if head.startswith(b"PAR1"):
+def _most_bytes(compression: str, most_bytes: int | None) -> int | None:
+    if not compression:
+        return most_bytes
+    return COMPRESSED_BYTES if most_bytes is None else min(COMPRESSED_BYTES, most_bytes)
+
+
+def _binary_kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
+    """Return (kind, "") of a file whose bytes decide about it, ("", reason why it cannot be read, with the remedy), or
+    ("", "") for a text.
+
+    A file that is text all through is text, whatever it begins with.
+    """
+    controls = _controls(head)
+    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT or (not compression and is_parquet(path))):
         if compression:
             return "", "a compressed Parquet file: decompress it first"
         return ("parquet", "") if is_parquet(path) else ("", "a truncated Parquet file: copy it again")
+    if is_spreadsheet(name, head) and not compression:
+        return "spreadsheet", ""
+    for signature, what in _SIGNATURES:
+        if re.match(signature, head, re.DOTALL):
+            return "", f"{what}, not text: convert or unpack it to plain text first"
+    if head[257:262] == b"ustar" and b"\0" in head[262:512]:
+        return "", "a tar archive: unpack it first"
+    if b"<mediawiki" in head[:4000]:
+        return "mediawiki", ""
+    wide = bom_encoding(head) or wide_encoding(head) or is_wide(check_encoding(options.encoding))
+    if controls > _MOST_CONTROLS * len(head[:_SAMPLE]) and not wide:
+        return "", _BINARY
+    return "", ""
+
+
+def _controls(head: bytes) -> int:
+    return len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head[:_SAMPLE]))
+
+
+def _text_kind(name: str, text: str, options: SourceOptions) -> tuple[str, str]:
+    """Return (kind, "") of a text by its name and its beginning, or ("", reason why it cannot be read)."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
-    if is_spreadsheet(name, head) and not compression:
-        return "spreadsheet", ""
-    for signature, what in _SIGNATURES:
-        if head.startswith(signature):
-            return "", f"{what}, not text: convert or unpack it to plain text first"
-    if head[257:262] == b"ustar":
-        return "", "a tar archive: unpack it first"
-    wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.text_encoding))
-    if not wide and (bom := bom_encoding(head)):
-        return "", f"in {bom.upper()}: pass {setting('encoding', bom)}"
-    text = head.decode(options.text_encoding, "ignore").removeprefix("\ufeff")
-    if not wide and _alternating_nuls(head):
-        return "", f"probably in UTF-16: pass {setting('encoding', 'utf-16-le')} or utf-16-be"
-    if _is_binary(text):
-        return "", "a binary file, not text: leave it out, or convert it to plain text"
     if "<mediawiki" in text[:4000]:
         return "mediawiki", ""
     if re.match(r"\s*<doc id=", text):
@@ -358,20 +414,9 @@ def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOp
     return "jsonl" if is_json_lines(text, options.columns) else "text", ""
 
 
-def _is_binary(text: str) -> bool:
-    sample = text[:8192]
-    return "\0" in sample or len(re.findall("[\x01-\x08\x0e-\x1a\x1c-\x1f]", sample)) > 0.02 * len(sample)
-
-
-def _alternating_nuls(head: bytes) -> bool:
-    sample = head[:4096]
-    return any(
-        len(half) > 1 and half.count(0) > 0.9 * len(half) and other.count(0) < 0.1 * len(other)
-        for half, other in ((sample[::2], sample[1::2]), (sample[1::2], sample[::2]))
-    )
-
-
-def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes: int) -> list[tuple[int, int | None]]:
+def _ranges(
+    path: str, kind: str, size: int, encoding: str, options: SourceOptions, large_bytes: int
+) -> list[tuple[int, int | None]]:
     """Cut a file into ranges of about `large_bytes` that begin where a document, or at least a line, begins."""
     if kind == "parquet":
         starts, held = [0], 0
@@ -382,7 +427,7 @@ def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes
             held += group_bytes
     else:
         # Only in UTF-8 is every line-feed byte a line end; and a book must be read from its beginning to find its end.
-        whole = not is_utf8(options.text_encoding) or (kind == "text" and options.strip != "none")
+        whole = not is_utf8(encoding) or (kind == "text" and options.strip != "none")
         if size <= large_bytes or whole or kind not in ("text", "jsonl", "wikiextractor"):
             return [(0, None)]
         starts = [0]
@@ -416,7 +461,7 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     field, and damaged compressed data; each error names the file and the place.
     """
     path, name = source.path, source.name or source.path
-    compression, encoding = source.compression, options.text_encoding
+    compression, encoding = source.compression, source.encoding.name
     # Numbers count from the beginning of the range, which is then part of the name.
     prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
     if source.kind == "text":
@@ -440,7 +485,14 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
             yield RawDocument(f"{name}#{title}", iter(prose))
         return
     table = open_table(
-        path, options, kind=source.kind, compression=compression, start=source.start, end=source.end, name=name
+        path,
+        options,
+        kind=source.kind,
+        compression=compression,
+        start=source.start,
+        end=source.end,
+        name=name,
+        encoding=encoding,
     )
     choices = text_choices(table, options)
     for number, prose in text_rows(table, choices):

@@ -27,8 +27,8 @@ class TableOptions:
     """How tables are read. Nothing has to be given: all of it is detected."""
 
     encoding: str | None = None
-    """Encoding of text files and tables, such as utf-8, cp1252, gb18030 or utf-16-le; without it, a byte-order mark
-    decides, then UTF-8."""
+    """Encoding of the text files and tables that are not UTF-8, such as cp1252, cp1251, gb18030 or utf-16-le; without
+    it, it is detected for each file. utf-8-replace: bytes that are not UTF-8 become U+FFFD."""
     delimiter: str | None = None
     """Character between the cells of CSV files, or its name: comma, semicolon, tab or bar; without it, detected."""
     sheet: str | None = None

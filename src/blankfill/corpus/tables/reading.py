@@ -14,7 +14,8 @@ from typing import Any
 
 from blankfill.corpus import limits
 from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
-from blankfill.corpus.decoding import bom_encoding, check_encoding, read_text
+from blankfill.corpus.decoding import read_text
+from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
 from blankfill.corpus.tables.columns import FieldChoice, listed
 from blankfill.corpus.tables.csv_rows import csv_rows, fitted, with_line_feeds
@@ -49,15 +50,6 @@ def table_kind(path: str | Path) -> str:
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
     return KINDS.get(suffixes[-1].lstrip("."), "") if suffixes else ""
-
-
-def encoding_of(path: str, compression: str, encoding: str | None) -> str:
-    """Return the encoding of a file: that of its byte-order mark, else `encoding`, else UTF-8."""
-    if encoding is not None:
-        check_encoding(encoding)
-    with open_binary(path, compression) as stream:
-        head = stream.read(4)
-    return bom_encoding(head) or ("utf-8" if encoding is None or head.startswith(b"\xef\xbb\xbf") else encoding)
 
 
 @dataclass
@@ -129,13 +121,14 @@ class Table:
 
 def open_table(
     path: str | Path, options: TableOptions | None = None, *, kind: str = "", compression: str | None = None,
-    start: int = 0, end: int | None = None, name: str = "",
+    start: int = 0, end: int | None = None, name: str = "", encoding: str = "",
 ) -> Table:  # fmt: skip
     """Open a table. Raises UserError for a file that is not a table, or cannot be read as the one it seems to be.
 
     kind: as `table_kind` returns it, and by default from the name of the file. compression: "" for none, None to
     detect it. start, end: the range that `rows` yields, in bytes of JSON Lines and row groups of Parquet; the sample is
-    always that of the beginning. name: of the file, for messages, where it is not the path.
+    always that of the beginning. name: of the file, for messages, where it is not the path. encoding: as decided
+    already; without it, it is decided, and what the user has to know about it is in `Table.notes`.
     """
     options = options or TableOptions()
     path, name = str(path), name or str(path)
@@ -148,7 +141,13 @@ def open_table(
         regular_size(Path(path))
         with readable(Path(path)), Path(path).open("rb") as raw:
             compression = sniff_compression(raw.read(16))
-    return _SOURCES[kind](path, name, kind, compression, options, start, end).open()
+    notes: list[str] = []
+    if not encoding and kind not in ("parquet", "spreadsheet"):
+        decided = decide_encoding(path, compression, options.encoding, name)
+        encoding, notes = decided.name, decided.remarks(name)
+    table = _SOURCES[kind](path, name, kind, compression, options, start, end, encoding).open()
+    table.notes[:0] = notes
+    return table
 
 
 class _Source:
@@ -157,10 +156,11 @@ class _Source:
     unit = "line"
 
     def __init__(
-        self, path: str, name: str, kind: str, compression: str, options: TableOptions, start: int, end: int | None
-    ) -> None:
+        self, path: str, name: str, kind: str, compression: str, options: TableOptions, start: int, end: int | None,
+        encoding: str,
+    ) -> None:  # fmt: skip
         self.path, self.name, self.kind, self.compression, self.options = path, name, kind, compression, options
-        self.start, self.end = start, end
+        self.start, self.end, self.encoding = start, end, encoding
         self._lines_before: int | None = None
 
     def open(self) -> Table:
@@ -179,8 +179,7 @@ class _Source:
         return Table(self.path, self.name, self.kind, form, self.unit, _source=self, **values)
 
     def _text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
-        encoding = encoding_of(self.path, self.compression, self.options.encoding)
-        return read_text(self.path, self.compression, encoding, start, end, self.name)
+        return read_text(self.path, self.compression, self.encoding, start, end, self.name)
 
 
 class _JsonLines(_Source):

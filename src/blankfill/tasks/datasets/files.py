@@ -13,13 +13,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.limits import LARGEST_DIRECTORY, LARGEST_DOCUMENT, too_long
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError
+from blankfill.system import console
 from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
 
@@ -51,12 +54,28 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
+    """Yield the lines of a file of text, compressed or not, cut at line feeds only and without a carriage return; a
+    guessed encoding and damaged bytes are reported."""
+    for line in lines(text_pieces(path), str(path)):
+        yield line.removesuffix("\r")
+
+
+def text_pieces(path: Path) -> Iterator[str]:
+    """Yield the text of a file, compressed or not, in pieces; a guessed encoding and damaged bytes are reported."""
     regular_size(path)
     with readable(path), path.open("rb") as raw:
         compression = sniff_compression(raw.read(16))
-    for line in lines(read_text(str(path), compression), str(path)):
-        yield line.removesuffix("\r")
+        changed = path.stat().st_mtime_ns
+    yield from read_text(str(path), compression, _encoding(str(path), compression, changed))
+
+
+@lru_cache(maxsize=64)
+def _encoding(path: str, compression: str, changed: int) -> str:
+    """Return the encoding of a file, decided and reported once for each change of the file."""
+    encoding = decide_encoding(path, compression)
+    for remark in encoding.remarks(path):
+        console.say(f"Note: {console.worded(Problem(remark))}")
+    return encoding.name
 
 
 def tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
