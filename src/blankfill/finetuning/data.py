@@ -15,7 +15,7 @@ from blankfill.tasks.cloze.soft_labels import Scores, read_soft_labels
 
 if TYPE_CHECKING:
     from blankfill.finetuning.config import FinetuneConfig
-    from blankfill.tasks.items import Item, Split
+    from blankfill.tasks.items import Item, QuestionItem, Split
     from blankfill.tasks.options import FinetuneOptions
     from blankfill.tasks.task import Task
 
@@ -78,9 +78,22 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> tuple[Split
         whole = task.read(data, only)
         train, dev = hold_out(whole, options.validation_split)  # the same for every seed, so that runs can be compared
         problems = [*whole.problems, f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one"]
+    if columns := train.columns:
+        shown = ", ".join(f"{choice.role} {choice.field!r} (by {choice.by})" for choice in columns)
+        say(f"{data}: {columns[0].form}; {shown}")
     for problem in problems:
         say(problem)
     for name, split in (("train", train), ("dev", dev)):
         if not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
+    if task.kind == "answer" and options.method == "head" and not any(map(_has_place, train.questions())):
+        raise UserError(
+            f"{data}: none of the {len(train):,} questions can be trained on, since no answer lies at its start in the "
+            "context or occurs there exactly once; correct the places of the answers"
+        )
     return (fewer(train, options.max_train_samples, options.seed) if options.max_train_samples else train), dev
+
+
+def _has_place(item: QuestionItem) -> bool:
+    """Return whether a question can be trained on: it has an answer with a place, or is known to have none."""
+    return bool(item.impossible) or any(answer.start is not None for answer in item.answers)

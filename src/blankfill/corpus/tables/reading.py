@@ -91,9 +91,12 @@ class Table:
         assert self._source is not None
         return self._source.rows(self, fields, rest)
 
-    def objects(self) -> Iterator[tuple[int, Row]]:
-        """Yield (number, cells by name) for every row; UserError for a JSON record that is not an object."""
-        for number, record in self.rows():
+    def objects(self, rest: bool = False) -> Iterator[tuple[int, Row]]:
+        """Yield (number, cells by name) for every row; UserError for a JSON record that is not an object.
+
+        rest: see `rows`.
+        """
+        for number, record in self.rows(rest=rest):
             if not isinstance(record, Mapping):
                 raise UserError(f"{self.where(number)} is not a JSON object: each {self.unit} must hold one.")
             yield number, record
