@@ -348,8 +348,8 @@ def test_flags_are_a_decision():
     from blankfill.cli.prepare import Options
 
     assert [option.name for option in fields(Options)] == [
-        "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
-        "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
+        "encoding", "delimiter", "sheet", "columns", "documents", "strip", "tokenizer", "vocab_size", "vocab_exact",
+        "lowercase", "dedup", "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
     ]  # fmt: skip
 
 
@@ -358,7 +358,9 @@ def test_the_command_prints_the_report(tmp_path, capsys):
 
     source = write(tmp_path / "in", [with_lines(seed, LICENCE) for seed in range(20)] + [text(3), text(3)])
     (source / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    code = main(["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--validation", "0.2", "--cased"])
+    code = main(
+        ["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--validation", "0.2", "--cased"]
+    )
     printed = capsys.readouterr()
     assert code == 0
     assert [line.split() for line in printed.out.splitlines() if "exact duplicates" in line] == [

@@ -219,7 +219,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     table.write_text(f"remark,verdict\n{rows}", encoding="utf-8")
     model, out = model_folder(tmp_path), tmp_path / "run"
     quick = ["--lr", "5e-3", "--batch-size", "8", "--epochs", "10", "--threads", "1", "--precision", "fp32"]
-    columns = ["--text-column", "remark", "--label-column", "verdict"]
+    columns = ["--columns", "text=remark", "label=verdict"]
     command = ["finetune", "--task", "classify", "--data", str(table), "--from", str(model), "--out", str(out), *quick]
     assert main([*command, *columns]) == 0
     said = capsys.readouterr()
@@ -318,7 +318,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--grid", "batchsize=3"], "--grid batchsize=3: give name=value,value; did you mean batch_size?"),
         (["--grid", "lr=fast"], "'fast'; it must be a number"),
         (["--num-seeds", "0"], "--num-seeds is 0"),
-        (["--text-column", "x"], "knows the columns of its files"),
+        (["--columns", "x"], "knows the form of its files"),
         (["--task", "seq2seq"], "does not write any"),
         (["--data", "no/such"], "no/such"),
         (["--from", "no/such"], "no such folder"),

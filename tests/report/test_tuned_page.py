@@ -17,7 +17,7 @@ def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2",
         "task": task,
         "data": "/d",
         "from": "/m",
-        "columns": {},
+        "tables": {},
         "options": {"lr": 2e-4, "max_grad_norm": 1.0, **options},
     }
     (run / "finetune.json").write_text(json.dumps(config), encoding="utf-8")

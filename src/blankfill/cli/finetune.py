@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from blankfill.cli.arguments import given_names, parsed
 from blankfill.cli.result import Result, interim, page_of, show_page
 from blankfill.cli.tasks import known_tasks
-from blankfill.errors import UserError, setting
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.console import show, worded
 from blankfill.system.schema import Option
@@ -25,7 +26,7 @@ MACHINE = {"--threads": "threads", "--device": "device", "--micro-batch": "micro
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneArguments(FinetuneOptions):
+class FinetuneArguments(FinetuneOptions, TableOptions):
     """Fine-tune a model on a task.
 
     Reads the task's own files, scores the model on its dev set during training, and retains the best checkpoint.
@@ -34,8 +35,8 @@ class FinetuneArguments(FinetuneOptions):
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"num_seeds": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": (
-            "task data text_column label_column id_column max_length document_context validation_split "
-            "test_split max_train_samples"
+            "task data columns encoding delimiter sheet max_length document_context validation_split test_split "
+            "max_train_samples"
         ),
         "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
         "Run": "out resume grid num_seeds seed",
@@ -53,6 +54,8 @@ class FinetuneArguments(FinetuneOptions):
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill finetune --task sst2 --data glue --from runs/bert --out tuned/sst2",
+        "blankfill finetune --task classify --data reviews.csv --columns text=body label=stars --from runs/bert "
+        "--out tuned/stars",
         "blankfill finetune --task rte --data glue --from runs/glm --method cloze --out tuned/rte",
         "blankfill finetune --task mrpc --data glue --from runs/bert --grid lr=2e-5,5e-5 batch_size=16,32 "
         "--num-seeds 3 --out tuned/mrpc",
@@ -68,13 +71,6 @@ class FinetuneArguments(FinetuneOptions):
     """Folder to write."""
     resume: Path | None = None
     """Run to resume, with its own data and options; --threads, --device and --micro-batch may change."""
-    text_column: tuple[str, ...] = ()
-    """Own tables: column of the text, or of two texts (question and context, context and choices); without it, columns
-    with the usual names."""
-    label_column: tuple[str, ...] = ()
-    """Own tables: column of the label, score, tags, answer or correct choice; several columns for multilabel tasks."""
-    id_column: str | None = None
-    """Own tables: column of the ids; without it, rows are numbered."""
     grid: Annotated[tuple[str, ...], Option(metavar="NAME=VALUE,VALUE")] = ()
     """Values of options of which every combination is trained, such as lr=5e-5,3e-5 batch_size=16,32; one run for each
     below --out."""
@@ -101,7 +97,6 @@ def main(argv: Sequence[str]) -> Result:
     from blankfill.finetuning.grid import combinations, run_grid
     from blankfill.finetuning.pet import run_pet
     from blankfill.finetuning.run import finetune
-    from blankfill.tasks.datasets.tabular import Columns
 
     changes = None
     if given.resume is not None:
@@ -109,8 +104,10 @@ def main(argv: Sequence[str]) -> Result:
         changes = {MACHINE[name]: getattr(given, MACHINE[name]) for name in names if name in MACHINE}
     else:
         assert given.data is not None and given.start is not None and given.out is not None
-        columns = Columns(given.text_column, given.label_column, given.id_column)
-        out, config = given.out, FinetuneConfig(given.task, given.data, given.start, given.options(), columns)
+        if problems := given.table_problems():
+            raise ConfigError(problems)
+        out = given.out
+        config = FinetuneConfig(given.task, given.data, given.start, given.options(), given.table_options())
         if given.method == "cloze" and given.pattern == "all":
             if given.grid or given.num_seeds != 1:
                 raise UserError(

@@ -16,7 +16,7 @@ from blankfill.tasks.items import labelled
 
 if TYPE_CHECKING:
     from blankfill.finetuning.config import FinetuneConfig
-    from blankfill.tasks.items import Item, Split
+    from blankfill.tasks.items import Item, QuestionItem, Split
     from blankfill.tasks.options import FinetuneOptions
     from blankfill.tasks.task import Task
 
@@ -102,11 +102,19 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> Splits:
     else:
         train, dev = hold_out(train, options.validation_split)  # the same for every seed, so that runs can be compared
         problems.append(f"{data}: there is no dev set, so {len(dev):,} of the items are held out as one")
+    if columns := train.columns:
+        shown = ", ".join(f"{choice.role} {choice.field!r} (by {choice.by})" for choice in columns)
+        say(f"{data}: {columns[0].form}; {shown}")
     for problem in problems:
         say(problem)
     for name, split in (("train", train), ("dev", dev), ("test", test)):
         if split is not None and not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
+    if task.kind == "answer" and options.method == "head" and not any(map(_has_place, train.questions())):
+        raise UserError(
+            f"{data}: none of the {len(train):,} questions can be trained on, since no answer lies at its start in the "
+            "context or occurs there exactly once; correct the places of the answers"
+        )
     return Splits(
         fewer(train, options.max_train_samples, options.seed) if options.max_train_samples else train, dev, test
     )
@@ -131,3 +139,8 @@ def _named_test(
             "label, so it cannot be scored; give a fraction of the training examples, such as 0.1"
         )
     return test
+
+
+def _has_place(item: QuestionItem) -> bool:
+    """Return whether a question can be trained on: it has an answer with a place, or is known to have none."""
+    return bool(item.impossible) or any(answer.start is not None for answer in item.answers)

@@ -52,7 +52,7 @@ def finetuning_note(
         data["texts"] = items_mark(soft_labels[0].items)
         data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
     options = {name: value for name, value in plain(values["options"]).items() if name not in FREE}
-    rest = {name: plain(values[name]) for name in ("task", "columns")}
+    rest = {name: plain(values[name]) for name in ("task", "tables")}
     return {"config": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
 
 

@@ -268,7 +268,7 @@ def settings_section(tuned: Tuned) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
     changed = {k: v for k, v in tuned.options.items() if v != defaults.get(k)}
     unchanged = {k: v for k, v in tuned.options.items() if k not in changed}
-    named = {name: value for name, value in part(config, "columns").items() if value and value != ","}
+    named = {name: value for name, value in part(config, "tables").items() if value}
     facts = [("task", tuned.task), ("data", config.get("data", "")), ("model", config.get("from", "")), *named.items()]
     items = part(tuned.snapshot.facts, "items")
     facts += [(f"{name} items", value) for name, value in items.items()]

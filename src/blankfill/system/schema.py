@@ -31,8 +31,9 @@ RENAMED: Mapping[str, str] = {
     "longest_target": "max_target_length", "longest_question": "max_query_length",
     "longest_answer": "max_answer_length", "null_odds": "na_prob_file", "several_masks": "multi_token",
     "stack": "head_on", "top": "head",
+    "text_field": "columns", "text_column": "columns", "label_column": "columns", "id_column": "columns",
 }  # fmt: skip
-"""Options with another name before version 0.2, for suggestions."""
+"""Options that had another name in an earlier version, for suggestions."""
 LONGEST_NAME = 100
 """Number of characters of an unknown name that are compared with known names; very long names would take seconds."""
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from blankfill.corpus.tables.columns import FieldChoice
+
 LISTED = 3
 """Number of examples that a problem lists."""
 
@@ -122,11 +124,13 @@ class Remark(str):
 @dataclass(frozen=True)
 class Split:
     """One split of a data set: items in the file's order, names of labels (for tagging, of BIO tags), and problems of
-    the data, one sentence each; those that leave no item out are a `Remark`."""
+    the data, one sentence each; those that leave no item out are a `Remark`. columns: those that were chosen, where the
+    file is a table of the user."""
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
+    columns: tuple[FieldChoice, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
