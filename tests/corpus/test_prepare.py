@@ -19,7 +19,6 @@ from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.shards import DocumentTable, Shard, ShardWriter
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = re.findall(
