@@ -19,7 +19,7 @@ from blankfill.report.snapshot import Best, Event, Snapshot, number
 
 MOST_POINTS = 1200
 """Largest number of points of a curve on the page: about the pixels of the widest chart."""
-SPLITS = {"train": "training", "valid": "validation", "old": "old text"}
+SPLITS = {"train": "training", "valid": "validation", "old": "old text", "hidden words": "the model"}
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
 SMALLEST_SPAN = {"score": 0.1, "share": 0.05, "loss": 0.1}
 """Smallest height of a chart in its own unit, by style: a smaller change does not fill it."""
@@ -29,6 +29,8 @@ TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
 """Metrics whose validation lines repeat them, or hold them for the whole run."""
 KNOWN = {
     "loss": ("Loss", "nats per answer", "loss"),
+    "named_at_once": ("Hidden words named at once", "of those in text never read", "share"),
+    "named_among_5": ("Hidden words among five", "of those in text never read", "share"),
     "tokens_per_s": ("Throughput", "tokens per second", "count"),
     "lr": ("Learning rate", "", "rate"),
     "grad_norm": ("Gradient norm", "before clipping", "number"),
@@ -119,6 +121,9 @@ def _chart(
     elif name == "grad_norm":
         clip = number(snapshot.section("train").get("max_grad_norm"))
         reference = ("clipped to", clip) if clip else None
+    elif name in ("named_at_once", "named_among_5") and (words := snapshot.hidden_words):
+        pairs = words.neighbours.first if name == "named_at_once" else words.neighbours.among
+        reference = ("pairs of neighbouring words", pairs)
     return Chart(name, title, unit, style, series, reference)
 
 
