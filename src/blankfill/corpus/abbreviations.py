@@ -208,7 +208,7 @@ RULES: Mapping[str, Rules] = {
 _FREQUENT = {
     "en": "the of and to in is was that it for with as his on are at by he from be this which or had were not but "
     "they i a you me my she her him so do said have there we what if no will would",
-    "de": "der die das und ist den von mit des im auf dem ein eine einer nicht zu sich als auch wurde für er sie war am",
+    "de": "der die das und ist den von mit des im auf dem ein eine einer nicht zu sich als auch wurde für er sie war",
     "fr": "le la les de des et est du un une dans que qui pour au par sur il elle en ce ne pas se plus son ses aux",
     "es": "el la los las de del que en un una por con es se su para al lo como más no fue sus",
     "pt": "os as do da dos das que em um uma para com não ao no na por se foi mais são é",
