@@ -27,6 +27,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
     "zh": (("rjieba",), "whole words and phrases of Chinese"),
+    "words": (("icu4py",), "whole words of Japanese, Thai, Lao, Khmer and Burmese"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
 }
