@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "tokenizer": "show the tokens of a text",
     },
     "Pretraining": {
+        "demo": "a model in minutes, and how many hidden words it names",
         "recipes": "list the recipes, or show the settings of one",
         "show": "one training example, as text and as a picture",
         "plan": "estimate parameters, memory, disk and hours of a run",
