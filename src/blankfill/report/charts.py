@@ -133,8 +133,8 @@ def payload(
     """Return the data that the script of the page draws, as JSON values without NaN.
 
     best: the chart with a mark at the best measurement, and that measurement; by default the lowest validation loss. In
-    the result, splits: step and tokens of each remaining point of a split; charts: the values there, with the band from
-    low to high where a point stands for several measurements; events: marks, by step and tokens.
+    the result, splits: step, tokens and seconds of each remaining point of a split; charts: the values there, with the
+    band from low to high where a point stands for several measurements; events: marks, by step, tokens and seconds.
     """
     marked, mark = best or ("loss", snapshot.best)
     starts: dict[str, NDArray[np.int64]] = {}
@@ -144,7 +144,11 @@ def payload(
         starts[split] = bucket_starts(len(table), MOST_POINTS, alone)
         ends = np.append(starts[split][1:], len(table)) - 1
         tokens = table.column("tokens")[ends]
-        splits[split] = {"step": table.steps[ends].tolist(), "tokens": [whole(seen) for seen in tokens.tolist()]}
+        splits[split] = {
+            "step": table.steps[ends].tolist(),
+            "tokens": [whole(seen) for seen in tokens.tolist()],
+            "time": rounded(snapshot.seconds_at(table.steps[ends].tolist()), 6),
+        }
     drawn = []
     for chart in charts:
         curves = []
@@ -159,13 +163,16 @@ def payload(
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
         if chart.key == marked and mark:
-            values["best"] = {"step": mark.step, "tokens": whole(mark.tokens), "y": mark.loss}
+            time = rounded(snapshot.seconds_at([mark.step]), 6)[0]
+            values["best"] = {"step": mark.step, "tokens": whole(mark.tokens), "time": time, "y": mark.loss}
         drawn.append(values)
     seen = snapshot.tokens_at([event.step for event in events]).tolist()
+    took = rounded(snapshot.seconds_at([event.step for event in events]), 6)
     marks = [
-        {"step": event.step, "tokens": whole(at), "kind": event.kind, "tone": tone(event.kind), "text": event.text}
-        for event, at in zip(events, seen, strict=True)
-    ]
+        {"step": event.step, "tokens": whole(at), "time": time, "kind": event.kind, "tone": tone(event.kind),
+         "text": event.text}
+        for event, at, time in zip(events, seen, took, strict=True)
+    ]  # fmt: skip
     return {"splits": splits, "charts": drawn, "events": marks}
 
 

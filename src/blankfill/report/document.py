@@ -21,7 +21,7 @@ from typing import Any
 from blankfill._version import __version__
 from blankfill.report.markup import embedded
 
-SCRIPTS = ("numbers", "curves", "samples")
+SCRIPTS = ("numbers", "curves", "samples", "live")
 """The script of a page, in parts."""
 NOTHING_DRAWN: dict[str, Any] = {"splits": {}, "charts": [], "events": []}
 """Input of the script on a page without curves."""
