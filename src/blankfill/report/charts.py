@@ -23,6 +23,8 @@ SPLITS = {"train": "training", "valid": "validation", "old": "old text", "hidden
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
 SMALLEST_SPAN = {"score": 0.1, "share": 0.05, "loss": 0.1}
 """Smallest height of a chart in its own unit, by style: a smaller change does not fill it."""
+RUN_COLOURS = 8
+"""Number of colours of the curves of several runs."""
 SMALLEST_PART = 0.05
 """Smallest height of other charts, as a share of their largest value."""
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
@@ -42,16 +44,25 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: a column of a split."""
+    """One curve: a column of a split. run, number: name and place of its run, for a chart of several runs."""
 
     split: str
     table: Table
     values: NDArray[np.float64]
+    run: str = ""
+    number: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the curve."""
-        return SPLITS.get(self.split, self.split)
+        return self.run or SPLITS.get(self.split, self.split)
+
+    @property
+    def tone(self) -> str:
+        """Class of the colour of the curve."""
+        if self.number is not None:
+            return tone_of_run(self.number)
+        return self.split if self.split in ("train", "valid") else "other"
 
     @property
     def ends(self) -> dict[str, tuple[int, float]]:
@@ -79,6 +90,11 @@ class Chart:
     def write(self, value: float) -> str:
         """Return a number of this chart as text."""
         return STYLES[self.style](value)
+
+
+def tone_of_run(number: int) -> str:
+    """Return the class of the colour of a run among several; after `RUN_COLOURS` of them, the curves are dashed."""
+    return f"run{number % RUN_COLOURS}{' second' * (number // RUN_COLOURS % 2)}"
 
 
 def smallest_span(style: str, values: Sequence[float]) -> float:

@@ -53,8 +53,7 @@ def _figure(chart: Chart, k: int) -> str:
     legend, summary, rows = "", [], ""
     for series in chart.series:
         first, lowest, _, last = ((f"{step:,}", chart.write(value)) for step, value in series.ends.values())
-        colour = series.split if series.split in ("train", "valid") else "other"
-        legend += f'<li class="{colour}">{escape(series.name)} <b>{last[1]}</b></li>'
+        legend += f'<li class="{series.tone}">{escape(series.name)} <b>{last[1]}</b></li>'
         summary.append(f"{series.name} from {first[1]} to {last[1]}, lowest {lowest[1]} at step {lowest[0]}")
         cells = "".join(
             f'<td class="n">{chart.write(value)} <span class="unit">at {step:,}</span></td>'
