@@ -86,6 +86,8 @@ def show_text(
     if unknown := int(unigram[vocabulary.roles["unk"]]) if "unk" in vocabulary.roles else 0:
         notes.append(f"{unknown} of {len(ids)} tokens are unknown to this tokenizer")
     examples = [objective.example(document, vocabulary, row_generator(seed, example))]
+    if not len(examples[0].target_ids):
+        notes.append(f"nothing is hidden in this draw; another one: {setting('example', example + 1)}")
     return ShownRow(
         title=f"{name or objective.name}, seed {seed}, draw {example}", epoch=0, place=0, rows=0, examples=examples,
         tokenizer=tokenizer, vocabulary=vocabulary, channels=objective.channels,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blankfill.errors import in_keys
 from blankfill.objectives import ShownColumn
 from blankfill.report.document import NOTHING_DRAWN, document
 from blankfill.report.markup import said, tag
@@ -87,7 +88,7 @@ def _section(one: ShownExample, row: Row, number: int) -> str:
     numbers = row.numbers()
     sentences = [heading(row), *(f"column {numbers[column]}: {text}" for column, text in row.labels.items())]
     sentences += [column.note for column in one.further if column.note]
-    notes = "".join(tag("p", text, kind="notice") for text in one.notes)
+    notes = "".join(tag("p", in_keys(text), kind="notice") for text in one.notes)
     explained = said("p", one.explanation, kind="explained") if one.explanation else ""
     sides = [("encoder", 0, row.encoder), ("decoder", row.encoder, len(row))] if row.encoder else [("", 0, len(row))]
     strips = "".join(_strip(one, row, number, *side) for side in sides)
