@@ -59,7 +59,7 @@ def test_what_was_read_is_in_the_report_and_on_the_terminal(tmp_path: Path, caps
     assert [(line.source, line.form, line.text, line.documents, line.characters) for line in report.inventory] == [
         (f"3 files in {folder}", "plain text", "", 3, 3 * (2 + 4 * len(text.strip()))),
         (f"{folder}/b.jsonl", "JSON Lines", "body (by name)", 1, 30),
-        (f"{folder}/c.csv", "CSV, ';'", "story (by name)", 1, 40),
+        (f"{folder}/c.csv", "CSV, ';'", "story (by name)", 1, 39),
         (f"{folder}/old.txt", "plain text, cp1251 (guess)", "", 1, 55),
     ]
     report.show()
