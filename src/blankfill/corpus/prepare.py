@@ -200,7 +200,9 @@ class _Run:
         self._run(extract, tasks, "1/4 reading")
         self.text_bytes: dict[Path, int] = {}
         for task in tasks:
-            for number, size in enumerate(read_marker(task.prefix)["shards"]):
+            marker = read_marker(task.prefix)
+            self.notices += marker.get("notes", ())
+            for number, size in enumerate(marker["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
         return list(self.text_bytes)
 

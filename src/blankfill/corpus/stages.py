@@ -53,15 +53,17 @@ class ExtractTask:
 
 
 def extract(task: ExtractTask) -> dict[str, Any]:
-    """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each."""
+    """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each, and
+    notes about tables."""
     from blankfill.corpus.sentences import split_sentences
     from blankfill.corpus.sources import read
 
     shards: list[int] = []
+    notes: list[str] = []
     writer: ShardWriter | None = None
     try:
         for source, path in zip(task.sources, task.paths, strict=True):
-            continues = source.continues
+            continues, document = source.continues, None
             for document in read(source, task.options):
                 writer = writer or ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
                 writer.begin(path, document.name, continues)
@@ -76,6 +78,7 @@ def extract(task: ExtractTask) -> dict[str, Any]:
                         writer = ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
                         writer.begin(path, document.name, True)
                 writer.end()
+            notes += document.notes if document is not None else ()
         if writer is not None:
             writer.finish()
             shards.append(writer.bytes)
@@ -84,7 +87,7 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    return write_marker(task.prefix, {"shards": shards}, made)
+    return write_marker(task.prefix, {"shards": shards, "notes": notes}, made)
 
 
 @dataclass(frozen=True)
