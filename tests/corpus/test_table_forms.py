@@ -81,8 +81,8 @@ def test_a_text_that_is_not_last_may_not_hold_unquoted_commas(tmp_path: Path):
     documents, notes = prose(tmp_path / "a.csv", 'id,text\n1,He said "no", and left\n2,a\n3,b,,\n4,"c, d", e\n')
     assert documents == ['He said "no", and left', "a", "b", '"c, d", e']
     assert len(notes) == 1 and notes[0].endswith(
-        "a.csv: 2 rows have more cells than the header; the rest of such a row was read as part of 'text' (the first is "
-        "line 2)."
+        "a.csv: 2 rows have more cells than the header; the rest of such a row was read as part of 'text' (the first "
+        "is line 2)."
     )
     documents, _ = prose(tmp_path / "a.tsv", "id\ttext\n1\ta boat\tred\n2\tb\n")
     assert documents == ["a boat red", "b"]
