@@ -36,6 +36,7 @@ from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
+from blankfill.corpus.inventory import read_sources
 from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
 from blankfill.corpus.options import KINDS, PrepareConfig
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
     from blankfill.corpus.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Version of the stages' results; a work folder of an older version is not continued."""
 TASK_BYTES = (1_000_000, 24_000_000)
 SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
@@ -199,11 +200,15 @@ class _Run:
         tasks = _extract_tasks(self.sources, self.folders["text"], self.options)
         self._run(extract, tasks, "1/4 reading")
         self.text_bytes: dict[Path, int] = {}
+        tallies: list[dict[str, Any]] = []
         for task in tasks:
-            marker = read_marker(task.prefix)
-            self.notices += marker.get("notes", ())
-            for number, size in enumerate(marker["shards"]):
+            mark = read_marker(task.prefix)
+            tallies += mark["read"]
+            self.skipped += mark["skipped"]
+            self.notices += mark["notes"]
+            for number, size in enumerate(mark["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
+        self.inventory = read_sources(tallies)
         return list(self.text_bytes)
 
     def _decide(self) -> Decision:
@@ -305,7 +310,7 @@ class _Run:
             samples=tuple(_samples(corpus, tokenizer)), notices=tuple(map(Problem, self.notices)),
             source_bytes=sum(source.size for source in self.sources),
             seconds=round(time.monotonic() - began, 2), continued=continued, config=_recorded(self.config),
-            sources=self.identity, fingerprint=corpus.fingerprint,
+            sources=self.identity, fingerprint=corpus.fingerprint, inventory=self.inventory,
         )  # fmt: skip
 
     def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:

@@ -1,56 +1,43 @@
 """Finds and reads sources: files and folders of any shape in, documents of clean paragraphs out.
 
 `discover` looks at names and first bytes, decides what each file is, and cuts large plain files into ranges that
-several processes can read at once. `read` turns one such unit of work into documents, streaming: no document or file is
-ever in memory as a whole (but a record of a JSON Lines file or a wiki page is). Content outranks names, since
-WikiExtractor's files have no suffix and many a .txt holds JSON Lines.
+several processes can read at once. `read` turns one such unit of work into documents, streaming: no text file is ever
+in memory as a whole (but a record of a JSON Lines file, a wiki page, a web page and a PDF document are).
 
-Not here: how each format is parsed (`tables`, `wiki`, `python_docs`), how paragraphs are found (`clean`).
+Not here: which files there are (`walk`), what a file is (`kinds`), how each form is parsed (`tables`, `documents`,
+`wiki`, `python_docs`), how paragraphs are found (`clean`).
 """
 
 from __future__ import annotations
 
-import atexit
-import glob
-import os
 import re
-import shutil
-import stat
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from blankfill.corpus import clean, python_docs, summary, wiki
-from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
+from blankfill.corpus import clean, python_docs, wiki
+from blankfill.corpus.compression import open_binary, sniff_compression
 from blankfill.corpus.decoding import read_text, whole_lines
-from blankfill.corpus.encodings import (
-    Encoding,
-    EncodingError,
-    bom_encoding,
-    check_encoding,
-    decide_encoding,
-    is_utf8,
-    is_wide,
-    wide_encoding,
-)
+from blankfill.corpus.documents.docx import docx_paragraphs
+from blankfill.corpus.documents.epub import epub_paragraphs
+from blankfill.corpus.documents.html import declared_encoding, html_paragraphs
+from blankfill.corpus.documents.kinds import NEEDS, needed
+from blankfill.corpus.documents.pdf import pdf_text
+from blankfill.corpus.documents.prose import SourceError
+from blankfill.corpus.encodings import Encoding, EncodingError, check_encoding, decide_encoding, is_utf8
+from blankfill.corpus.kinds import BINARY, MOST_CONTROLS, binary_kind, text_kind
+from blankfill.corpus.spool import is_pipe, spooled
 from blankfill.corpus.tables.columns import FieldChoice
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.parquet_rows import is_parquet, parquet_groups
-from blankfill.corpus.tables.prose import is_json_lines, text_choices, text_rows
-from blankfill.corpus.tables.reading import open_table, table_kind
-from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
+from blankfill.corpus.tables.parquet_rows import parquet_groups
+from blankfill.corpus.tables.prose import text_choices, text_rows
+from blankfill.corpus.tables.reading import open_table
+from blankfill.corpus.walk import Walk
 from blankfill.errors import Problem, UserError
-from blankfill.system.files import disk_errors
-from blankfill.system.reading import UnreadableError, regular_size
+from blankfill.system.reading import regular_size
 
-SPOOLED = "blankfill-text-"
-"""How the names of temporary files with piped text begin."""
-_LOCKS: list[int] = []
-"""Handles that lock the temporary files of this process."""
 LARGE_BYTES = 64 << 20
 """Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
 
@@ -59,28 +46,6 @@ COMPRESSED_BYTES = 64 << 20
 HEAD_BYTES = 1 << 16
 _HEAD_LINE_BYTES = 8 << 20
 _BOUNDARY_BYTES = 1 << 20
-
-_SIGNATURES = (
-    (rb"%PDF-\d", "a PDF document"),
-    (rb"PK\x03\x04", "a zip archive (or an Office document)"),
-    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
-    (rb"Rar!\x1a\x07", "a RAR archive"),
-    (rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (rb"MMIDIDX\0\0", "an index of token files"),
-    (rb"ARROW1\0\0", "an Arrow file"),
-    (rb"\x93NUMPY[\x01-\x03]\0", "a NumPy array"),
-    (rb"SQLite format 3\0", "a database"),
-    (rb"\x89PNG\r\n\x1a\n", "a picture"),
-    (rb"\xff\xd8\xff", "a picture"),
-    (rb"GIF8[79]a.[\x00-\x1f].[\x00-\x1f]", "a picture"),  # width and height of less than 8,192 pixels
-    (rb"\x7fELF[\x01\x02][\x01\x02]\x01", "a program"),
-)
-"""Patterns of the first bytes of files, with what they are."""
-_BINARY = "a binary file, not text: leave it out, or convert it to plain text"
-_MOST_CONTROLS = 0.02
-"""Share of control characters above which a file is binary."""
-_SAMPLE = 8192
-_SHORT = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +65,13 @@ class SourceOptions(TableOptions):
 class Source:
     """One unit of reading: a file, a range of a file, or a share of the built-in corpus.
 
-    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "spreadsheet", "wikiextractor", "mediawiki" or
-    "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet,
-    shares for python-docs); end None is the end of the file. size: bytes of this unit on disk, for progress. continues:
-    this range continues the document that the previous range of the same file began. name: the name in errors and
-    documents, where it is not the path (standard input is spooled to a file). encoding: of a file of text, decided once
-    for all its ranges.
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "spreadsheet", "html", "docx", "pdf", "epub",
+    "wikiextractor", "mediawiki" or "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range,
+    in bytes (row groups for Parquet, shares for python-docs); end None is the end of the file. size: bytes of this unit
+    on disk, for progress. continues: this range continues the document that the previous range of the same file began.
+    name: the name in errors and documents, where it is not the path (standard input is spooled to a file). encoding: of
+    a file of text, decided once for all its ranges. folder: the folder that the user named and that holds the file; ""
+    for a file that was named.
     """
 
     path: str
@@ -117,6 +83,7 @@ class Source:
     continues: bool = False
     name: str = ""
     encoding: Encoding = field(default_factory=Encoding)
+    folder: str = ""
 
 
 @dataclass
@@ -126,13 +93,15 @@ class RawDocument:
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
     joined; to be exhausted before the next document is taken. A document may turn out to have none. choices: the
     columns of the table that the text comes from; empty where it is not from a table. notes: what was decided about the
-    table, a sentence each; complete after the last document.
+    table, a sentence each; complete after the last document. dropped: numbers of things that were left out, by what
+    they are, once the paragraphs are exhausted.
     """
 
     name: str
     paragraphs: Iterator[str]
     choices: Sequence[FieldChoice] = ()
     notes: Sequence[str] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def discover(
@@ -155,6 +124,7 @@ def discover(
     check_encoding(options.encoding)
     skipped = [] if skipped is None else skipped
     before = len(skipped)
+    walk = Walk(skipped)
     sources: list[Source] = []
     for path in map(str, paths):
         if path == "python-docs":
@@ -163,18 +133,12 @@ def discover(
                 Source(path, "python-docs", "", share, share + 1, python_docs.budget(share)) for share in range(shares)
             ]
             continue
-        for file, named in _files(path):
-            if file != "-" and not (named and _is_pipe(file)):
-                try:
-                    regular_size(Path(file))
-                except UnreadableError as error:
-                    if named:
-                        raise
-                    skipped.append(str(error).replace(f"{file} ", f"{file}: ", 1))
-                    continue
-            spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
-            name = "" if spooled == file else "standard input" if file == "-" else file
-            sources += _sources(spooled, name, named, options, skipped, large_bytes, most_bytes)
+        for file, folder in walk.files(path):
+            if file != "-" and not folder and not is_pipe(file):
+                regular_size(Path(file))
+            copied = spooled(file) if file == "-" or (not folder and is_pipe(file)) else file
+            name = "" if copied == file else "standard input" if file == "-" else file
+            sources += _sources(copied, name, folder, options, skipped, large_bytes, most_bytes)
     if not sources:
         reasons = "; ".join(skipped[before : before + 3])
         more = len(skipped) - before - 3
@@ -185,120 +149,10 @@ def discover(
     return sources
 
 
-def _files(path: str) -> Iterator[tuple[str, bool]]:
-    """Yield the files at a path, and for each whether the user named it (or it lies in a folder that the user
-    named)."""
-    if path == "-":
-        yield path, True
-    elif Path(path).is_dir():
-        _refuse_tokens(Path(path))
-        yield from ((file, False) for file in _walk(Path(path)))
-    elif Path(path).exists():
-        yield path, True
-    elif glob.has_magic(path) and (matches := sorted(glob.glob(path, recursive=True))):  # noqa: PTH207
-        # Some shells pass patterns without expanding them.
-        for match in matches:
-            yield from _files(match)
-    else:
-        raise UserError(f"{path} does not exist: check the path (a folder, a file, - or python-docs).")
-
-
-def refuse_broken_corpus(folder: Path) -> None:
-    """Raise UserError for a folder with the token files of a prepared corpus, but without its `corpus.json`."""
-    if all((folder / name).is_file() for name in ("train.bin", "train.idx")) and not (folder / summary.FILE).exists():
-        raise UserError(
-            f"{folder} looks like a prepared corpus whose {summary.FILE} is missing; put that file back, or prepare "
-            "the text again."
-        )
-
-
-def _refuse_tokens(folder: Path) -> None:
-    """Raise UserError for the folder of a prepared corpus, whole or not, since its files are not text."""
-    refuse_broken_corpus(folder)
-    if (folder / summary.FILE).is_file() and (folder / "train.bin").is_file():
-        raise UserError(
-            f"{folder} is a prepared corpus, whose files are tokens and not text; give the text that it was made of "
-            "(only pretrain, show and plan take a prepared corpus, as their one path)."
-        )
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield str(Path(parent) / name)
-
-
-def _is_pipe(path: str) -> bool:
-    return stat.S_ISFIFO(Path(path).stat().st_mode)
-
-
-def _spooled(path: str) -> str:
-    """Copy standard input or a pipe to a temporary file, which is removed when this process ends.
-
-    A process that is killed leaves its file behind; the next one removes it.
-    """
-    remove_leftovers(Path(tempfile.gettempdir()))
-    handle, name = _locked_temporary()
-    atexit.register(Path(name).unlink, missing_ok=True)
-    remedy = "free some space there, or let TMPDIR name a folder with more"
-    with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
-        if path == "-":
-            shutil.copyfileobj(sys.stdin.buffer, target)
-        else:
-            with Path(path).open("rb") as source:
-                shutil.copyfileobj(source, target)
-    return name
-
-
-def _locked_temporary() -> tuple[int, str]:
-    """Return a new temporary file, open to be written, and its name. It stays locked as long as this process lives."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=SPOOLED)
-        lock = os.dup(handle)  # a lock of `flock` lasts until all copies of its handle are closed
-        if _lock(lock) is not False and Path(name).exists():  # not removed between making and locking
-            _LOCKS.append(lock)
-            return handle, name
-        os.close(lock)
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: those that no process has locked."""
-    for path in folder.glob(f"{SPOOLED}*"):
-        with suppress(OSError):  # another user's, or gone already
-            handle = os.open(path, os.O_RDWR)
-            try:
-                if _lock(handle):
-                    path.unlink()
-            finally:
-                os.close(handle)
-
-
-def _lock(handle: int) -> bool | None:
-    """Return whether a file could be locked, False where another process has locked it; None where there are no such
-    locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
-
-
 def _sources(
     path: str,
     name: str,
-    named: bool,
+    folder: str,
     options: SourceOptions,
     skipped: list[str],
     large_bytes: int,
@@ -310,6 +164,9 @@ def _sources(
         with Path(path).open("rb") as raw:
             compression = sniff_compression(raw.read(16))
     except OSError as error:
+        if folder:
+            skipped.append(f"{shown}: cannot be read ({error.strerror or error})")
+            return []
         raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
     with open_binary(path, compression) as stream:
         head = stream.read(HEAD_BYTES)
@@ -319,21 +176,26 @@ def _sources(
         skipped.append(f"{shown}: empty")
         return []
     encoding = Encoding()
-    kind, refusal = _binary_kind(shown, path, head, compression, options)
+    kind, refusal = binary_kind(shown, path, head, compression, options.encoding)
     if not kind and not refusal:
+        look_at = _most_bytes(compression, most_bytes)
         try:
-            encoding = decide_encoding(path, compression, options.encoding, shown, _most_bytes(compression, most_bytes))
+            encoding = decide_encoding(path, compression, options.encoding, shown, look_at)
+            kind, refusal = text_kind(
+                shown, head.decode(encoding.codec, "ignore").removeprefix("\ufeff"), options.columns
+            )
+            if kind == "html":
+                kind, refusal = needed(kind)
+                encoding = _declared(head, encoding, path, compression, shown, look_at)
         except EncodingError as error:
             # An encoding that the user named is for all files, so one that is not in it is an error.
-            if named or options.encoding is not None:
+            if not folder or options.encoding is not None:
                 raise
             skipped.append(Problem(error.template.replace(f"{shown} ", f"{shown}: ", 1)))
             return []
-        if encoding.nuls > _MOST_CONTROLS * size:
-            refusal = _BINARY
-        else:
-            kind, refusal = _text_kind(shown, head.decode(encoding.codec, "ignore").removeprefix("\ufeff"), options)
-    if refusal and named:
+        if encoding.nuls > MOST_CONTROLS * size:
+            refusal = BINARY
+    if refusal and not folder:
         raise UserError(f"{shown} is {refusal}.")
     if refusal:
         skipped.append(Problem(f"{shown}: {refusal}"))
@@ -352,68 +214,29 @@ def _sources(
             continues=start > 0 and kind == "text" and options.documents == "file",
             name=name,
             encoding=encoding,
+            folder=folder,
         )
         for start, end in ranges
     ]
+
+
+def _declared(
+    head: bytes, encoding: Encoding, path: str, compression: str, name: str, most_bytes: int | None
+) -> Encoding:
+    """Return the encoding of a web page: where it would be a guess, that which the page declares, if it decodes."""
+    declared = declared_encoding(head)
+    if encoding.source != "guess" or not declared:
+        return encoding
+    try:
+        return replace(decide_encoding(path, compression, declared, name, most_bytes), source="mark")
+    except UserError:
+        return encoding
 
 
 def _most_bytes(compression: str, most_bytes: int | None) -> int | None:
     if not compression:
         return most_bytes
     return COMPRESSED_BYTES if most_bytes is None else min(COMPRESSED_BYTES, most_bytes)
-
-
-def _binary_kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
-    """Return (kind, "") of a file whose bytes decide about it, ("", reason why it cannot be read, with the remedy), or
-    ("", "") for a text.
-
-    A file that is text all through is text, whatever it begins with.
-    """
-    controls = _controls(head)
-    if head.startswith(b"PAR1") and (controls or len(head) < _SHORT or (not compression and is_parquet(path))):
-        if compression:
-            return "", "a compressed Parquet file: decompress it first"
-        return ("parquet", "") if is_parquet(path) else ("", "a truncated Parquet file: copy it again")
-    if is_spreadsheet(name, head) and not compression:
-        return "spreadsheet", ""
-    for signature, what in _SIGNATURES:
-        if re.match(signature, head, re.DOTALL):
-            return "", f"{what}, not text: convert or unpack it to plain text first"
-    if head[257:262] == b"ustar" and b"\0" in head[262:512]:
-        return "", "a tar archive: unpack it first"
-    if b"<mediawiki" in head[:4000]:
-        return "mediawiki", ""
-    wide = bom_encoding(head) or wide_encoding(head) or is_wide(check_encoding(options.encoding))
-    if controls > _MOST_CONTROLS * len(head[:_SAMPLE]) and not wide:
-        return "", _BINARY
-    return "", ""
-
-
-def _controls(head: bytes) -> int:
-    return len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head[:_SAMPLE]))
-
-
-def _text_kind(name: str, text: str, options: SourceOptions) -> tuple[str, str]:
-    """Return (kind, "") of a text by its name and its beginning, or ("", reason why it cannot be read)."""
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if "<mediawiki" in text[:4000]:
-        return "mediawiki", ""
-    if re.match(r"\s*<doc id=", text):
-        return "wikiextractor", ""
-    if table_kind(name) == "jsonl":
-        return "jsonl", ""
-    if suffix == ".json":
-        return "jsonl" if is_json_lines(text, options.columns) else "json", ""
-    if table_kind(name) in ("csv", "tsv"):
-        return table_kind(name), ""
-    if suffix in (".parquet", ".pq"):
-        return "", "named like a Parquet file but is not one: rename it"
-    if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
-        return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
-    return "jsonl" if is_json_lines(text, options.columns) else "text", ""
 
 
 def _ranges(
@@ -486,6 +309,10 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
         for title, prose in pages:
             yield RawDocument(f"{name}#{title}", iter(prose))
         return
+    if source.kind in NEEDS:
+        dropped: Counter[str] = Counter()
+        yield RawDocument(name, _document(source, name, options, dropped), dropped=dropped)
+        return
     table = open_table(
         path,
         options,
@@ -499,3 +326,46 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     choices = text_choices(table, options)
     for number, prose in text_rows(table, choices):
         yield RawDocument(f"{prefix}{number}", iter(prose), choices, table.notes)
+
+
+def read_if_possible(source: Source, options: SourceOptions, skipped: list[str]) -> Iterator[RawDocument]:
+    """Yield the documents of one source, as `read` does. A file of a folder that cannot be read at all (a document that
+    is damaged or encrypted, a file that was removed since it was listed) gives a line in `skipped` instead of an error.
+    """
+
+    def passed_over(error: UserError) -> bool:
+        if not source.folder or not (isinstance(error, SourceError) or not Path(source.path).exists()):
+            return False
+        name = source.name or source.path
+        skipped.append(Problem(error.template.removesuffix(".").replace(f"{name} ", f"{name}: ", 1)))
+        return True
+
+    def paragraphs(document: RawDocument) -> Iterator[str]:
+        try:
+            yield from document.paragraphs
+        except UserError as error:
+            if not passed_over(error):
+                raise
+
+    try:
+        for document in read(source, options):
+            yield replace(document, paragraphs=paragraphs(document))
+    except UserError as error:
+        if not passed_over(error):
+            raise
+
+
+def _document(source: Source, name: str, options: SourceOptions, dropped: Counter[str]) -> Iterator[str]:
+    """Yield the paragraphs of a document that is one file; what is left out is counted in `dropped`."""
+    path, compression, encoding = source.path, source.compression, source.encoding.name
+    if source.kind == "pdf":
+        yield from clean.paragraphs(pdf_text(path, name, dropped))
+        return
+    if source.kind == "html":
+        texts = html_paragraphs(read_text(path, compression, encoding, name=name), name, dropped)
+    elif source.kind == "docx":
+        texts = docx_paragraphs(path, name, dropped)
+    else:
+        texts = epub_paragraphs(path, name, dropped)
+    for text in texts:
+        yield from clean.record_paragraphs(text)
