@@ -51,6 +51,7 @@ def streamed(text: str) -> list[str]:
 WIKI_UNITS = (
     "[http://", "[http://a b", "[//a ", "[/ ", "<ref>", "<ref name=\"", "<nowiki>", "<math>", "<!--", "{{", "[[",
     "{|\n", "-{", "{{lang|", "[[a|", "<", "__A", "&#", "(", "'",
+    "<ref name=x ", "<b ", "a<S>", "'' ", "l'''Ab", "''' l'' ", "[[a:b.jpg", "<ref>a<ref></ref>",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.registry import TASKS
 from blankfill.tasks.datasets.squad import answers_text, read_answers, read_null_odds, read_questions
-from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans
+from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans, n_best_spans
 from blankfill.tasks.items import Answer, QuestionItem
 from blankfill.tasks.metrics.questions import answer_metrics, best_threshold, chinese_scores, normal, scores
 from conftest import DATA
@@ -293,3 +293,63 @@ def test_files_of_answers(tmp_path: Path) -> None:
         read_answers(tmp_path / "odds.json")
     with pytest.raises(UserError, match="not a file of odds"):
         read_null_odds(tmp_path / "predictions.json")
+
+
+def run_qa(
+    features: list[dict[str, Any]], context: str, n_best_size: int = 20, max_answer_length: int = 30
+) -> list[tuple[str, float]]:
+    """The search of transformers' example for questions, written from its description: for each feature the n best
+    start and end logits of all its tokens, without those that are not of the context (whose offsets are None)."""
+    pairs = []
+    for feature in features:
+        start_indexes = np.argsort(feature["start_logits"])[-1 : -n_best_size - 1 : -1].tolist()
+        end_indexes = np.argsort(feature["end_logits"])[-1 : -n_best_size - 1 : -1].tolist()
+        for start, end in itertools.product(start_indexes, end_indexes):
+            offsets = feature["offset_mapping"]
+            if offsets[start] is None or offsets[end] is None or end < start or end - start + 1 > max_answer_length:
+                continue
+            text = context[offsets[start][0] : offsets[end][1]]
+            pairs.append((text, feature["start_logits"][start] + feature["end_logits"][end]))
+    return sorted(pairs, key=lambda pair: -pair[1])[:n_best_size]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_answers_among_all_columns_are_those_of_transformers(seed: int) -> None:
+    """Two windows of 60 tokens with a question of 12: its columns take places among the 20 best."""
+    rng = np.random.default_rng(seed)
+    words = [f"w{k}" for k in range(100)]
+    context = " ".join(words)
+    item = QuestionItem("q", "?", context)
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    spots = np.stack([ends - [len(word) for word in words], ends], 1).astype(np.int32)
+    windows, scores, features = [], [], []
+    for begin in (0, 40):
+        own = spots[begin : begin + 60]
+        window = Window(0, np.zeros(12, np.int32), np.zeros(60, np.int32), own, np.ones(60, np.bool_), -1, -1)
+        logits = rng.normal(size=(1 + 12 + 1 + 60 + 1, 2))  # [CLS] question [SEP] context [SEP]
+        logits[:13] += 1.5 * (seed % 3)
+        columns = [0, *range(14, 74), *range(1, 14), 74]
+        windows.append(window)
+        scores.append(logits[columns])
+        offsets = [None] * 14 + [tuple(pair) for pair in own.tolist()] + [None]
+        features.append({"start_logits": logits[:, 0], "end_logits": logits[:, 1], "offset_mapping": offsets})
+    spans = n_best_spans(item, windows, scores)
+    theirs: dict[str, float] = {}
+    for text, value in run_qa(features, context):
+        theirs.setdefault(text, value)
+    assert list(spans.texts) == list(theirs) and spans.scores == pytest.approx(list(theirs.values()))
+    assert spans.null == pytest.approx(min(float(of[0].sum()) for of in scores))
+    ours = best_spans(item, windows, [of[1:61, 0] for of in scores], [of[1:61, 1] for of in scores], [0.0, 0.0])
+    assert ours.scores[0] >= spans.scores[0]  # every span of the context is a candidate there
+
+
+def test_no_span_among_the_best_columns_is_an_empty_answer() -> None:
+    item = QuestionItem("q", "?", "a b")
+    places = np.array([[0, 1], [2, 3]], np.int32)
+    window = Window(0, np.zeros(30, np.int32), np.zeros(2, np.int32), places, np.ones(2, np.bool_), -1, -1)
+    scores = np.zeros((33, 2))
+    scores[3:] = 5.0
+    assert n_best_spans(item, [window], [scores]).texts == ("",)
+    scores[1, 0] = np.nan
+    with pytest.raises(UserError, match="diverged"):
+        n_best_spans(item, [window], [scores])

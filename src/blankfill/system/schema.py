@@ -42,7 +42,9 @@ LONGEST_NAME = 100
 class Option:
     """Properties of a field that its annotation cannot express. name: name on the command line, if not the field's own.
 
-    choices: returns the possible values of a text. metavar: placeholder for the value in the help.
+    choices: returns the possible values of a text. metavar: placeholder for the value in the help. unless: the option
+    without which this one is required, for a field that has a default for that case. suggestions: returns some of the
+    values that a text may have, for the completion of command lines.
     """
 
     name: str = ""
@@ -50,6 +52,8 @@ class Option:
     hidden: bool = False
     choices: Callable[[], Collection[str]] | None = None
     metavar: str = ""
+    unless: str = ""
+    suggestions: Callable[[], Collection[str]] | None = None
 
 
 @dataclass(frozen=True)

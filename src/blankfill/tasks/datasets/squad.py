@@ -17,7 +17,7 @@ from blankfill.errors import UserError
 from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.files import json_document
 from blankfill.tasks.datasets.task_table import label_name, whole_number
-from blankfill.tasks.items import Answer, QuestionItem, Split, duplicate_ids
+from blankfill.tasks.items import Answer, QuestionItem, Remark, Split, duplicate_ids
 from blankfill.tasks.task import Task
 
 
@@ -47,15 +47,17 @@ def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
             f"of {first.get('id')}."
         )
     if placed:
-        problems.append(
+        remark = (
             f"{path}: {placed} of {answers} answers do not lie at their answer_start but occur once in the context: "
             "that place is taken."
         )
+        problems.append(Remark(remark))
     if misplaced:
-        problems.append(
+        remark = (
             f"{path}: {len(misplaced)} of {answers} answers do not lie at their answer_start, such as those of "
             f"{', '.join(misplaced[:3])}: they are used to score answers, not to train."
         )
+        problems.append(Remark(remark))
     return Split(items, (), problems)
 
 
