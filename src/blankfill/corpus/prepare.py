@@ -205,6 +205,7 @@ class _Run:
             mark = read_marker(task.prefix)
             tallies += mark["read"]
             self.skipped += mark["skipped"]
+            self.notices += mark["notes"]
             for number, size in enumerate(mark["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
         self.inventory = read_sources(tallies)

@@ -92,13 +92,15 @@ class RawDocument:
 
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
     joined; to be exhausted before the next document is taken. A document may turn out to have none. choices: the
-    columns of the table that the text comes from; empty where it is not from a table. dropped: numbers of things that
-    were left out, by what they are, once the paragraphs are exhausted.
+    columns of the table that the text comes from; empty where it is not from a table. notes: what was decided about the
+    table, a sentence each; complete after the last document. dropped: numbers of things that were left out, by what
+    they are, once the paragraphs are exhausted.
     """
 
     name: str
     paragraphs: Iterator[str]
     choices: Sequence[FieldChoice] = ()
+    notes: Sequence[str] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -323,7 +325,7 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     )
     choices = text_choices(table, options)
     for number, prose in text_rows(table, choices):
-        yield RawDocument(f"{prefix}{number}", iter(prose), choices)
+        yield RawDocument(f"{prefix}{number}", iter(prose), choices, table.notes)
 
 
 def read_if_possible(source: Source, options: SourceOptions, skipped: list[str]) -> Iterator[RawDocument]:

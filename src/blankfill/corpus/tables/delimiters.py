@@ -153,7 +153,7 @@ def _raw_rows(head: str, dialect: Dialect) -> Iterator[tuple[list[str], str]]:
 
 
 def _parsed(head: str, dialect: Dialect) -> Sequence[list[str]]:
-    rows = []
+    rows: list[list[str]] = []
     for cells, _ in _raw_rows(head, dialect):
         while len(cells) > 1 and not cells[-1] and rows and len(cells) > len(rows[0]):
             cells.pop()

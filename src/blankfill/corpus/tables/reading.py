@@ -24,7 +24,7 @@ from blankfill.corpus.tables.options import TableOptions, all_numbers, roles_of,
 from blankfill.corpus.tables.parquet_rows import parquet_columns, parquet_rows
 from blankfill.corpus.tables.spreadsheet_rows import SUFFIXES as SPREADSHEETS
 from blankfill.corpus.tables.spreadsheet_rows import spreadsheet_rows
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 from blankfill.system.reading import readable, regular_size
 
 KINDS: Mapping[str, str] = {
@@ -306,6 +306,7 @@ class _Csv(_Cells):
         columns, name, delimiter = table.columns, self.name, self._dialect.delimiter
         count = len(columns)
         places = range(count) if fields is None else [columns.index(field) for field in fields]
+        wanted = None if fields is None else list(zip(fields, places, strict=True))
         longer, first = 0, 0
         for row in csv_rows(self._text(), name, self._dialect):
             line, cells, _ = row
@@ -315,7 +316,10 @@ class _Csv(_Cells):
                 if len(cells) > count and any(cells[count:]):
                     longer, first = longer + 1, first or line
                 cells = fitted(row, count, name, rest, places, delimiter)
-            yield line, dict(zip(columns, cells, strict=True))
+            if wanted is None:
+                yield line, dict(zip(columns, cells, strict=True))
+            else:
+                yield line, {field: cells[place] for field, place in wanted}
         if longer:
             table.notes.append(
                 f"{name}: {longer:,} rows have more cells than the header; the rest of such a row was read as part of "
@@ -334,8 +338,10 @@ class _Spreadsheet(_Cells):
         table.sample = self._sample(table, iter(self._rows))
         if len(names) > 1 and self.options.sheet is None:
             table.notes.append(
-                f"{self.name} has {len(names)} sheets, of which {title!r} is read: choose another with "
-                f"{setting('sheet')}."
+                Problem(
+                    f"{self.name} has {len(names)} sheets, of which {title!r} is read: choose another with "
+                    f"{setting('sheet')}."
+                )
             )
         return table
 

@@ -85,7 +85,8 @@ class TaskTable:
         self.left_out: dict[str, list[int]] = {}
         self._joined: list[int] = []
         # A file in which no row has a label is for prediction.
-        self.labelled = any(not is_empty(self.value(row, name)) for _, row in self._rows for name in self.label)
+        labels: tuple[str, ...] = self.label
+        self.labelled = any(not is_empty(self.value(row, label)) for _, row in self._rows for label in labels)
 
     def _named(self, role: str, known: Iterable[str]) -> tuple[str, ...]:
         return split_names(self._given.get(role, ()), known)
