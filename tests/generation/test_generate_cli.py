@@ -122,6 +122,6 @@ def test_the_lists_of_options_are_frozen() -> None:
     assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "dtype", "device", "threads"]
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "json", "dtype", "device", "threads",
+        "model", "prompt", "add_bos", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty",
+        "no_repeat_ngram", "slide", "num", "seed", "json", "dtype", "device", "threads",
     ]  # fmt: skip
