@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.cli.arguments import given_names
-from blankfill.cli.recipes import RunArguments, parse
+from blankfill.cli.recipes import RunArguments, parse, value_of
 from blankfill.errors import UserError, setting
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
+    from blankfill.config.recipe import Recipe
     from blankfill.pretraining.warm_start import InitFrom
 
 OnNan = Literal["stop", "skip", "rollback"]
@@ -43,7 +44,7 @@ class PretrainArguments(RunArguments):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill pretrain texts/ --recipe bert-nano --out runs/bert",
         "blankfill pretrain corpus --recipe glm-base --train.batch-size 64 --train.micro-batch 8 --out runs/glm",
-        "blankfill pretrain new.txt --recipe gpt-nano --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
+        "blankfill pretrain new.txt --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
     )
 
     resume: Path | None = None
@@ -55,7 +56,8 @@ class PretrainArguments(RunArguments):
     """What to do when a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and
     use other rows."""
     from_: Annotated[Path | None, Option(name="from")] = None
-    """Model to start from: a run, a checkpoint, an imported model or a transformers folder."""
+    """Model to start from: a run, a checkpoint, an imported model or a transformers folder. Without --recipe, the
+    recipe that continues it is chosen."""
     add_tokens: str = ""
     """New tokens of its vocabulary: a file with one on each line, or a list with commas."""
     replay: Path | None = None
@@ -69,7 +71,8 @@ class PretrainArguments(RunArguments):
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    args, recipe = parse(PretrainArguments, "pretrain", argv)
+    chosen = chosen_for(argv)
+    args, recipe = parse(PretrainArguments, "pretrain", argv, None if chosen is None else chosen[0])
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
         raise UserError(
@@ -79,13 +82,16 @@ def main(argv: Sequence[str]) -> int:
         )
 
     from blankfill.pretraining import run
+    from blankfill.pretraining.continued import announcement
     from blankfill.pretraining.outcome import forgetting
-    from blankfill.system.console import quoted, show
+    from blankfill.system.console import quoted, say, show
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in given_names(argv) if name in MACHINE}
         result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify, args.paths)
     else:
+        if chosen is not None and args.from_ is not None:
+            say(announcement(args.from_, chosen[1], recipe))
         start = beginning(args, argv)
         distil = [arg for arg in argv if arg.startswith("--distil.")]
         if distil and args.teacher is None:
@@ -110,6 +116,17 @@ def main(argv: Sequence[str]) -> int:
         return result.stopped.exit_code
     show(f'try: blankfill fill --model {quoted(result.folder)} "… [MASK] …"')
     return 0
+
+
+def chosen_for(argv: Sequence[str]) -> tuple[Recipe, str] | None:
+    """Return the recipe that continues the model of --from, and what it is; None where the command line names a recipe
+    or no model."""
+    model = value_of(argv, "--from")
+    if model is None or value_of(argv, "--recipe") is not None or {"--help", "-h", "--resume"} & set(argv):
+        return None
+    from blankfill.pretraining.continued import chosen_recipe
+
+    return chosen_recipe(Path(model))
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
