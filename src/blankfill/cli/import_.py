@@ -18,7 +18,8 @@ class ImportArguments:
     """Import a model that another program trained.
 
     PATH is a transformers folder (config.json, safetensors or .bin, a tokenizer), or a checkpoint of the original GLM.
-    No code in it is run. The new folder works with fill, generate, finetune, embed and export.
+    No code in it is run. The new folder works with fill, generate, finetune, embed and export. A model with a
+    fine-tuned head (classes, numbers, labels, tags, answers, choices) keeps it, and works with predict and finetune.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"heads": at_least(1, 100_000)}
@@ -34,6 +35,9 @@ class ImportArguments:
     """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64."""
     dtype: WeightType = "auto"
     """Number type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
+    leave_out: tuple[str, ...] = ()
+    """Beginnings of the names of weights to leave out, such as cls.species: heads that this program does not have. With
+    the head of a fine-tuned model, such as classifier, the encoder alone is imported."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -41,11 +45,16 @@ class ImportArguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(ImportArguments, argv, "import")
-    from blankfill.convert.importing import import_model
-    from blankfill.system.console import show
+    from blankfill.finetuning.importing import import_model
+    from blankfill.system.console import quoted, show
     from blankfill.system.threads import use_threads
+    from blankfill.tasks.items import listed
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype)
+    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out)
     show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
+    if made.task:
+        labels = f", with the labels {listed(made.labels)}" if made.labels else ""
+        show(f"it is fine-tuned for the task {made.task}{labels}")
+        show(f"try: blankfill predict --model {quoted(made.folder)} rows.txt")
     return 0
