@@ -165,7 +165,7 @@ PLAIN = {
         "threads",
         "help",
     },
-    "import": {"out", "tokenizer", "heads", "dtype", "threads", "help"},
+    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads", "help"},
     "export": {"out", "format", "part", "text", "threads", "help"},
 }
 """Commands without a recipe."""

@@ -40,7 +40,7 @@ class GenerateArguments:
     prompt: str = ""
     """Text to continue."""
     add_bos: bool | None = None
-    """gpt: read the begin token (<|endoftext|>) before the prompt, which then begins a document. Without it, as in
+    """gpt: read the begin token before the prompt, which then begins a document. Without it, as in
     training: yes, but no for a stream of documents as of GPT-2, where transformers puts nothing there."""
     max_tokens: int = 100
     """Maximum number of tokens to generate."""
