@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.schema import Option
+
+if TYPE_CHECKING:
+    from blankfill.convert.importing import Imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +46,25 @@ class ImportArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(ImportArguments, argv, "import")
     from blankfill.finetuning.importing import import_model
-    from blankfill.system.console import quoted, show
+    from blankfill.system.console import as_json
     from blankfill.system.threads import use_threads
-    from blankfill.tasks.items import listed
 
     use_threads(args.threads)
     made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out)
+    return Result(values=as_json(made), show=lambda: show_made(made))
+
+
+def show_made(made: Imported) -> None:
+    """Print what was imported, and how a fine-tuned model is tried."""
+    from blankfill.system.console import quoted, show
+    from blankfill.tasks.items import listed
+
     show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
     if made.task:
         labels = f", with the labels {listed(made.labels)}" if made.labels else ""
         show(f"it is fine-tuned for the task {made.task}{labels}")
         show(f"try: blankfill predict --model {quoted(made.folder)} rows.txt")
-    return 0
