@@ -165,7 +165,7 @@ PLAIN = {
         "device",
         "threads",
     },
-    "import": {"out", "tokenizer", "heads", "dtype", "threads"},
+    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
     "export": {"out", "format", "part", "text", "threads"},
 }
 """Commands without a recipe."""

@@ -118,6 +118,6 @@ def test_the_lists_of_options_are_frozen() -> None:
     assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "dtype", "device", "threads"]
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "dtype", "device", "threads",
+        "model", "prompt", "add_bos", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty",
+        "no_repeat_ngram", "slide", "num", "seed", "dtype", "device", "threads",
     ]  # fmt: skip
