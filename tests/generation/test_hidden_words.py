@@ -68,7 +68,7 @@ def test_a_smaller_draw_is_a_random_part_and_always_the_same(tmp_path: Path) -> 
     draws = [
         [
             (word(cut.before), cut.id)
-            for one in HiddenWords(train, valid, TOKENIZER, TOKENIZER.vocabulary(), 50, seed=s).words
+            for cut in HiddenWords(train, valid, TOKENIZER, TOKENIZER.vocabulary(), 50, seed=s).words
         ]
         for s in (0, 0, 1)
     ]
