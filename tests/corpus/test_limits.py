@@ -315,7 +315,7 @@ def test_zip_archives_that_cannot_be_read(tmp_path: Path, monkeypatch):
         else:
             assert result["a"][499] == 499
     archive(path, *((f"{n}.json", b"1") for n in range(30)))
-    monkeypatch.setattr(files, "LARGEST_DIRECTORY", 1000)
+    monkeypatch.setattr("blankfill.corpus.archives.LARGEST_DIRECTORY", 1000)
     with pytest.raises(UserError, match="holds too many files to look into"):
         json_document(path)
 
