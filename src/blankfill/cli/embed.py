@@ -33,6 +33,7 @@ class EmbedArguments:
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model pooling normalize",
+        "Input": "allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
@@ -48,6 +49,8 @@ class EmbedArguments:
     """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    allow_unknown: bool = False
+    """Compute vectors although more than 5% of the tokens are unknown to the model's tokenizer."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "cpu"
@@ -64,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
     total = count_lines(source)
+    from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW
     from blankfill.inference import load
     from blankfill.system.console import progress, say
@@ -71,10 +75,15 @@ def main(argv: Sequence[str]) -> int:
     model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
     embedder = model.embedder(args.pooling, args.normalize)
     began, texts, cut = time.monotonic(), 0, 0
-    with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
+    with (
+        counting("the texts", allow=args.allow_unknown, streams=True, report=True) as count,
+        writer(args.out, embedder.width) as write,
+        progress("embedding", total, "texts", 0) as bar,
+    ):
         lines = (text for _, text in lines_of(source))
         for window in windows(lines, WINDOW, len):
             vectors = embedder.vectors(window, first=texts + 1)
+            count.decide()
             write(window, vectors.array)
             texts, cut = texts + len(window), cut + vectors.cut
             bar.advance(len(window))

@@ -36,7 +36,7 @@ class FillArguments:
         "length_penalty": Bound(-STEEPEST, STEEPEST),
     }
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Input": "model file",
+        "Input": "model file allow_unknown",
         "Candidates": "top lengths length_penalty",
         "Output": "json",
         "Machine": "dtype device threads",
@@ -52,6 +52,8 @@ class FillArguments:
     """Folder of a trained model: a run, or one of its checkpoints."""
     file: Path | None = None
     """UTF-8 file with one sentence on each line."""
+    allow_unknown: bool = False
+    """Fill although most of a sentence is unknown to the model's tokenizer."""
     top: int = 5
     """Number of candidates per blank."""
     lengths: str | None = None
@@ -76,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f'there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or {setting("file")}'
         )
+    from blankfill.corpus.unknown import counting
     from blankfill.inference import load
     from blankfill.system.console import show
 
@@ -85,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
     first = True
     for where, text in sentences(args.text, args.file):
         try:
-            result = filler.fill(text, args.top, args.lengths, args.length_penalty)
+            with counting("the sentence", allow=args.allow_unknown):
+                result = filler.fill(text, args.top, args.lengths, args.length_penalty)
         except UserError as error:
             raise UserError(f"{where}: {error.template}" if where else error.template) from None
         if args.json:

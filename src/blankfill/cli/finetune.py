@@ -29,7 +29,7 @@ class FinetuneArguments(FinetuneOptions):
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": (
             "task data text_column label_column id_column max_length document_context validation_split "
-            "max_train_samples"
+            "max_train_samples allow_unknown"
         ),
         "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
         "Run": "out resume grid num_seeds seed",

@@ -24,7 +24,7 @@ class GenerateArguments:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model and prompt": "model prompt",
+        "Model and prompt": "model prompt allow_unknown",
         "Length": "max_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
         "Output": "json",
@@ -39,6 +39,8 @@ class GenerateArguments:
     """Folder of a trained model: a run, or one of its checkpoints."""
     prompt: str = ""
     """Text to continue."""
+    allow_unknown: bool = False
+    """Continue the text although most of it is unknown to the model's tokenizer."""
     max_tokens: int = 100
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
@@ -71,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     args = parsed(GenerateArguments, argv, "generate")
     from blankfill.cli.fill import json_line
+    from blankfill.corpus.unknown import counting
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
     from blankfill.inference import load
@@ -81,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     )
     sampling.check()
     loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
-    writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
+    with counting("the prompt", allow=args.allow_unknown):
+        writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
     if args.num == 1 and not args.json:
         before, after = writer.frames[0]
         show(before, end="")

@@ -41,7 +41,7 @@ class PredictArguments:
     } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model",
-        "Data": "data split task",
+        "Data": "data split task allow_unknown",
         "Output": "out submission",
         "Generation": "n_best beams length_penalty no_repeat_ngram",
         "Machine": "device threads",
@@ -61,6 +61,8 @@ class PredictArguments:
     """Split of --data."""
     task: str | None = None
     """Task of --data, where it is not the model's own: one with the same labels, such as ax-b for a model of sg-rte."""
+    allow_unknown: bool = False
+    """Predict although more than 5% of the tokens are unknown to the model's tokenizer."""
     submission: bool = False
     """Write the files that the benchmark of --data expects into the folder --out."""
     out: Path | None = None
@@ -99,10 +101,15 @@ def main(argv: Sequence[str]) -> int:
         items: Iterator[Item] = iter(split_of(predictor, args.data, args.split, args.task).items)
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
+    from blankfill.corpus.unknown import counting
+
     with ExitStack() as stack:
+        count = stack.enter_context(counting("the rows", allow=args.allow_unknown, streams=True, report=True))
         target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
         for window in windows(items, WINDOW, lambda item: len(repr(item))):
-            for item, answer in zip(window, predictor.predict(window), strict=True):
+            answers = predictor.predict(window)
+            count.decide()
+            for item, answer in zip(window, answers, strict=True):
                 row = {"id": item.id, **answer.record}
                 if target is None:
                     show(json_line(row))
@@ -125,11 +132,14 @@ def submit(args: PredictArguments) -> int:
     """Write a submission's files."""
     if args.out is None:
         raise UserError(f"{setting('submission')} writes files; name their folder with {setting('out')}")
+    from blankfill.corpus.unknown import counting
     from blankfill.finetuning.submit import write_submission
     from blankfill.system.console import show
 
     assert args.data is not None
     predictor = opened(args)
-    for path, count in write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW):
+    with counting("the rows", allow=args.allow_unknown, streams=True, report=True):
+        written = write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW)
+    for path, count in written:
         show(f"{path}: {count:,} predictions")
     return 0

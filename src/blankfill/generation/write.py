@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
@@ -77,15 +78,18 @@ def generate(
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    allow_unknown: bool = False,
 ) -> Iterator[str]:
     """Generate text after a prompt (or in its blank), and yield pieces of it as they are finished.
 
     The joined pieces are the new text, without the prompt. max_tokens: largest number of tokens. slide: whether GPT
     continues past its position table, dropping the oldest tokens. cancel: a flag that is checked before each token;
     once it is set, the text ends. Raises UserError, at the call, for a model that cannot generate (bert, mlm), a prompt
-    that is too long for it, more than one blank, or sampling values out of range.
+    that is too long for it, more than one blank, or sampling values out of range; and, without allow_unknown, for a
+    prompt that is mostly unknown to the tokenizer.
     """
-    writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel)
+    with counting("the prompt", allow=allow_unknown):
+        writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel)
     return (piece for pieces in writer.run() for piece in pieces if piece)
 
 
@@ -96,11 +100,13 @@ def generate_many(
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    allow_unknown: bool = False,
 ) -> list[Generation]:
     """Generate text after several prompts at once (repeat a prompt for several samples); see `generate`."""
     if not prompts:
         return []
-    writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel)
+    with counting("the prompts", allow=allow_unknown):
+        writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel)
     return writer.finish_all()
 
 
