@@ -88,7 +88,7 @@ class Writing:
     @classmethod
     def of(cls, sentences: Iterable[str]) -> Writing:
         """Count the characters of sentences."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         plain = characters = long = 0
         for sentence in sentences:
             characters += len(sentence)
@@ -97,10 +97,10 @@ class Writing:
             if sentence.isascii():
                 plain += len(sentence) - sentence.count(" ")
             else:
-                found.update(sentence)
+                counts.update(sentence)
         letters, marked = Counter({"Latin": plain} if plain else {}), Counter[str]()
         dotless = 0
-        for character, count in found.items():
+        for character, count in counts.items():
             script = script_of(character)
             if not script:
                 if unicodedata.combining(character):
@@ -113,8 +113,8 @@ class Writing:
                 marked[script] += count
             if character in "ıİ":
                 dotless += count
-        joins = any(_KEPT.match(character) for character in found)
-        return cls(letters, marked, dotless, characters, long, joins, JOINERS[0] in found)
+        joins = any(_KEPT.match(character) for character in counts)
+        return cls(letters, marked, dotless, characters, long, joins, JOINERS[0] in counts)
 
     @property
     def shares(self) -> dict[str, float]:

@@ -305,6 +305,12 @@ class Tokenizer:
         counted(self, texts, rows, self.unknown)
         return rows
 
+    def without_special(self, text: str) -> str:
+        """Return a text without the special tokens that are written out in it."""
+        for token in self._special_tokens:
+            text = text.replace(token, " ")
+        return text
+
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
         with_frame, without = (self._full.encode("a", add_special_tokens=special).ids for special in (True, False))

@@ -77,8 +77,8 @@ class UnknownCount:
             self.unknown += more
             room = KEPT_TEXTS - len(self.texts)
             if room > 0:
-                found = (text for text, count in zip(texts, unknown, strict=False) if count)
-                self.texts += [text[:KEPT_CHARACTERS] for text, _ in zip(found, range(room), strict=False)]
+                concerned = (text for text, count in zip(texts, unknown, strict=False) if count)
+                self.texts += [text[:KEPT_CHARACTERS] for text, _ in zip(concerned, range(room), strict=False)]
         if self.streams and self.tokens >= SAMPLE:
             self.decide()
 
@@ -128,14 +128,14 @@ class UnknownCount:
         tokenizer = self._tokenizer
         if tokenizer is None:
             return counts
-        with _uncounted():
+        with uncounted():
             return Counter({c: count for c, count in counts.items() if not _knows(tokenizer, c)})
 
     def _pieces(self) -> list[str]:
         """Return the unknown parts of the texts that were kept."""
         if self._tokenizer is None:
             return []
-        with _uncounted():
+        with uncounted():
             return [piece for text in self.texts for piece in _unknown_pieces(self._tokenizer, text)]
 
 
@@ -144,7 +144,7 @@ def remedy(tokenizer: Tokenizer, characters: Mapping[str, int]) -> str:
     total = sum(characters.values())
     if not total:
         return ""
-    with _uncounted():
+    with uncounted():
         case = sum(n for c, n in characters.items() if c != c.lower() and _knows(tokenizer, c.lower()))
         upper = sum(n for c, n in characters.items() if c != c.upper() and _knows(tokenizer, c.upper()))
         bases = {c: unicodedata.normalize("NFD", c)[0] for c in characters}
@@ -184,7 +184,8 @@ def counting(what: str = "the text", **options: Any) -> Iterator[UnknownCount]:
 
 
 @contextmanager
-def _uncounted() -> Iterator[None]:
+def uncounted() -> Iterator[None]:
+    """Encode without counting in the block, for texts of the program's own."""
     token = _ACTIVE.set(None)
     try:
         yield
@@ -213,11 +214,11 @@ def counted_array(
         return
     import numpy as np
 
-    found = [0] * len(lengths)
+    each = [0] * len(lengths)
     if unknown is not None and (places := np.flatnonzero(ids == unknown)).size:
         owners = np.searchsorted(np.cumsum(lengths), places, "right")
-        found = np.bincount(owners, minlength=len(lengths)).tolist()
-    count.add(tokenizer, texts, lengths.tolist(), found)
+        each = np.bincount(owners, minlength=len(lengths)).tolist()
+    count.add(tokenizer, texts, lengths.tolist(), each)
 
 
 def check_counts(tokenizer: Tokenizer, counts: NDArray[np.int64], what: str, allow: bool) -> None:
@@ -232,6 +233,7 @@ def check_counts(tokenizer: Tokenizer, counts: NDArray[np.int64], what: str, all
 
 def _unknown_pieces(tokenizer: Tokenizer, text: str) -> list[str]:
     """Return the parts of a text that become unknown tokens."""
+    text = tokenizer.without_special(text)
     ids, places = tokenizer.encode_places(text)
     unknown = tokenizer.unknown
     return [text[begin:end] for id, (begin, end) in zip(ids.tolist(), places.tolist(), strict=True) if id == unknown]
