@@ -17,8 +17,8 @@ from blankfill.training.options import DistilOptions, TrainOptions
 
 MASKING = "length mask_ratio mask_share random_share validation_mask_ratio"
 SECTIONS = {
-    PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase dedup validation "
-    "min_chars workers",
+    PrepareConfig: "documents text_field encoding strip tokenizer vocab_size vocab_exact lowercase strip_accents "
+    "allow_unknown dedup validation min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm init init_std positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
@@ -65,6 +65,8 @@ TABULAR = {
 
 PLAIN = {
     "finetune": {
+        "allow-unknown",
+        "no-allow-unknown",
         "lr",
         "batch-size",
         "epochs",
@@ -130,6 +132,8 @@ PLAIN = {
         "help",
     },
     "predict": {
+        "allow-unknown",
+        "no-allow-unknown",
         "model",
         "data",
         "split",
@@ -146,6 +150,8 @@ PLAIN = {
         "help",
     },
     "evaluate": {
+        "allow-unknown",
+        "no-allow-unknown",
         "model",
         "task",
         "data",
