@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
+from blankfill.system.console import as_json
 from blankfill.system.schema import Option
+
+if TYPE_CHECKING:
+    from blankfill.convert.exporting import Exported
+    from blankfill.convert.onnx import ExportedOnnx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class ExportArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(ExportArguments, argv, "export")
     from blankfill.system.threads import use_threads
@@ -50,9 +56,15 @@ def main(argv: Sequence[str]) -> int:
     if args.format == "onnx":
         return to_onnx(args)
     from blankfill.finetuning.exporting import export_model
-    from blankfill.system.console import show
 
     made = export_model(args.model, args.out, args.text, args.part)
+    return Result(values=as_json(made), show=lambda: show_export(made))
+
+
+def show_export(made: Exported) -> None:
+    """Print where the model is, and how it compares with ours."""
+    from blankfill.system.console import show
+
     if made.difference is None:
         show("transformers is not installed, so the export was not compared with it")
     else:
@@ -62,7 +74,6 @@ def main(argv: Sequence[str]) -> int:
         show(f"transformers has no place for the {made.left_out}; it was left out, and stays in the run's checkpoints")
     if made.architecture == "GlmForBlankFilling":
         show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
-    return 0
 
 
 def counted(texts: int) -> str:
@@ -70,15 +81,21 @@ def counted(texts: int) -> str:
     return "1 text" if texts == 1 else f"{texts} texts"
 
 
-def to_onnx(args: ExportArguments) -> int:
-    """Write ONNX, and print the largest difference of its outputs."""
-    from blankfill.convert.onnx import FILE, export_onnx
-    from blankfill.system.console import show
+def to_onnx(args: ExportArguments) -> Result:
+    """Write ONNX; the result has the largest difference of its outputs."""
+    from blankfill.convert.onnx import export_onnx
 
     made = export_onnx(args.model, args.out, args.text, args.part)
+    return Result(values=as_json(made), show=lambda: show_onnx(made))
+
+
+def show_onnx(made: ExportedOnnx) -> None:
+    """Print where the model is, and how it compares with ours."""
+    from blankfill.convert.onnx import FILE
+    from blankfill.system.console import show
+
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:
         show(f"onnxruntime gives what torch gives on {counted(made.texts)}; largest difference {made.difference:.1e}")
     show(f"{', '.join(made.outputs)}; the model is {made.folder / FILE}")
-    return 0

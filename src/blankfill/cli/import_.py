@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.schema import Option
 
@@ -38,14 +39,14 @@ class ImportArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(ImportArguments, argv, "import")
     from blankfill.convert.importing import import_model
-    from blankfill.system.console import show
+    from blankfill.system.console import as_json, show
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
     made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype)
-    show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
-    return 0
+    text = f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}"
+    return Result(values=as_json(made), show=lambda: show(text))

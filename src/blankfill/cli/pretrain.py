@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.cli.arguments import given_names
-from blankfill.cli.recipes import RunArguments, parse
+from blankfill.cli.recipe_arguments import RunArguments, parse
+from blankfill.cli.result import Result, page_of, show_page
 from blankfill.errors import UserError, setting
+from blankfill.system.console import as_json, quoted, show
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
+    from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.warm_start import InitFrom
 
 OnNan = Literal["stop", "skip", "rollback"]
@@ -46,6 +49,8 @@ class PretrainArguments(RunArguments):
         "blankfill pretrain new.txt --recipe gpt-nano --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
     )
 
+    NEEDS_ARGUMENTS: ClassVar[bool] = True
+
     resume: Path | None = None
     """Run folder to resume from its last checkpoint, with its own recipe; --threads, --train.device, --train.workers
     and --train.micro-batch may change."""
@@ -67,7 +72,7 @@ class PretrainArguments(RunArguments):
     """Compare all bytes of the corpus with its checksums before training."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args, recipe = parse(PretrainArguments, "pretrain", argv)
     stop_after = seconds(args.stop_after) if args.stop_after else None
@@ -79,8 +84,6 @@ def main(argv: Sequence[str]) -> int:
         )
 
     from blankfill.pretraining import run
-    from blankfill.pretraining.outcome import forgetting
-    from blankfill.system.console import quoted, show
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in given_names(argv) if name in MACHINE}
@@ -96,6 +99,15 @@ def main(argv: Sequence[str]) -> int:
         result = run.pretrain(
             args.paths, recipe, args.out, False, stop_after, args.on_nan, start, args.teacher, verify=args.verify
         )  # fmt: skip
+    values = {**as_json(result), "report": page_of(result.folder)}
+    code = result.stopped.exit_code if result.stopped else 0
+    return Result(values=values, show=lambda: show_result(result), exit_code=code)
+
+
+def show_result(result: RunResult) -> None:
+    """Print the losses of a run, where it is, and how its model is tried."""
+    from blankfill.pretraining.outcome import forgetting
+
     if not math.isnan(result.valid_loss):
         below = result.baseline - result.valid_loss
         side = "below" if below >= 0 else "ABOVE"
@@ -106,10 +118,9 @@ def main(argv: Sequence[str]) -> int:
     if result.old_loss is not None:
         show(forgetting(result.old_loss))
     show(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:.0f} s; the run is in {result.folder}")
-    if result.stopped:
-        return result.stopped.exit_code
-    show(f'try: blankfill fill --model {quoted(result.folder)} "… [MASK] …"')
-    return 0
+    show_page(result.folder)
+    if not result.stopped:
+        show(f'try: blankfill fill --model {quoted(result.folder)} "… [MASK] …"')
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:
