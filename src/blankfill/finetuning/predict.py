@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
 from blankfill.finetuning.predictor import AnyPredictor, Predictor, open_predictor
 from blankfill.finetuning.rows import items_of
@@ -90,6 +91,7 @@ def predict(
     threads: int = 0,
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
+    allow_unknown: bool = False,
 ) -> Predictions:
     """Predict with a fine-tuned model.
 
@@ -105,12 +107,14 @@ def predict(
         n_best: For a model that generates text, the number of texts for each item.
         search: For a model that generates text, options that differ from training: beams, length_penalty,
         no_repeat_ngram.
+        allow_unknown: Predict although more than 5% of the tokens are unknown to the model's tokenizer.
 
     Returns:
         A prediction for each item.
 
     Raises:
-        UserError: There is no fine-tuned model in the folder, or a row or the data cannot be read.
+        UserError: There is no fine-tuned model in the folder, a row or the data cannot be read, or too many tokens are
+        unknown.
         ConfigError: An option of the search has an impossible value.
     """
     if (items is None) == (data is None):
@@ -124,7 +128,8 @@ def predict(
         of_task, read = task_for(opened, task), list(split_of(opened, Path(data), split, task).items)
     else:
         of_task, read = opened.task, list(_read(opened.task, items or ()))
-    return Predictions(opened, of_task, read, opened.predict(read))
+    with counting("the rows", allow=allow_unknown):
+        return Predictions(opened, of_task, read, opened.predict(read))
 
 
 def _read(task: Task, rows: Iterable[str | Mapping[str, Any] | Item]) -> Iterator[Item]:
