@@ -228,7 +228,7 @@ def test_predictions_of_a_table_are_scored(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", "--task", "classify", "--data", str(data), str(answers), "--json"]) == 0
     labels = [json.loads(line)["label"] for line in answers.read_text(encoding="utf-8").splitlines()]
     right = [label == LABELS[k % len(LABELS)] for k, label in enumerate(labels)]
-    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
 def test_an_imported_model_goes_out_again(tmp_path: Path) -> None:
