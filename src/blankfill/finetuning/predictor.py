@@ -60,7 +60,8 @@ class Predictor:
 
         if threads is not None:
             use_threads(threads)
-        path = Path(path)
+        self.path = path = Path(path)
+        """The run or the checkpoint that was opened."""
         run = path if not (path / store.STATE).exists() else path.parent.parent
         checkpoint = best_checkpoint(path)
         state = checkpoint.state
