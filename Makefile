@@ -16,7 +16,7 @@ MEASURED := $(if $(COVERAGE),--cov=blankfill --cov-report= --cov-report=json:bui
 
 .PHONY: help demo setup test quick coverage durations fuzz lint docs package clean
 help:
-	@echo "make demo    train a small GLM on Python's own documentation, then fill blanks with it (minutes)"
+	@echo "make demo    train a small model on Python's own documentation, and show what it has learnt (minutes)"
 	@echo "make test    all tests            make quick   without the slow ones"
 	@echo "make fuzz    damaged files against every reader, for MINUTES=10"
 	@echo "make lint    style, types, words  make docs    the documentation, to docs/_build/html"
@@ -46,11 +46,7 @@ setup: $(VENV)/.developed
 
 demo: $(VENV)/.installed
 	rm -rf $(MODEL)
-	$(BIN)/blankfill pretrain --recipe glm-nano --out $(MODEL)
-	$(BIN)/blankfill fill --model $(MODEL) "This function returns the [MASK] of the list."
-	$(BIN)/blankfill fill --model $(MODEL) "If the file does not exist, an [MASK] is raised."
-	$(BIN)/blankfill generate --model $(MODEL) --prompt "The module defines"
-	@echo "The losses are drawn in $(MODEL)/loss.png"
+	$(BIN)/blankfill demo --out $(MODEL)
 
 test: $(VENV)/.developed
 	$(TESTS) $(MEASURED)

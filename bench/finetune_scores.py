@@ -41,6 +41,7 @@ def main() -> None:
         "--max-train-samples", type=int, default=0, help="number of training items, drawn by the seed; 0: all"
     )
     parser.add_argument("--validation-split", type=float, default=0.1, help="where there is no dev set")
+    parser.add_argument("--answer-columns", choices=["context", "all"], default="context", help="of questions, here")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only", choices=["blankfill", "transformers"], help="one of the two")
@@ -53,8 +54,9 @@ def main() -> None:
     options = FinetuneOptions(
         lr=given.lr, batch_size=given.batch, epochs=given.epochs, max_length=given.max_length, precision="fp32",
         threads=given.threads, max_train_samples=given.max_train_samples, validation_split=given.validation_split,
+        answer_columns=given.answer_columns,
     )  # fmt: skip
-    train, dev = read_splits(task_named(given.task), given.data, options)
+    train, dev, _ = read_splits(task_named(given.task), given.data, options)
     options = dataclasses.replace(options, eval_every=-(-len(train) // given.batch))
     print(f"{given.task}: {len(train)} items to learn from, {len(dev)} to score", flush=True)
     contenders = {"blankfill": ours, "transformers": theirs}
@@ -95,7 +97,7 @@ def theirs(model: Path, task: str, data: Path, options: FinetuneOptions) -> dict
     from blankfill.finetuning.data import read_splits
     from blankfill.tasks.datasets.registry import task_named
 
-    train, dev = read_splits(task_named(task), data, options)
+    train, dev, _ = read_splits(task_named(task), data, options)
     return run(model, task_named(task), train, dev, options)
 
 

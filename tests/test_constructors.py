@@ -12,7 +12,7 @@ import pytest
 
 import blankfill
 
-OPTIONAL = {"pyarrow", "transformers", "onnx", "onnxscript", "rensa", "zstandard", "sentencepiece", "rjieba"}
+OPTIONAL = {"pyarrow", "transformers", "onnx", "onnxscript", "rensa", "zstandard", "sentencepiece", "rjieba", "icu4py"}
 
 
 def classes() -> list[type]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import blankfill
-from blankfill.cli.main import main
+from blankfill.cli.main import COMMANDS, main
 from blankfill.errors import ConfigError, Problem, UserError, in_flags, in_keys, setting, template_of, within
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.run import finetune
@@ -63,6 +63,40 @@ def test_no_sentence_writes_a_flag_by_hand() -> None:
         if place not in HELP | {"errors.py"}:
             sentences += by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
     assert sentences == [], "write setting(…) of errors.py"
+
+
+RUN = re.compile(rf"blankfill (?:{'|'.join(COMMANDS)}|COMMAND) [^`;\n]*")
+
+
+def unquoted(tree: ast.AST) -> list[str]:
+    """The f-strings with a command line in which a value is filled in that is not quoted for a shell."""
+    wrong = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        text, values = "", {}
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                values[chr(0xE100 + len(values))] = part.value
+                text += chr(0xE100 + len(values) - 1)
+            else:
+                text += str(part.value)  # type: ignore[attr-defined]
+        for match in RUN.finditer(text):
+            for mark in re.findall("[\ue100-\ue1ff]", match[0]):
+                call = ast.unparse(values[mark])
+                wrong += [] if re.match(r"(console\.)?quoted\(", call) else [f"line {node.lineno}: {call}"]
+    return wrong
+
+
+def test_commands_to_copy_are_quoted() -> None:
+    wrong = {
+        path.relative_to(SOURCE).as_posix(): lines
+        for path in sorted(SOURCE.rglob("*.py"))
+        if (lines := unquoted(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert not wrong, "write quoted(…) of system.console"
+    assert unquoted(ast.parse('f"resume with: blankfill pretrain --resume {out}"')) == ["line 1: out"]
+    assert not unquoted(ast.parse('f"blankfill fill --model {quoted(out)}; {more}"'))
 
 
 RECIPES = ("objectives/", "families/", "config/", "model/config.py")

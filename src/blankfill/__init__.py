@@ -19,7 +19,6 @@ from blankfill._version import __version__
 
 if TYPE_CHECKING:
     from blankfill.config.recipe import Recipe, load_recipe, recipe_names
-    from blankfill.convert.importing import import_model
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from blankfill.exporting.model import export_model, export_onnx
     from blankfill.families import FamilySpec, register_family
     from blankfill.finetuning.config import FinetuneConfig
+    from blankfill.finetuning.importing import import_model
     from blankfill.finetuning.outcome import FinetuneResult
     from blankfill.finetuning.predict import Predictions, predict
     from blankfill.finetuning.run import finetune
@@ -57,7 +57,6 @@ __all__ = [
 
 _HOMES = {
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
-    "convert.importing": ("import_model",),
     "corpus.options": ("PrepareConfig",),
     "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
@@ -66,6 +65,7 @@ _HOMES = {
     "exporting.model": ("export_model", "export_onnx"),
     "families": ("FamilySpec", "register_family"),
     "finetuning.config": ("FinetuneConfig",),
+    "finetuning.importing": ("import_model",),
     "finetuning.outcome": ("FinetuneResult",),
     "finetuning.predict": ("Predictions", "predict"),
     "finetuning.run": ("finetune",),

@@ -130,3 +130,11 @@ class ConfigError(UserError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return (type(self), (self.problems,))
+
+
+class NoArgumentsError(UserError):
+    """A command that needs arguments has none. usage: what is printed then."""
+
+    def __init__(self, command: str, usage: str) -> None:
+        super().__init__(f"`blankfill {command}` needs arguments; `blankfill {command} --help` lists them")
+        self.usage = usage

@@ -99,18 +99,20 @@ class Model:
         max_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
+        add_bos: bool | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """Continue a text, and yield pieces of it as they are finished.
 
         slide: continue past the position table by dropping the older half (GPT). cancel: a flag, such as a
-        `threading.Event`, that ends the text once it is set. sampling: the fields of `generation.sampling.Sampling`,
-        e.g. temperature, top_k, top_p, repetition_penalty, seed.
+        `threading.Event`, that ends the text once it is set. add_bos: whether GPT reads the begin token before the
+        prompt; None: as in its training. sampling: the fields of `generation.sampling.Sampling`, e.g. temperature,
+        top_k, top_p, repetition_penalty, seed.
         """
         from blankfill.generation.sampling import Sampling
         from blankfill.generation.write import generate
 
-        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel)
+        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel, add_bos)
 
     def generate_many(
         self,
@@ -118,13 +120,14 @@ class Model:
         max_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
+        add_bos: bool | None = None,
         **sampling: Any,
     ) -> list[Generation]:
         """Continue several texts in one batch; as `generate`, for each."""
         from blankfill.generation.sampling import Sampling
         from blankfill.generation.write import generate_many
 
-        return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel)
+        return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel, add_bos)
 
     def embed(self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True) -> Float32:
         """Return a vector for each text, float32[N, D]; texts that are too long are cut. See
@@ -250,6 +253,7 @@ def generate(
     max_tokens: int = 100,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    add_bos: bool | None = None,
     **sampling: Any,
 ) -> str:
     """Continue a text with a pretrained model; `Model.generate` yields the pieces as they are finished.
@@ -260,6 +264,8 @@ def generate(
         max_tokens: Largest number of new tokens.
         slide: Continue past the position table by dropping the older half of the text (GPT).
         cancel: A `threading.Event` or a function that ends the text once it is set.
+        add_bos: Whether GPT reads the begin token before the prompt; None for as in its training: before documents, but
+            not for models of a stream, such as GPT-2.
         sampling: Fields of `Sampling`: temperature, top_k, top_p, repetition_penalty, no_repeat_ngram, seed.
 
     Returns:
@@ -268,7 +274,7 @@ def generate(
     Raises:
         UserError: The model cannot generate text, or an option of the sampling has an impossible value.
     """
-    return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, **sampling))
+    return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, add_bos, **sampling))
 
 
 def embed(

@@ -131,7 +131,7 @@ def test_its_flags_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["doctor", "--help"])
     flags = set(re.findall(r"--([a-z][a-z-]*)", capsys.readouterr().out))
-    assert flags == {"out", "json", "no-json", "help"}
+    assert flags == {"out", "json", "quiet", "debug", "help"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from blankfill.cli import main as cli
-from blankfill.cli.arguments import parsed
-from blankfill.cli.help import command_help
-from blankfill.cli.recipes import RecipeArguments
+from blankfill.cli.arguments import arguments_of, needs_arguments, parsed
+from blankfill.cli.common import split
+from blankfill.cli.help import command_help, is_required, names_of
+from blankfill.cli.recipe_arguments import RecipeArguments
 from blankfill.config.recipe import SECTIONS, load_recipe
 from blankfill.errors import ConfigError, in_flags
 from blankfill.families.options import ModelOptions
@@ -22,14 +23,6 @@ from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.options import DistilOptions, TrainOptions
 
 WIDTHS = (40, 60, 71, 72, 80, 100, 140, 200)
-
-
-def arguments_of(command: str) -> type:
-    """The class of a command's arguments."""
-    module = importlib.import_module(f"blankfill.cli.{command}{'_' * (command == 'import')}")
-    own = [value for value in vars(module).values() if isinstance(value, type) and dataclasses.is_dataclass(value)]
-    (kind,) = [value for value in own if value.__module__ == module.__name__ and hasattr(value, "EXAMPLES")]
-    return kind
 
 
 def sections_of(kind: type, recipe: str = "glm-nano") -> dict[str, object]:
@@ -54,6 +47,87 @@ def test_help_fits_the_terminal(command: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
+def test_no_word_of_the_help_is_cut_at_any_width(command: str) -> None:
+    kind = arguments_of(command)
+    sections = sections_of(kind)
+    words = uncut(command_help(kind, command, sections, 110))
+    for width in range(60, 201):
+        text = command_help(kind, command, sections, width)
+        assert uncut(text) == words, width
+        assert max(map(len, text.splitlines())) <= min(width, 110), width
+        assert not [line for line in text.splitlines() if line != line.rstrip()], width
+
+
+def uncut(text: str) -> list[str]:
+    """The words of a help text, without the backslashes that continue an example and the commas between two names."""
+    words = " ".join(re.sub(r" \\\n", " ", text).split()).split(" ")
+    return [word.rstrip(",") if word.startswith("--") else word for word in words]
+
+
+@pytest.mark.parametrize("width", range(60, 201, 7))
+def test_the_list_of_commands_fits_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert uncut(text) == uncut(cli.usage(110)) and max(map(len, text.splitlines())) <= width
+    assert all(name in text and purpose in " ".join(text.split()) for name, purpose in cli.COMMANDS.items())
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_required_options_come_first_and_are_marked(command: str) -> None:
+    kind = arguments_of(command)
+    text = command_help(kind, command, sections_of(kind), 110)
+    required = [field for field in fields_of(kind) if is_required(field)]
+    assert ("\nRequired:\n" in text) == bool(required)
+    if required:
+        titles = re.findall(r"\n\n(\S.*):\n  ", text)
+        assert titles[0] == "Required"
+        block = text.split("\nRequired:\n", 1)[1].split("\n\n", 1)[0]
+        assert len(re.findall(r"[(; ]required[),]", block)) == len(required)
+        usage = text.split("\n\n", 1)[0]
+        assert all((names_of(field)[0] in usage) or field.option.positional for field in required)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_command_without_its_arguments_prints_its_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = arguments_of(command)
+    if not needs_arguments(kind):
+        assert command in {"show", "plan", "bench", "doctor", "recipes", "tasks", "help"}
+        return
+    assert cli.main([command]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"usage: blankfill {command} ") and "Examples:\n  blankfill" in err
+    assert len(err.splitlines()) < 25 and err.endswith(" --help` lists the options.\n")
+    assert cli.main([command, "--json"]) == 2
+    assert "needs arguments" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_help_of_a_command_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["fill", "--help"], ["help", "fill"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == cli.usage() + "\n"
+
+
+def test_an_argument_without_a_name_is_missing_by_its_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", "--model", "x"]) == 2
+    assert capsys.readouterr().err == "blankfill: FILE is missing\n"
+
+
+def test_finetune_needs_its_options_or_a_run_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "--task", "sst2", "--data", "x"]) == 2
+    assert capsys.readouterr().err.splitlines() == ["blankfill: --from is missing", "blankfill: --out is missing"]
+    assert cli.main(["finetune", "--resume", str(tmp_path)]) == 2
+    assert "is missing\n" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_option_is_in_a_group_and_every_group_names_options(command: str) -> None:
     kind = arguments_of(command)
     named = [name for names in groups_of(kind).values() for name in names]
@@ -75,7 +149,7 @@ def test_the_examples_are_command_lines(command: str, tmp_path: Path) -> None:
     kind = arguments_of(command)
     assert kind.EXAMPLES
     for line in kind.EXAMPLES:
-        program, name, *argv = shlex.split(line)
+        program, name, *argv = split(shlex.split(line))[1]
         assert (program, name) == ("blankfill", command)
         if command == "tokenizer":
             assert argv.pop(0) == "show"
@@ -98,8 +172,8 @@ def test_groups_of_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     titles = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
     assert titles == [
-        "Data", "Model", "Run", "Training", "Questions", "Cloze", "Generation", "Several tasks at once", "Machine",
-        "Help", "Examples",
+        "Required", "Data", "Model", "Run", "Training", "Questions", "Cloze", "Generation", "Several tasks at once",
+        "Machine", "Options of every command", "Examples",
     ]  # fmt: skip
 
 
@@ -131,7 +205,7 @@ def test_how_values_are_written() -> None:
 
 
 def test_every_mistake_is_one_sentence() -> None:
-    assert problems() == ["--size is missing"]
+    assert problems("--fast") == ["--size is missing"]
     assert problems("--sise", "3", "--rate") == [
         "there is no option --sise; did you mean --size?", "--rate has no value; give a number behind it",
         "--size is missing",

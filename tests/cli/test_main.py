@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blankfill.cli import main as cli
-from blankfill.cli.recipes import recipe_of
+from blankfill.cli.recipe_arguments import recipe_of
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

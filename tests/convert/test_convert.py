@@ -22,13 +22,13 @@ from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.convert import exporting, importing
 from blankfill.convert.check import difference, larger, our_scores, real_text
-from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from blankfill.families import weight_names
 from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.families.glm import sizes_from_shapes
+from blankfill.finetuning.importing import import_model
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build

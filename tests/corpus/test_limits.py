@@ -22,16 +22,18 @@ from hypothesis import strategies as st
 
 from blankfill.cli.embed import count_lines
 from blankfill.cli.lines import decoded, windows
-from blankfill.corpus import tables, wiki
+from blankfill.corpus import limits, wiki
 from blankfill.corpus.compression import open_binary
-from blankfill.corpus.decoding import check_encoding, lines, read_text
+from blankfill.corpus.decoding import lines, read_text
+from blankfill.corpus.encodings import check_encoding
 from blankfill.corpus.limits import LONGEST_GIVEN, LONGEST_PAGE, LONGEST_RECORD
 from blankfill.corpus.sources import SourceOptions, discover, read
+from blankfill.corpus.tables.json_rows import json_values
+from blankfill.corpus.tables.reading import open_table
 from blankfill.corpus.tokenizer_formats import read_tokenizer
 from blankfill.errors import UserError
 from blankfill.tasks.datasets import files
 from blankfill.tasks.datasets.files import json_document
-from blankfill.tasks.datasets.tables import table_rows
 
 MB = 1 << 20
 
@@ -152,9 +154,9 @@ def endless(folder: Path, name: str, begin: bytes, piece: bytes) -> Path:
 )  # fmt: skip
 def test_a_record_without_end_is_refused(tmp_path: Path, monkeypatch, name: str, begin: bytes, piece: bytes, said: str):
     longest = MB if name == "a.csv" else LONGEST_RECORD
-    monkeypatch.setattr(tables, "LONGEST_RECORD", longest)
+    monkeypatch.setattr(limits, "LONGEST_RECORD", longest)
     path = endless(tmp_path, f"{name}.gz", begin, piece)
-    options = SourceOptions(text_field="text")
+    options = SourceOptions(columns=("text=text",))
 
     def refused() -> None:
         (source,) = discover([str(path)], options)
@@ -166,17 +168,17 @@ def test_a_record_without_end_is_refused(tmp_path: Path, monkeypatch, name: str,
     assert peak(refused) < (24 if name == "a.csv" else 3) * longest
     if not name.endswith("json"):
         with pytest.raises(UserError, match=said):
-            list(table_rows(path))
+            list(open_table(path).rows())
 
 
 def test_json_that_breaks_is_not_called_too_long(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST_RECORD", 1000)
+    monkeypatch.setattr(limits, "LONGEST_RECORD", 1000)
     with pytest.raises(UserError, match=r"x, line 2 is not valid JSON \(Expecting"):
-        list(tables.json_values(iter(['{"a": 1}\n{"a": x', *["y" * 100] * 99]), "x"))
+        list(json_values(iter(['{"a": 1}\n{"a": x', *["y" * 100] * 99]), "x"))
     with pytest.raises(UserError, match="x, line 2: a record is longer than 1,000 characters"):
-        list(tables.json_values(iter(['{"a": 1}\n["a"', *[', "b"'] * 999]), "x"))
+        list(json_values(iter(['{"a": 1}\n["a"', *[', "b"'] * 999]), "x"))
     value = {"text": "a" * 980}
-    assert list(tables.json_values(iter(json.dumps(value)), "x")) == [value]
+    assert list(json_values(iter(json.dumps(value)), "x")) == [value]
 
 
 @pytest.mark.parametrize("depth", [*range(100, 1000, 60), 5000, 200_000])
@@ -232,13 +234,13 @@ def test_a_dump_that_declares_entities_is_refused(tmp_path: Path):
 
 
 def test_a_column_of_parquet_that_unpacks_a_hundredfold_is_refused(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tables, "LARGEST_COLUMN", MB)
+    monkeypatch.setattr(limits, "LARGEST_COLUMN", MB)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a" * (8 * MB)]}), path, compression="zstd", use_dictionary=False)
     with pytest.raises(UserError, match=r"row group 1: column 'text' unpacks .* more than 100 times"):
-        list(tables.read_parquet(str(path), 0, None, "text", "x"))
+        list(open_table(path, name="x").rows(["text"]))
     with pytest.raises(UserError, match=r"row group 1: column 'text' unpacks"):
-        list(table_rows(path))
+        list(open_table(path).rows())
 
 
 @pytest.mark.parametrize(
@@ -259,10 +261,10 @@ def test_values_of_parquet_that_python_cannot_hold_are_named(
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": column}), path)
     with pytest.raises(UserError, match=said):
-        list(table_rows(path))
+        list(open_table(path).rows())
     if numbers is None:
         with pytest.raises(UserError, match=said):
-            list(tables.read_parquet(str(path), 0, None, "text", "x"))
+            list(open_table(path, name="x").rows(["text"]))
 
 
 def archive(path: Path, *members: tuple[str, bytes]) -> bytearray:

@@ -6,13 +6,18 @@ Processor time is compared, not wall time: a quadratic pass takes 16 times as lo
 import time
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.corpus import clean, python_docs, sentences, tables, tokenizer_words, wiki, wikitext
+from blankfill.corpus import clean, python_docs, sentences, tokenizer_words, wiki, wikitext
 from blankfill.corpus.decoding import whole_lines
+from blankfill.corpus.tables.csv_rows import csv_rows
+from blankfill.corpus.tables.delimiters import Dialect, find_dialect, is_quoted
+from blankfill.corpus.tables.prose import is_json_lines
+from blankfill.errors import UserError
 
 SHORT = 1 << 14
 
@@ -46,6 +51,7 @@ def streamed(text: str) -> list[str]:
 WIKI_UNITS = (
     "[http://", "[http://a b", "[//a ", "[/ ", "<ref>", "<ref name=\"", "<nowiki>", "<math>", "<!--", "{{", "[[",
     "{|\n", "-{", "{{lang|", "[[a|", "<", "__A", "&#", "(", "'",
+    "<ref name=x ", "<b ", "a<S>", "'' ", "l'''Ab", "''' l'' ", "[[a:b.jpg", "<ref>a<ref></ref>",
 )  # fmt: skip
 
 
@@ -65,11 +71,18 @@ def test_deep_nesting_that_hands_on_its_content(marks: tuple[str, str]):
     assert is_linear(wikitext.passages, lambda n: begin * (n // 16) + "x" * n + end * (n // 16))
 
 
+def cells(text: str) -> None:
+    """The rows of a CSV text, up to a quotation mark that is never closed."""
+    with suppress(UserError):
+        for _ in csv_rows([text], "x", Dialect(",")):
+            pass
+
+
 WORKS = {
     "extractor": extractor, "record": clean.record_paragraphs, "stream": streamed,
     "sentences": sentences.split_sentences, "docstring": python_docs.docstring_paragraphs,
     "words": lambda text: tokenizer_words.join_words(text.split(" ")),
-    "table": tables.is_quoted, "first lines": lambda text: tables.json_lines(text, None),
+    "table": is_quoted, "first lines": is_json_lines, "dialect": lambda text: find_dialect(text, True), "cells": cells,
 }  # fmt: skip
 UNITS = (
     " ", "\xa0", "\n", " \n", "a", "a ", "(", "\"", ".", ". ", "-\n", "*", "`", "[", "\u0301\u0316", "。", "《", "渡",

@@ -19,7 +19,6 @@ from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.shards import DocumentTable, Shard, ShardWriter
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = re.findall(
@@ -348,17 +347,19 @@ def test_flags_are_a_decision():
     from blankfill.cli.prepare import Options
 
     assert [option.name for option in fields(Options)] == [
-        "documents", "text_field", "encoding", "strip", "tokenizer", "vocab_size", "vocab_exact", "lowercase", "dedup",
-        "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
+        "encoding", "delimiter", "sheet", "columns", "documents", "strip", "tokenizer", "vocab_size", "vocab_exact",
+        "lowercase", "dedup", "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
     ]  # fmt: skip
 
 
 def test_the_command_prints_the_report(tmp_path, capsys):
-    from blankfill.cli.prepare import main
+    from blankfill.cli.main import main
 
     source = write(tmp_path / "in", [with_lines(seed, LICENCE) for seed in range(20)] + [text(3), text(3)])
     (source / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    code = main([str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--validation", "0.2", "--cased"])
+    code = main(
+        ["prepare", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--validation", "0.2", "--cased"]
+    )
     printed = capsys.readouterr()
     assert code == 0
     assert [line.split() for line in printed.out.splitlines() if "exact duplicates" in line] == [
@@ -370,8 +371,8 @@ def test_the_command_prints_the_report(tmp_path, capsys):
     config = CorpusReport.read(tmp_path / "out").config
     assert config["lowercase"] is False and config["validation"] == 0.2 and config["dedup"] == "exact"
     assert any(c.isupper() for c in "".join(decoded(tmp_path / "out", "train")))
-    with pytest.raises(UserError, match="at least one file"):
-        main(["--out", str(tmp_path / "none")])
+    assert main(["prepare", "--out", str(tmp_path / "none")]) == 2
+    assert "at least one file" in capsys.readouterr().err
 
 
 def test_standard_input_and_no_torch(tmp_path):

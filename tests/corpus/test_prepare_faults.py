@@ -186,7 +186,7 @@ def test_the_output_inside_the_input_is_not_read(tmp_path):
         run(write(source, {"new.txt": text(9)}), source / "out")
     assert run(source, source / "out", force=True).documents == 4
     with pytest.raises(UserError, match="nothing to read"):
-        run(source / "out" / "tokenizer.json", source / "out", replace(CONFIG, text_field="version"))
+        run(source / "out" / "tokenizer.json", source / "out", replace(CONFIG, columns=("version",)))
 
 
 def test_output_that_is_something_else(tmp_path):
@@ -274,9 +274,9 @@ def test_all_mistakes_of_the_options_at_once(tmp_path):
 
 def test_an_error_of_a_worker_arrives_as_itself(tmp_path, monkeypatch):
     source = write(tmp_path / "in", [text(seed) for seed in range(20)])
-    (source / "007.txt").write_bytes(b"Fine until here. \xff\xfe\xff And here." + b"x" * 100)
+    (source / "007.jsonl").write_text('{"text": "Fine until here."}\n{broken\n' + "x" * 100)
     monkeypatch.setattr(prepare, "TASK_BYTES", (500, 500))
-    with pytest.raises(UserError, match=r"007\.txt"):
+    with pytest.raises(UserError, match=r"007\.jsonl, line 2"):
         run(source, tmp_path / "out", replace(CONFIG, workers=2))
 
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blankfill.corpus import sources
-from blankfill.corpus.sources import Source, SourceOptions, discover, read, remove_leftovers
+from blankfill.corpus.sources import Source, SourceOptions, discover, read, read_if_possible
+from blankfill.corpus.spool import remove_leftovers
 from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -112,16 +113,16 @@ def test_patterns_are_expanded_where_the_shell_does_not(tmp_path: Path):
     ("content", "said"),
     [
         (b"\x00\x01\x02" * 30, "is a binary file"),
-        (b"%PDF-1.7 x", "is a PDF document, not text: convert"),
-        (b"PK\x03\x04....", "is a zip archive"),
+        (b"PK\x03\x04....", "is a damaged zip archive"),
         (b"\x01\x02\x03\x04text", "is a binary file"),
         (b"x" * 257 + b"ustar" + bytes(200), "is a tar archive: unpack it first"),
+        (b"SQLite format 3\0" + bytes(80), "is a database"),
+        (b"GIF89a\x20\x00\x10\x00\xf7\x00\x00" + bytes(80), "is a picture"),
         (gzip.compress(b"x" * 257 + b"ustar" + bytes(200), mtime=0), "is a tar archive: unpack it first"),
         (b"PAR1junk", "is a truncated Parquet file"),
         (gzip.compress(b"PAR1", mtime=0), "is a compressed Parquet file: decompress it first"),
-        (b"<!DOCTYPE html><p>x", "is HTML or XML, not plain text"),
-        ("boat\n".encode("utf-16"), "is in UTF-16: pass encoding=utf-16"),
-        ("boat and quay\n".encode("utf-16-le"), "is probably in UTF-16: pass encoding=utf-16-le"),
+        (b"<?xml version='1.0'?><p>x</p>", "is XML, not plain text"),
+        (bytes(range(128, 256)) * 9, "is in an encoding that is not recognised"),
     ],
 )
 def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
@@ -161,7 +162,7 @@ def test_paths_that_are_missing_empty_or_forbidden(tmp_path: Path, monkeypatch):
     folder.mkdir()
     with pytest.raises(UserError, match=f"nothing to read in {folder}: name a text file"):
         discover([folder], FILE)
-    write(folder / "a.png", b"\x89PNG")
+    write(folder / "a.png", b"\x89PNG\r\n\x1a\n")
     write(folder / "b.txt", "")
     with pytest.raises(UserError, match=r"a\.png: a picture.*; .*b\.txt: empty"):
         discover([folder], FILE)
@@ -289,8 +290,11 @@ def test_other_encodings_and_compressed_files_are_not_cut(tmp_path: Path):
 
 def test_a_file_that_is_not_utf8_names_the_byte_and_the_remedy(tmp_path: Path):
     path = write(tmp_path / "old.txt", "Heute fährt sie nicht.\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"old\.txt is not utf-8: byte 7 .*encoding=latin-1"):
-        everything(discover([path], FILE))
+    with pytest.raises(
+        UserError, match=r"old\.txt is not UTF-8 \(line 1\): it looks like cp1252, so give encoding=cp1252"
+    ):
+        discover([path], SourceOptions(encoding="utf-8"))
+    assert everything(discover([path], FILE)) == [(path, ["Heute fährt sie nicht."])]
 
 
 @pytest.mark.parametrize("shape", ["lines", "wrapped", "one line"])
@@ -336,6 +340,92 @@ def test_a_real_novel_is_the_same_in_ranges():
     assert sources.LARGE_BYTES == 64 << 20
 
 
+def test_links_are_entered_once(tmp_path: Path) -> None:
+    """A link to the parent, two links to one folder, a link to a file that is read, and a link out of the folder."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    write(root / "a.txt", "one\n")
+    write(root / "sub" / "b.txt", "two\n")
+    write(other / "c.txt", "three\n")
+    (root / "sub" / "up").symlink_to(root)
+    (root / "x1").symlink_to(other)
+    (root / "x2").symlink_to(other)
+    (root / "z.txt").symlink_to("a.txt")
+    (root / "y.txt").hardlink_to(root / "a.txt")
+    skipped: list[str] = []
+    sources = discover([root], FILE, skipped)
+    assert [Path(source.path).relative_to(root).as_posix() for source in sources] == [
+        "a.txt", "y.txt", "sub/b.txt", "x1/c.txt",
+    ]  # fmt: skip
+    assert [line.removeprefix(f"{root}/") for line in skipped] == [
+        f"z.txt: the same file as {root}/a.txt, which is read",
+        f"sub/up: the same folder as {root}, which is read",
+        f"x2: the same folder as {root}/x1, which is read",
+    ]
+    assert [source.folder for source in sources] == [str(root)] * 4
+    assert [source.path for source in discover([root / "z.txt"], FILE)] == [str(root / "z.txt")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "one\n")
+    write(tmp_path / os.fsdecode(b"caf\xe9.txt"), "two\n")
+    write(tmp_path / os.fsdecode(b"d\xe9") / "b.txt", "three\n")
+    skipped: list[str] = []
+    assert len(discover([tmp_path], FILE, skipped)) == 1
+    assert skipped == [
+        f"{tmp_path}/caf\ufffd.txt: its name is not UTF-8; rename it",
+        f"{tmp_path}/d\ufffd: its name is not UTF-8; rename it",
+    ]
+
+
+def test_what_may_not_be_read_in_a_folder_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "b.txt", "inner/c.txt"):
+        write(tmp_path / name, "text\n")
+    scandir, opened = os.scandir, Path.open
+
+    def no_folder(path):
+        if Path(path).name == "inner":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    def no_file(self, *args, **named):
+        if self.name == "b.txt":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **named)
+
+    monkeypatch.setattr(os, "scandir", no_folder)
+    monkeypatch.setattr(Path, "open", no_file)
+    skipped: list[str] = []
+    assert [Path(source.path).name for source in discover([tmp_path], FILE, skipped)] == ["a.txt"]
+    assert sorted(line.removeprefix(f"{tmp_path}/") for line in skipped) == [
+        "b.txt: cannot be read (Permission denied)", "inner: cannot be read (Permission denied)",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"b\.txt cannot be read: Permission denied"):
+        discover([tmp_path / "b.txt"], FILE)
+
+
+def test_a_file_that_vanishes_between_listing_and_reading_is_listed(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "one\n")
+    write(tmp_path / "b.jsonl", '{"text": "two"}\n')
+    inside, named = discover([tmp_path], FILE), discover([tmp_path / "a.txt"], FILE)
+    for name in ("a.txt", "b.jsonl"):
+        (tmp_path / name).unlink()
+    skipped: list[str] = []
+    for source in inside:
+        assert not [text for document in read_if_possible(source, FILE, skipped) for text in document.paragraphs]
+    assert [line.removeprefix(f"{tmp_path}/").partition(" (")[0] for line in skipped] == [
+        "a.txt: cannot be read: No such file or directory", "b.jsonl: cannot be read: No such file or directory",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"a\.txt cannot be read"):
+        [text for document in read_if_possible(named[0], FILE, skipped) for text in document.paragraphs]
+
+
+def test_files_that_begin_like_pictures_and_databases_are_text(tmp_path: Path) -> None:
+    for text in ("SQLite format 3 is a file format.", "GIF89a is one too.", "PAR1 is short", "Rar! said the bird"):
+        path = write(tmp_path / "a.txt", text + "\n")
+        assert everything(discover([path], FILE)) == [(path, [text])]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
 def test_what_is_no_file_in_a_folder_is_passed_over_and_listed(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A sentence.\n", encoding="utf-8")
@@ -358,7 +448,7 @@ def test_what_is_no_file_in_a_folder_is_passed_over_and_listed(tmp_path: Path) -
 @pytest.mark.skipif(os.name == "nt", reason="there are no such locks on Windows")
 def test_piped_text_of_a_killed_process_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a process which is alive stays, and goes with it."""
-    spool = "import os, signal, sys\nfrom blankfill.corpus.sources import _spooled\nprint(_spooled('-'), flush=True)\n"
+    spool = "import os, signal, sys\nfrom blankfill.corpus.spool import spooled\nprint(spooled('-'), flush=True)\n"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     killed = subprocess.run(
         [sys.executable, "-c", f"{spool}os.kill(os.getpid(), signal.SIGKILL)"],

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.corpus import tables
+from blankfill.corpus import limits
 from blankfill.corpus.sources import SourceOptions, discover, read
+from blankfill.corpus.tables.json_rows import json_values
+from blankfill.corpus.tables.reading import open_table
 from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -21,7 +23,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets ar
 
 def texts(path: Path, field: str | None = None) -> list[list[str]]:
     """The paragraphs of every document of a file, through `discover` and `read`."""
-    options = SourceOptions(text_field=field)
+    options = SourceOptions(columns=() if field is None else (f"text={field}",))
     return [
         list(document.paragraphs) for source in discover([str(path)], options) for document in read(source, options)
     ]
@@ -53,7 +55,7 @@ def test_the_obvious_field_is_found(tmp_path: Path, record: dict, field: str):
 
 def test_an_ambiguous_record_lists_the_candidates(tmp_path: Path):
     path = jsonl(tmp_path / "a.jsonl", {"premise": "a boat", "hypothesis": "a quay", "idx": 3})
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1: .* premise, hypothesis: choose one with text_field\."):
+    with pytest.raises(UserError, match=r"line 1: .* premise, hypothesis: choose one with columns=text=NAME"):
         texts(path)
     assert texts(path, "hypothesis") == [["a quay"]]
     with pytest.raises(UserError, match="could be any of content, body"):
@@ -137,7 +139,7 @@ def test_json_values_are_the_same_however_they_are_cut(rows: list, data: st.Data
     text = data.draw(st.sampled_from([json.dumps(rows), json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))]))
     size = data.draw(st.integers(1, 20))
     pieces = (text[at : at + size] for at in range(0, len(text), size))
-    assert list(tables.json_values(pieces, "x")) == rows
+    assert list(json_values(pieces, "x")) == rows
 
 
 def test_broken_json_is_named(tmp_path: Path):
@@ -170,22 +172,27 @@ def test_tsv_without_quoting_keeps_stray_marks(tmp_path: Path):
 def test_columns_by_number_need_no_header(tmp_path: Path):
     path = written(tmp_path / "a.tsv", "x1\tA boat.\t0\nx2\tA quay.\t1\n")
     assert texts(path, "2") == [["A boat."], ["A quay."]]
-    with pytest.raises(UserError, match="columns count from 1"):
-        texts(path, "0")
-    with pytest.raises(UserError, match=r"line 1: .* by its number \(from 1\) where there is no header"):
+    for number in ("0", "4"):
+        with pytest.raises(UserError, match=f"has no column {number}: its 3 columns count from 1"):
+            texts(path, number)
+    path = written(tmp_path / "named.csv", "0,1,2\nx1,A boat.,2\n")
+    assert texts(path, "1") == [["A boat."]]
+    with pytest.raises(UserError, match=r"line 1: .* by its number from 1 where there is no header"):
         texts(path)
 
 
 def test_csv_errors_name_the_place(tmp_path: Path, monkeypatch):
     path = written(tmp_path / "a.csv", "id,text\n1,one\n2\n")
-    with pytest.raises(UserError, match=r"a\.csv, line 3 has 1 columns where column 2 \(text\) is wanted"):
+    with pytest.raises(UserError, match=r"a\.csv, line 3 has 1 cell where 2 are wanted"):
         texts(path)
     with pytest.raises(UserError, match="no column 'body'; its columns are id, text"):
         texts(path, "body")
     with pytest.raises(UserError, match="has no header line"):
         texts(written(tmp_path / "e.csv", "\n\n"))
-    monkeypatch.setattr(tables, "LONGEST_RECORD", 100)
-    with pytest.raises(UserError, match="quotation mark before it is probably never closed"):
+    monkeypatch.setattr(limits, "LONGEST_RECORD", 100)
+    with pytest.raises(
+        UserError, match="line 2 begins a row of more than 100 characters: a quotation mark in it is probably never"
+    ):
         texts(written(tmp_path / "b.csv", 'id,text\n1,"one\n' + "2,two\n" * 50))
 
 
@@ -219,7 +226,7 @@ def test_parquet_that_cannot_be_read(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match="not a readable Parquet file"):
         texts(path)
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        list(tables.read_parquet(str(path), 0, None, None, "a"))
+        open_table(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'blankfill\[text\]'"):
         texts(path)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from blankfill.corpus import tokenizer_plain
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.corpus.tokenizer_formats import byte_bpe, unigram, wordpiece
+from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_sentencepiece import unigram
 from blankfill.corpus.tokenizer_train import SPECIAL_TOKENS, TokenizerConfig, train_tokenizer
 from blankfill.corpus.tokenizer_words import join_words
 from blankfill.errors import UserError
@@ -500,10 +501,10 @@ def test_truncation_padding_and_dropout_are_switched_off(tmp_path: Path) -> None
 def test_the_command_shows_pieces_ids_and_roles(
     pieces: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from blankfill.cli.tokenizer import main
+    from blankfill.cli.main import main
 
     pieces.save(tmp_path)
-    assert main(["show", "--tokenizer", str(tmp_path), "the [MASK]", "robot"]) == 0
+    assert main(["tokenizer", "show", "--tokenizer", str(tmp_path), "the [MASK]", "robot"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "the [MASK] robot"
     assert lines[1] == " ".join(str(pieces.id(token)) for token in ("the", "[MASK]", "robot"))
@@ -512,10 +513,10 @@ def test_the_command_shows_pieces_ids_and_roles(
 
 
 def test_the_command_tells_which_roles_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from blankfill.cli.tokenizer import main
+    from blankfill.cli.main import main
 
     Tokenizer(wordpiece({"[UNK]": 0, "a": 1}, lowercase=True)).save(tmp_path)
-    assert main(["show", "a", "--tokenizer", str(tmp_path)]) == 0
+    assert main(["tokenizer", "show", "a", "--tokenizer", str(tmp_path)]) == 0
     assert "No token for: pad, cls, sep, mask" in capsys.readouterr().out
 
 

@@ -163,8 +163,8 @@ def test_the_real_dump_agrees_with_a_general_parser(monkeypatch):
     name = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
     raw: dict[str, list[str]] = {}
 
-    def keep(text: str) -> list[str]:
-        raw[text] = passages(text)
+    def keep(text: str, hidden: frozenset[str]) -> list[str]:
+        raw[text] = passages(text, hidden)
         return raw[text]
 
     monkeypatch.setattr(wiki, "passages", keep)

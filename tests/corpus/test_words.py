@@ -1,4 +1,4 @@
-"""Where Chinese words, listed phrases and entities begin; and the sentences when they cannot be found."""
+"""Where words of scripts without spaces, listed phrases and entities begin; the messages without them."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -116,3 +116,77 @@ def test_the_longest_listed_word_is_taken_from_the_left() -> None:
     spans = list(lexicon.spans(ids, word_start[ids]))
     assert spans == [(0, 4), (len(ids) - 2, len(ids))], "New York does not end inside Yorkers"
     assert joined(np.ones(4, np.bool_), iter([(1, 3)])).tolist() == [True, True, False, True]
+
+
+JAPANESE = "昨日は東京大学の学生がラーメンを食べた"
+THAI, KHMER, LAO, BURMESE = "ฉันชอบกินข้าว", "ខ្ញុំស្រឡាញ់ភាសាខ្មែរ", "ຂ້ອຍຮັກພາສາລາວ", "ကျွန်တော်မြန်မာစာ"
+
+
+def by_characters(text: str) -> Tokenizer:
+    """A word-piece tokenizer with a token for each character, which isolates none."""
+    pieces = [*dict.fromkeys(text), *dict.fromkeys(f"##{character}" for character in text)]
+    made = tokenizers.Tokenizer(
+        models.WordPiece({piece: k for k, piece in enumerate([*SPECIAL, *pieces])}, unk_token="[UNK]")
+    )
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(made)
+
+
+def cut(text: str) -> list[str]:
+    """The words of a text of one script, and the tokens of each put together."""
+    tokenizer = by_characters(text)
+    ids = np.array(tokenizer.encode(text), np.int32)
+    units = word_units(tokenizer, np.bincount(ids, minlength=tokenizer.size))
+    word_start = tokenizer.vocabulary().word_start
+    assert units is not None and word_start is not None
+    (row,) = units(ids, word_start[ids], np.array([0, len(ids)], np.int32))
+    cuts = [*np.flatnonzero(row).tolist(), len(ids)]
+    return ["".join(tokenizer.texts()[k] for k in ids[a:b]) for a, b in pairwise(cuts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (JAPANESE, ["昨日", "は", "東京", "大学", "の", "学生", "が", "ラーメン", "を", "食", "べた"]),
+        (THAI, ["ฉัน", "ชอบ", "กิน", "ข้าว"]),
+        (LAO, ["ຂ້ອຍ", "ຮັກ", "ພາສາ", "ລາວ"]),
+    ],
+)
+def test_words_of_scripts_without_spaces(text: str, expected: list[str]) -> None:
+    pytest.importorskip("icu4py")
+    assert cut(text) == expected
+
+
+@pytest.mark.parametrize("text", [KHMER, BURMESE])
+def test_words_of_khmer_and_burmese(text: str) -> None:
+    pytest.importorskip("icu4py")
+    assert len(cut(text)) > 1
+
+
+def test_without_icu_the_characters_or_the_tokenizer_decide(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(words, "has_module", lambda name: False)
+    assert cut(JAPANESE) == ["昨日は", "東京大学の", "学生が", "ラーメン", "を", "食べた"]
+    assert (
+        "pip install 'blankfill[words]'); without it, they are cut by changes of characters" in capsys.readouterr().err
+    )
+    assert cut(THAI + " " + THAI) == [THAI, THAI]
+    assert "whole words of Thai are found by icu4py" in capsys.readouterr().err
+
+
+def test_kana_decides_between_chinese_and_japanese() -> None:
+    for text, scripts in ((JAPANESE, ["Japanese"]), (TEXT * 9 + "の", ["Chinese"]), (TEXT + THAI, ["Chinese", "Thai"])):
+        tokenizer = by_characters(text)
+        counts = np.bincount(tokenizer.encode(text), minlength=tokenizer.size)
+        assert [part.script for part in words.segmented_scripts(tokenizer.texts(), counts)[1]] == scripts
+
+
+def test_phrases_of_japanese_are_its_words() -> None:
+    pytest.importorskip("icu4py")
+    tokenizer = by_characters(JAPANESE)
+    ids = np.array(tokenizer.encode(JAPANESE), np.int32)
+    units = phrase_units(tokenizer, np.bincount(ids, minlength=tokenizer.size), "", "", ("phrase",))
+    basic, phrases, _ = units(ids, np.ones(len(ids), np.bool_), np.array([0, len(ids)], np.int32))
+    assert basic.all()
+    assert np.flatnonzero(phrases)[:6].tolist() == [0, 2, 3, 5, 7, 8]

@@ -67,7 +67,25 @@ def test_measurements_are_printed_and_written(
         assert all(text in TEXT * 3 for text in right)
     assert run(folder, model, task, data) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" ")[0].removesuffix(":") for line in lines] == list(printed["metrics"])
+    assert [line.split(" ")[0].removesuffix(":") for line in lines[:-1]] == list(printed["metrics"])
+    unit, count = next((name, count) for name, count in counts.items())
+    assert lines[-1] == f"{count} {unit if count > 1 else unit[:-1]}" and printed["intervals"] == {}  # too few for one
+
+
+def test_figures_of_several_texts_have_intervals(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one passage repeated, every resample has the same figure; of different ones it lies between two others."""
+    (folder / "same.txt").write_text("the cat sat on the mat .\n" * 8, encoding="utf-8")
+    (folder / "others.txt").write_text("the cat sat .\na dog .\n" * 4, encoding="utf-8")
+    for name, alike in (("same", True), ("others", False)):
+        assert run(folder, "bert", "pseudo-perplexity", f"{name}.txt", "--out", str(tmp_path / name)) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "8 texts; in brackets the 95% bootstrap interval"
+        result = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))
+        assert result["intervals"].keys() == result["metrics"].keys()
+        for metric, (low, high) in result["intervals"].items():
+            assert low - 1e-9 <= result["metrics"][metric] <= high + 1e-9, metric
+            assert (high - low < 1e-6) == alike, metric
 
 
 def test_every_measurement_has_its_test_above() -> None:

@@ -16,7 +16,7 @@ from blankfill.cli.export import ExportArguments
 from blankfill.cli.finetune import FinetuneArguments
 from blankfill.cli.main import main
 from blankfill.cli.pretrain import PretrainArguments
-from blankfill.cli.recipes import parse
+from blankfill.cli.recipe_arguments import parse
 from blankfill.config.recipe import load_recipe
 from blankfill.families.modernbert import MODERNBERT, ModernBertNames
 from blankfill.model.transformer import count_parameters

@@ -209,7 +209,7 @@ def test_lora_changes_nothing_before_it_has_learnt(config_for: Any) -> None:
     plain, thin = (
         [config_for(pattern=pattern, lora_rank=rank) for pattern in ("0", "1")] for rank in (0, 2)
     )  # fmt: skip
-    train, _ = read_splits(plain[0].build_task(), plain[0].data, plain[0].options)
+    train, _, _ = read_splits(plain[0].build_task(), plain[0].data, plain[0].options)
     machine = settle(plain[0].options).machine
     assert untrained(thin, train, machine) == untrained(plain, train, machine)
 

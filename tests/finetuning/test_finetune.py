@@ -98,7 +98,10 @@ def test_every_kind_of_task_is_learnt(
     assert result.metrics[metric] > least > result.baseline
     written = tmp_path / "run" / "predictions.jsonl"
     again = score_predictions(task_named(task), data, "dev", written)
-    assert again == pytest.approx(result.metrics, abs=1e-5)
+    assert again.metrics == pytest.approx(result.metrics, abs=1e-5)
+    written_intervals = json.loads((tmp_path / "run" / RESULTS).read_text(encoding="utf-8"))["intervals"]
+    assert written_intervals.keys() == again.intervals.keys()
+    assert written_intervals[metric] == pytest.approx(again.intervals[metric], abs=1e-5)
     items = task_named(task).read(data, "dev", task_named(task).read(data, "train").labels).items
     shown = [prediction.record for prediction in Predictor(tmp_path / "run", "cpu", 1).predict(items)]
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
@@ -216,7 +219,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     table.write_text(f"remark,verdict\n{rows}", encoding="utf-8")
     model, out = model_folder(tmp_path), tmp_path / "run"
     quick = ["--lr", "5e-3", "--batch-size", "8", "--epochs", "10", "--threads", "1", "--precision", "fp32"]
-    columns = ["--text-column", "remark", "--label-column", "verdict"]
+    columns = ["--columns", "text=remark", "label=verdict"]
     command = ["finetune", "--task", "classify", "--data", str(table), "--from", str(model), "--out", str(out), *quick]
     assert main([*command, *columns]) == 0
     said = capsys.readouterr()
@@ -286,7 +289,9 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     ids = [item.id for item in task_named("qa").read(data, "dev").items]
     path.write_text(json.dumps({id: json.loads(line)["answer"] for id, line in zip(ids, lines, strict=True)}))
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"exact": 1.0, "f1": 1.0}
+    result = json.loads(capsys.readouterr().out)
+    assert result["metrics"] == {"exact": 1.0, "f1": 1.0} and result["items"] == 32 and result["split"] == "dev"
+    assert result["intervals"] == {"exact": [1.0, 1.0], "f1": [1.0, 1.0]}
     path.write_text(json.dumps({"no such id": "paris"}))
     assert main(["evaluate", "--task", "qa", "--data", str(data), str(path)]) == 2
     assert "32 of 32 items have no prediction" in capsys.readouterr().err
@@ -313,7 +318,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--grid", "batchsize=3"], "--grid batchsize=3: give name=value,value; did you mean batch_size?"),
         (["--grid", "lr=fast"], "'fast'; it must be a number"),
         (["--num-seeds", "0"], "--num-seeds is 0"),
-        (["--text-column", "x"], "knows the columns of its files"),
+        (["--columns", "x"], "knows the form of its files"),
         (["--task", "seq2seq"], "does not write any"),
         (["--data", "no/such"], "no/such"),
         (["--from", "no/such"], "no such folder"),

@@ -28,7 +28,7 @@ def values_of(hint: Any) -> list[tuple[str, Any]]:
 
 HINTS = {
     name: hint for name, hint in typing.get_type_hints(FinetuneOptions).items()
-    if name in {field.name for field in dataclasses.fields(FinetuneOptions)} and name != "seed"
+    if name in {field.name for field in dataclasses.fields(FinetuneOptions)} and name not in ("seed", "test_split")
 }  # fmt: skip
 
 

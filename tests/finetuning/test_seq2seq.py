@@ -69,7 +69,10 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     assert main(command) == 0
     assert "rougeL 1.0000" in capsys.readouterr().out
     assert main(["evaluate", "--task", "seq2seq", "--data", str(data), str(out / "predictions.jsonl"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((out / RESULTS).read_text(encoding="utf-8"))["metrics"]
+    assert (
+        json.loads(capsys.readouterr().out)["metrics"]
+        == json.loads((out / RESULTS).read_text(encoding="utf-8"))["metrics"]
+    )
     rows = tmp_path / "rows"
     rows.write_text('red cat\n{"id": "x", "source": "dog mat"}\n', encoding="utf-8")
     predict = ["predict", "--model", str(out), str(rows), "--threads", "1"]

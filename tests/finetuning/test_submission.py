@@ -126,11 +126,11 @@ def test_squad_takes_answers_and_odds_and_evaluate_finds_the_threshold(
     capsys.readouterr()
     where = ["evaluate", "--task", "squad2", "--data", str(data), "--json"]
     assert main([*where, str(tmp_path / "out" / "predictions.json")]) == 0
-    plain = json.loads(capsys.readouterr().out)
+    plain = json.loads(capsys.readouterr().out)["metrics"]
     assert plain["f1"] == pytest.approx(result["metrics"]["f1"])
     odds = ["--na-prob-file", str(tmp_path / "out" / "null_odds.json")]
     assert main([*where, str(tmp_path / "out" / "best_answers.json"), *odds]) == 0
-    best = json.loads(capsys.readouterr().out)
+    best = json.loads(capsys.readouterr().out)["metrics"]
     assert best["best-f1"] == pytest.approx(result["metrics"]["f1"])
     assert best["best-f1-threshold"] == pytest.approx(result["threshold"], abs=1e-3)
     assert best["best-exact"] >= plain["exact"] > 0.4
@@ -185,3 +185,61 @@ def test_mistakes_are_told_in_one_sentence(sst2: Path, tmp_path: Path, capsys: p
     assert main([*base, "--data", str(own), "--split", "dev", "--task", "classify", "--submission",
                  "--out", str(tmp_path / "x")]) == 2  # fmt: skip
     assert "no benchmark's form is known for classify" in capsys.readouterr().err
+
+
+def misplaced_squad(folder: Path) -> Path:
+    """SQuAD's files in which every answer_start is 0, as annotation tools leave it."""
+    for name in ("train", "dev"):
+        qas = [
+            {"id": f"{k}", "question": "who", "answers": [{"text": "paris", "answer_start": 0}]} for k in range(8)
+        ]  # fmt: skip
+        document = {"data": [{"title": "t", "paragraphs": [{"context": "the cat sat on paris", "qas": qas}]}]}
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}-v1.1.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_misplaced_answers_leave_no_question_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such a file is scored and submitted: a place in the context matters to training alone."""
+    data, good = misplaced_squad(tmp_path / "zero"), answerable(tmp_path / "data")
+    for name in ("train", "dev"):
+        document = json.loads((good / f"{name}-v2.0.json").read_text(encoding="utf-8"))
+        for paragraph in document["data"][0]["paragraphs"]:
+            paragraph["qas"] = [qa for qa in paragraph["qas"] if qa["answers"]]
+        (good / f"{name}-v1.1.json").write_text(json.dumps(document), encoding="utf-8")
+    run("squad", good, model_folder(tmp_path), tmp_path / "run", epochs=1, max_query_length=8)
+    assert submit(tmp_path / "run", data, tmp_path / "out", "--split", "dev") == 0
+    answers = tmp_path / "out" / "predictions.json"
+    assert len(json.loads(answers.read_text(encoding="utf-8"))) == 8
+    capsys.readouterr()
+    assert main(["evaluate", "--task", "squad", "--data", str(data), str(answers), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["items"] == 8 and "8 of 8 answers do not lie at their answer_start" in shown.err
+    assert main(["predict", "--model", str(tmp_path / "run"), "--data", str(data), "--split", "dev"]) == 0
+    assert "squad, dev: exact" in capsys.readouterr().err
+
+
+def test_predictions_for_rows_that_were_left_out_are_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "index\tsentence\tlabel\n" + "".join(f"{k}\tthe cat\t{k % 2}\n" for k in range(40)) + "40\tthe dog\tx\n"
+    (tmp_path / "dev.tsv").write_text(rows, encoding="utf-8")
+    lines = "".join(json.dumps({"id": str(k), "label": "1"}) + "\n" for k in range(41))
+    (tmp_path / "p.jsonl").write_text(lines, encoding="utf-8")
+    where = ["evaluate", "--task", "sst2", "--data", str(tmp_path), str(tmp_path / "p.jsonl")]
+    assert main(where) == 0
+    shown = capsys.readouterr()
+    assert "accuracy 0.5000 [" in shown.out and "40 examples" in shown.out
+    assert "has the label 'x'" in shown.err and "1 ids are not in" in shown.err and "are not scored" in shown.err
+    (tmp_path / "dev.tsv").write_text(rows.replace("40\tthe dog\tx\n", ""), encoding="utf-8")
+    assert main(where) == 2
+    assert "1 ids are not in" in capsys.readouterr().err
+
+
+def test_a_split_without_labels_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tthe cat\n1\tthe dog\n", encoding="utf-8")
+    lines = "".join(json.dumps({"id": str(k), "label": "1"}) + "\n" for k in range(2))
+    (tmp_path / "p.jsonl").write_text(lines, encoding="utf-8")
+    where = ["evaluate", "--task", "sst2", "--data", str(tmp_path), "--split", "test", str(tmp_path / "p.jsonl")]
+    assert main(where) == 2
+    assert "the test split of sst2 has no labels, so predictions cannot be scored" in capsys.readouterr().err

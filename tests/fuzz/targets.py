@@ -120,9 +120,10 @@ def read_task(name: str, split: str = "train") -> Callable[[Path], None]:
 
 
 def own_columns(folder: Path) -> None:
-    from blankfill.tasks.datasets.tabular import Columns, tabular_task
+    from blankfill.corpus.tables.options import TableOptions
+    from blankfill.tasks.datasets.tabular import tabular_task
 
-    tabular_task("classify", Columns(text=("text",), label="label")).read(folder, "train")
+    tabular_task("classify", TableOptions(columns=("text=text", "label=label"))).read(folder, "train")
 
 
 def superglue() -> list[bytes]:

@@ -10,6 +10,8 @@ import pytest
 import blankfill.checkpoint.load
 from blankfill.checkpoint.load import Loaded
 from blankfill.cli import fill, generate
+from blankfill.cli.main import main
+from blankfill.cli.result import render
 from blankfill.errors import UserError
 from blankfill.system.console import settings_as_flags
 from generate_models import forced_model, loaded, wordpiece
@@ -39,13 +41,13 @@ def writing(monkeypatch: pytest.MonkeyPatch) -> Loaded:
 
 
 def test_fill_shows_the_sentence_and_the_candidates(masked: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill.main(["--model", "run", "--top", "2", "the [MASK] sat", "The [MASK]."]) == 0
+    assert render(fill.main(["--model", "run", "--top", "2", "the [MASK] sat", "The [MASK]."])) == 0
     first, second = capsys.readouterr().out.split("\n\n")
     lines = first.splitlines()
     assert lines[:2] == ["the «cat» sat", "[MASK]"]
     assert lines[2].split() == ["fill", "probability", "score"]
-    assert lines[3].split()[:2] == ["1", "cat"] and lines[3].split()[2].endswith("%")
-    assert lines[4].split()[:2] == ["2", "猫"]
+    assert lines[3].split()[:2] == ["1", "«cat»"] and lines[3].split()[2].endswith("%")
+    assert lines[4].split()[:2] == ["2", "«猫»"]
     assert second.startswith("The «cat».")
 
 
@@ -56,7 +58,7 @@ def test_fill_gives_one_json_object_on_a_line(
     lines.write_text("the ____ sat\n\nthe <mask> ran\n", encoding="utf-8-sig")
     stdin = io.TextIOWrapper(io.BytesIO("the [MASK] 在\r\n".encode()), encoding="ascii")
     monkeypatch.setattr("sys.stdin", stdin)
-    assert fill.main(["--model", "run", "--json", "--file", str(lines), "-"]) == 0
+    assert main(["fill", "--model", "run", "--json", "--file", str(lines), "-"]) == 0
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [result["filled"] for result in results] == ["the cat 在", "the cat sat", "the cat ran"]
     assert results[1]["blanks"][0]["blank"] == "____" and results[1]["blanks"][0]["start"] == 4
@@ -69,59 +71,53 @@ def test_fill_names_the_line_of_a_mistake(masked: Loaded, tmp_path: Path, monkey
     lines = tmp_path / "lines.txt"
     lines.write_text("the [MASK]\nno blank\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"lines.txt, line 2: the text has no blank"):
-        fill.main(["--model", "run", "--file", str(lines)])
+        render(fill.main(["--model", "run", "--file", str(lines)]))
     lines.write_bytes(b"the [MASK] \xff\n")
     with pytest.raises(UserError, match="line 1: byte 12 is not UTF-8"):
-        fill.main(["--model", "run", "--file", str(lines)])
+        render(fill.main(["--model", "run", "--file", str(lines)]))
     with pytest.raises(UserError, match="cannot be read"):
-        fill.main(["--model", "run", "--file", str(tmp_path / "none.txt")])
+        render(fill.main(["--model", "run", "--file", str(tmp_path / "none.txt")]))
     with pytest.raises(UserError, match="nothing to fill"):
-        fill.main(["--model", "run"])
+        render(fill.main(["--model", "run"]))
     with pytest.raises(UserError, match=r"^the text has no blank"):
-        fill.main(["--model", "run", "none"])
+        render(fill.main(["--model", "run", "none"]))
     monkeypatch.setattr("sys.stdin", io.StringIO("none\n"))
     with pytest.raises(UserError, match="standard input, line 1"):
-        fill.main(["--model", "run", "-"])
-
-
-def test_json_keeps_to_ascii_where_the_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fill.json_line({"a": "猫"}) == '{"a": "猫"}'
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
-    assert fill.json_line({"a": "猫"}) == '{"a": "\\u732b"}'
+        render(fill.main(["--model", "run", "-"]))
 
 
 def test_generate_streams_the_prompt_and_what_follows(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate.main(["--model", "run", "--prompt", "the", "--temperature", "0"]) == 0
+    assert render(generate.main(["--model", "run", "--prompt", "the", "--temperature", "0"])) == 0
     assert capsys.readouterr().out == "the cat sat\n"
 
 
 def test_generate_gives_samples_and_json(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--model", "run", "--prompt", "the", "--temperature", "0", "--num", "2"]
-    assert generate.main(common) == 0
+    assert render(generate.main(common)) == 0
     assert capsys.readouterr().out == "--- 1 ---\nthe cat sat\n--- 2 ---\nthe cat sat\n"
-    assert generate.main([*common, "--json"]) == 0
+    assert main(["generate", *common, "--json"]) == 0
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert results == [{"prompt": "the", "text": " cat sat", "whole": "the cat sat", "tokens": 2, "finish": "end"}] * 2
 
 
 def test_generate_says_that_the_positions_are_used_up(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
     with settings_as_flags():
-        assert generate.main(["--model", "run", "--prompt", "cat " * 45, "--temperature", "0"]) == 0
+        assert render(generate.main(["--model", "run", "--prompt", "cat " * 45, "--temperature", "0"])) == 0
     assert "model's 48 positions; --slide" in capsys.readouterr().err
 
 
 def test_generate_refuses_values_out_of_range(writing: Loaded) -> None:
     with pytest.raises(UserError, match="num is 0"):
-        generate.main(["--model", "run", "--num", "0"])
+        render(generate.main(["--model", "run", "--num", "0"]))
     with pytest.raises(UserError, match="temperature is -1"):
-        generate.main(["--model", "run", "--temperature", "-1"])
+        render(generate.main(["--model", "run", "--temperature", "-1"]))
 
 
 def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
-    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "json", "dtype", "device", "threads"]
+    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "dtype", "device", "threads"]
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "json", "dtype", "device", "threads",
+        "model", "prompt", "add_bos", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty",
+        "no_repeat_ngram", "slide", "num", "seed", "dtype", "device", "threads",
     ]  # fmt: skip

@@ -15,8 +15,12 @@ import torch
 import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
+from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.errors import ConfigError, UserError
 from blankfill.evaluation.texts import documents
+from blankfill.generation import hidden_words_report
+from blankfill.generation.hidden_words import HiddenWords
+from blankfill.generation.hidden_words_report import Shares
 from blankfill.runs.recorder import read_lines
 from small_run import SMALL, sentences, texts_in
 
@@ -44,7 +48,8 @@ def test_a_run_folder_is_enough_alone(trained: Path) -> None:
     lines = read_lines(trained / "metrics.jsonl")
     assert [line["step"] for line in lines if line["split"] == "valid"] == [0, 6, 12]
     assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
-    assert all({"step", "split", "loss", "lr", "tokens", "tokens_per_s"} <= set(line) for line in lines)
+    measured = [line for line in lines if line["split"] != "hidden words"]
+    assert all({"step", "split", "loss", "lr", "tokens", "tokens_per_s"} <= set(line) for line in measured)
     samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {sample["step"] for sample in samples} == {0, 6, 12}
     assert all("[MASK]" in sample["text"] and sample["answer"] for sample in samples if "text" in sample)
@@ -56,6 +61,35 @@ def test_a_run_folder_is_enough_alone(trained: Path) -> None:
         == blankfill.load_recipe(trained / "recipe.yaml").train.embedding_lr_multiplier
         == 16
     )
+
+
+def test_hidden_words_are_measured_at_each_validation(trained: Path) -> None:
+    lines = [line for line in read_lines(trained / "metrics.jsonl") if line["split"] == "hidden words"]
+    report = hidden_words_report.read(trained)
+    if trained.name in ("glm-nano", "gpt-nano"):  # they do not fill by places
+        assert not lines and report is None
+        return
+    assert [line["step"] for line in lines] == [0, 6, 12] and report is not None
+    assert report.step == 12 and report.words <= 300
+    assert report.before == Shares(lines[0]["named_at_once"], lines[0]["named_among_5"])
+    assert report.model == Shares(lines[-1]["named_at_once"], lines[-1]["named_among_5"])
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    assert f"{report.model.first:.1%}" in page and "Hidden words named at once" in page
+    # the model that was saved gives the same answers
+    model = blankfill.load(trained).loaded
+    corpus = trained / "corpus"
+    train, valid = IndexedCorpus(corpus / "train"), IndexedCorpus(corpus / "valid")
+    context = (model.format.blank_room - 1) // 2
+    assert 10 < context < 16  # rows of 32 tokens
+    hidden = HiddenWords(train, valid, model.tokenizer, model.vocabulary, context=context)
+    assert Shares.of(hidden.ask(model)) == report.model
+
+
+def test_hidden_words_can_be_left_out(texts: Path, tmp_path: Path) -> None:
+    recipe = blankfill.load_recipe("mlm-nano", {**SMALL, "train.hidden_words": 0})
+    blankfill.pretrain([str(texts)], recipe, tmp_path / "run")
+    assert all(line["split"] != "hidden words" for line in read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert hidden_words_report.read(tmp_path / "run") is None
 
 
 def test_it_fills_and_generates(trained: Path) -> None:

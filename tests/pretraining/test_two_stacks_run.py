@@ -130,7 +130,7 @@ def test_a_fine_tuned_run_says_again_what_it_said(trained: Path, stack: HeadOn, 
     )
     config = FinetuneConfig("wikigold" if tags else "sst2", data, trained, options)
     finetune(config, out)
-    _, dev = read_splits(config.build_task(), data, options)
+    _, dev, _ = read_splits(config.build_task(), data, options)
     predictor = Predictor(out, "cpu", 1)
     shown = [prediction.record for prediction in predictor.predict(dev.items)]
     said = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]

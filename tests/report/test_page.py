@@ -18,7 +18,7 @@ import pytest
 
 from blankfill.corpus.summary import CorpusReport, Split
 from blankfill.errors import UserError
-from blankfill.report.charts import MOST_POINTS, find_charts, payload, short, small
+from blankfill.report.charts import MOST_POINTS, find_charts, payload, short, small, smallest_span
 from blankfill.report.document import SCRIPTS
 from blankfill.report.markup import embedded, language_of, plain, tag
 from blankfill.report.masthead import span, state_of
@@ -443,6 +443,47 @@ def test_smoothing_is_the_average_to_both_sides_that_it_says(tmp_path: Path) -> 
         weights = [keep ** abs(j - k) for j in range(8)]
         expected.append(sum(w * y for w, y in zip(weights, values, strict=True)) / sum(weights))
     assert json.loads(run.stdout) == pytest.approx(expected)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the script of the page")
+@pytest.mark.parametrize(
+    ("style", "values", "expected"),
+    [
+        ("score", [0.501, 0.503], (0.452, 0.552)),  # ten points high, not two thousandths
+        ("score", [0.2, 0.9], (0.158, 0.942)),
+        ("score", [0.99, 1.0], (0.91, 1.01)),  # and not far above 1, or below 0
+        ("score", [0.0, 0.0], (-0.01, 0.09)),
+        ("score", [-0.02, 0.03], (-0.045, 0.055)),
+        ("loss", [2.30, 2.31], (2.255, 2.355)),
+        ("loss", [2.0, 4.0], (1.88, 4.12)),
+        ("number", [100.0, 101.0], (97.975, 103.025)),  # a twentieth of the largest value
+    ],
+)
+def test_a_chart_has_a_smallest_span(style: str, values: list[float], expected: tuple[float, float]) -> None:
+    start = source("curves").index("function range(")
+    function = source("curves")[start : source("curves").index("\n}\n", start) + 3]
+    span = smallest_span(style, values)
+    points = [{"x": k, "low": value, "high": value} for k, value in enumerate(values)]
+    view = {"chart": {"style": style, "span": span}, "curves": [{"points": points}]}
+    code = (
+        f"const choices = {{scale: 'linear'}}; let zoom = null; {function}"
+        f"console.log(JSON.stringify(range({json.dumps(view)}, 0, 9)));"
+    )
+    run = subprocess.run(["node", "-e", code], check=True, capture_output=True, text=True, encoding="utf-8")
+    drawn = json.loads(run.stdout)
+    assert (drawn["low"], drawn["high"]) == pytest.approx(expected)
+    if style == "loss":
+        code = code.replace("'linear'", "'log'")
+        run = subprocess.run(["node", "-e", code], check=True, capture_output=True, text=True, encoding="utf-8")
+        drawn = json.loads(run.stdout)
+        assert drawn["log"] and drawn["high"] / drawn["low"] >= 1.05 - 1e-9
+
+
+def test_charts_name_their_smallest_span(tmp_path: Path) -> None:
+    (run := tmp_path / "r").mkdir()
+    write(run, "metrics.jsonl", line(0, "valid"), line(10), line(20))
+    spans = {chart["key"]: chart["span"] for chart in page(run).data["charts"]}
+    assert spans["loss"] == 0.1 and smallest_span("score", [0.5]) == 0.1 and smallest_span("number", []) == 0.0
 
 
 def source(part: str) -> str:

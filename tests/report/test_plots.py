@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,22 @@ def test_a_plot_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     metrics = write(tmp_path / "metrics.jsonl", line(1, 5.0))
     with pytest.raises(UserError, match=r"loss\.png cannot be written .*folder that exists"):
         loss_plot(metrics, tmp_path / "absent" / "loss.png")
+
+
+def test_a_loss_that_hardly_moves_does_not_fill_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    heights, real = [], Figure.savefig
+
+    def saved(figure: Figure, *more: Any, **named: Any) -> None:
+        low, high = figure.axes[0].get_ylim()
+        heights.append((low, high))
+        real(figure, *more, **named)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    for losses in ((5.001, 5.0), (5.0, 4.0)):
+        text = "".join(line(k, loss) for k, loss in enumerate(losses, 1))
+        loss_plot(write(tmp_path / "metrics.jsonl", text), tmp_path / "loss.png")
+    (low, high), (lowest, highest) = heights
+    assert high - low == pytest.approx(0.1) and low < 5.0 < 5.001 < high
+    assert 1.0 < highest - lowest < 1.2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_page import NASTY, cards, line, page, write
 
-from blankfill.report.figures import ticks
+from blankfill.report.figures import spread, ticks
 
 
 def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2", **options: Any) -> Path:
@@ -17,7 +17,7 @@ def folder(run: Path, results: dict[str, Any] | None = None, task: str = "sst2",
         "task": task,
         "data": "/d",
         "from": "/m",
-        "columns": {},
+        "tables": {},
         "options": {"lr": 2e-4, "max_grad_norm": 1.0, **options},
     }
     (run / "finetune.json").write_text(json.dumps(config), encoding="utf-8")
@@ -166,3 +166,34 @@ def test_files_that_are_broken_or_strange_still_give_a_page(tmp_path: Path) -> N
 )
 def test_ticks_are_round(low: float, high: float, wanted: list[float]) -> None:
     assert ticks(low, high) == wanted
+
+
+def test_settings_that_hardly_differ_do_not_look_far_apart() -> None:
+    low, high = spread([0.501, 0.503], 0.1)
+    assert high - low == pytest.approx(0.1) and low + high == pytest.approx(1.004)
+    assert spread([0.0, 1.0], 0.1) == (-0.06, 1.06) and spread([2.0, 2.0]) == (1.9, 2.1)
+
+
+def test_warnings_stand_first_and_odd_values_are_left_out(tmp_path: Path) -> None:
+    results = {
+        "warnings": ["the model gives the label 1 for all 40 examples of the dev set", 7],
+        "advice": ["a higher lr: <at 1e-9>"],
+        "intervals": {"accuracy": [0.6, 0.85], "f1": [None, 1], "mcc": 3},
+        "baseline": {"metrics": {"accuracy": 0.55}, "interval": [-0.02, 0.4], "better": False},
+        "evaluations": 4,
+        "items": {"train": 96, "dev": 40},
+        "test": {"items": 20, "score": 0.7, "metrics": {"accuracy": 0.7}, "intervals": {"accuracy": [0.5, 0.9]},
+                 "baseline": {"metrics": {"accuracy": 0.5}, "interval": [0.05, 0.3], "better": True}},
+    }  # fmt: skip
+    elements = page(folder(tmp_path / "mine", results))
+    assert [text for _, text in elements.named("h2")][:2] == ["Not learnt", "Scores"]
+    assert "a higher lr: <at 1e-9>" in [text for _, text in elements.named("li")]
+    cells = [text for _, text in elements.named("td")]
+    assert "0.6000 to 0.8500" in cells and "0.5000 to 0.9000" in cells
+    shown = cards(elements)
+    assert shown["Best accuracy"] == ["0.7500", "95%: 0.6000 to 0.8500; dev set, at step 20"]
+    assert shown["Test accuracy"] == ["0.7000", "95%: 0.5000 to 0.9000; test set, which chose nothing"]
+    assert shown["Against the baseline"] == ["+0.2000", "may be chance; without reading the items 0.5500"]
+    texts = [text for _, text in elements.named("p")]
+    assert any("chose the checkpoint among 4 evaluations" in text for text in texts)
+    assert sum("95% bootstrap interval" in text for text in texts) == 2

@@ -90,7 +90,7 @@ def test_every_number_of_a_command_with_a_recipe_is_bounded(command: str, monkey
         made.append(kind)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blankfill.cli.recipes.parsed", look)
+    monkeypatch.setattr("blankfill.cli.recipe_arguments.parsed", look)
     assert main([command]) == 130
     assert {"seed", "recipe"} <= {field.name for field in dataclasses.fields(made[0])} and unbounded(made[0]) == []
 
@@ -99,7 +99,8 @@ def test_the_walk_sees_the_commands() -> None:
     names = {options.__name__ for options in arguments()}
     assert {"FillArguments", "GenerateArguments", "EmbedArguments", "PredictArguments", "EvaluateArguments",
             "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
-            "ExportArguments"} == names  # fmt: skip
+            "ExportArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
+            "CompletionArguments"} == names  # fmt: skip
     assert {name for name, _, _ in numeric(TrainOptions)} >= {"lr", "beta1", "eps", "steps"}
     assert {name: listed for name, _, listed in numeric(DistilOptions)}["layers"]
 

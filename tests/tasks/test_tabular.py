@@ -6,20 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.held_out import fewer, hold_out
 from blankfill.tasks.datasets.registry import TASKS
-from blankfill.tasks.datasets.tabular import Columns, sorted_labels, tabular_task
+from blankfill.tasks.datasets.tabular import sorted_labels, tabular_task
 from blankfill.tasks.items import Answer, ChoiceItem, GenerationItem, QuestionItem, Split, TaggedItem, TextItem
 from blankfill.tasks.metrics.scoring import score
 
 
 def read(
-    tmp_path: Path, task: str, text: str, columns: Columns | None = None, name: str = "train.csv",
+    tmp_path: Path, task: str, text: str, columns: TableOptions | None = None, name: str = "train.csv",
     labels: tuple[str, ...] = (),
 ) -> Split:  # fmt: skip
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     return tabular_task(task, columns).read(tmp_path / name, "train", labels)
+
+
+def named(*columns: str) -> TableOptions:
+    return TableOptions(columns=columns)
 
 
 def jsonl(*rows: object) -> str:
@@ -35,7 +40,7 @@ def test_a_csv_file_with_quoted_fields(tmp_path: Path) -> None:
 
 def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
     rows = [{"id": f"r{k}", "sentence1": f"a {k}", "sentence2": "b", "label": k % 2} for k in range(4)]
-    columns = Columns(id="id")
+    columns = named("id=id")
     expected = [TextItem(f"r{k}", f"a {k}", "b", k % 2) for k in range(4)]
     head, cells = list(rows[0]), [[str(value) for value in row.values()] for row in rows]
     texts = {
@@ -50,13 +55,13 @@ def test_every_form_of_file_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(texts["a.csv"].encode()))
     assert tabular_task("classify", columns).read(tmp_path / "a.csv.gz").texts() == expected
     headless = "\n".join("\t".join(row) for row in cells)
-    columns = Columns(("2", "3"), ("4",), "1")
+    columns = named("text=2,3", "label=4", "id=1")
     assert read(tmp_path, "classify", headless, columns, "b.tsv").texts() == expected
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train-00000-of-00001.parquet")
-    assert tabular_task("classify", Columns(id="id")).read(tmp_path, "train").texts() == expected
+    assert tabular_task("classify", named("id=id")).read(tmp_path, "train").texts() == expected
 
 
 def test_labels_of_every_type_are_one_name(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_dev_has_the_labels_of_train(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    split = read(tmp_path, "classify", "id,text,label\n1,,a\n1,x,a\n1,y,b\n2,z,\n3,,b\n", Columns(id="id"))
+    split = read(tmp_path, "classify", "id,text,label\n1,,a\n1,x,a\n1,y,b\n2,z,\n3,,b\n", named("id=id"))
     assert [item.first for item in split.texts()] == ["x", "y"]
     assert [problem.split(": ", 1)[1] for problem in split.problems] == [
         "2 of 5 rows left out: each has no text (line 2, 6).",
@@ -101,20 +106,21 @@ def test_a_file_without_labels_keeps_every_row(tmp_path: Path) -> None:
 def test_columns_are_named_in_messages(tmp_path: Path) -> None:
     text = "review_text,stars\nx,5\ny,1\n"
     with pytest.raises(
-        UserError, match="no column that is obviously the text: name one; its columns are review_text, stars"
+        UserError,
+        match="obviously the text: name one with columns=text=NAME; its columns are review_text, stars",
     ):
         read(tmp_path, "classify", text)
-    with pytest.raises(UserError, match="has no column 'star': its columns are review_text, stars"):
-        read(tmp_path, "classify", text, Columns(("review_text",), ("star",)))
+    with pytest.raises(UserError, match="has no column 'star'; its columns are review_text, stars"):
+        read(tmp_path, "classify", text, named("review_text", "label=star"))
     with pytest.raises(UserError, match="3 text columns are named where 2 can be read"):
-        read(tmp_path, "classify", text, Columns(("review_text", "stars", "x")))
+        read(tmp_path, "classify", text, named("text=review_text,stars,x"))
     with pytest.raises(UserError, match="has only one label, 5"):
         read(tmp_path, "classify", "text,label\nx,5\ny,5\n")
-    with pytest.raises(UserError, match="line 3 has 3 columns where 2 are wanted"):
+    with pytest.raises(UserError, match="line 3 has 3 cells where 2 are wanted"):
         read(tmp_path, "classify", "text,label\nx,5\ny,5,6\n")
     with pytest.raises(UserError, match="two columns that are called 'text'"):
         read(tmp_path, "classify", "text,text\nx,5\n")
-    with pytest.raises(UserError, match=r"must be named \.csv"):
+    with pytest.raises(UserError, match="not a readable spreadsheet"):
         read(tmp_path, "classify", text, name="train.xlsx")
     with pytest.raises(UserError, match="has no rows"):
         read(tmp_path, "classify", "text,label\n")
@@ -150,7 +156,7 @@ def test_several_labels(tmp_path: Path) -> None:
     split = read(tmp_path, "multilabel", jsonl(*rows), name="a.jsonl")
     assert (split.labels, [item.label for item in split.texts()]) == (("1", "q"), [(), (0, 1)])
     assert "each has no label (line 3)" in split.problems[0]
-    columns = Columns(("text",), ("toxic", "rude"))
+    columns = named("text", "label=toxic,rude")
     split = read(tmp_path, "multilabel", "text,toxic,rude\nx,1,0\ny,0,0\nz,1,1.0\n", columns)
     assert (split.labels, [item.label for item in split.texts()]) == (("toxic", "rude"), [(0,), (), (0, 1)])
     assert score(TASKS["multilabel"], split, [(0,), (), (0,)])["exact"] == pytest.approx(2 / 3)
@@ -181,7 +187,7 @@ def test_questions(tmp_path: Path) -> None:
         {"question": "Who?", "context": "Ann", "answer": "Bob"},
         {"question": "Who?", "context": "Ann", "answer": ""},
     ]
-    split = read(tmp_path, "qa", jsonl(*rows), Columns(start="at"), "a.jsonl")
+    split = read(tmp_path, "qa", jsonl(*rows), named("start=at"), "a.jsonl")
     assert split.questions() == [
         QuestionItem("0", "Who?", "Ann and Ann", (Answer("Ann", 0),), False),
         QuestionItem("1", "Who?", "Ann and Ann", (Answer("Ann", 8),), False),
@@ -191,15 +197,13 @@ def test_questions(tmp_path: Path) -> None:
     assert "1 rows have an answer that is not at its place in the context: line 3" in split.problems[0]
     assert score(TASKS["qa"], split, {"0": "ann", "1": "", "2": "Bob", "3": ""})["exact"] == 0.75
     with pytest.raises(UserError, match="Answers are identified by id"):
-        read(tmp_path, "qa", "id,question,context,answer\n1,a,b,b\n1,c,b,b\n", Columns(id="id"))
-    with pytest.raises(UserError, match="questions need two text columns"):
-        read(tmp_path, "qa", "question,context,answer\na,b,b\n", Columns(("question",)))
+        read(tmp_path, "qa", "id,question,context,answer\n1,a,b,b\n1,c,b,b\n", named("id=id"))
+    with pytest.raises(UserError, match="question and context must be columns of their own"):
+        read(tmp_path, "qa", "question,context,answer\na,b,b\n", named("text=question"))
 
 
 def test_choices(tmp_path: Path) -> None:
-    split = read(
-        tmp_path, "choice", "q,a,b,c,right\nWhy?,x,y,z,1\nHow?,x,y,,y\n", Columns(("q", "a", "b", "c"), ("right",))
-    )
+    split = read(tmp_path, "choice", "q,a,b,c,right\nWhy?,x,y,z,1\nHow?,x,y,,y\n", named("text=q,a,b,c", "label=right"))
     assert split.choices() == [
         ChoiceItem("0", "Why?", ("x", "y", "z"), 1, (1,)), ChoiceItem("1", "How?", ("x", "y"), 1, (1,)),
     ]  # fmt: skip
@@ -214,7 +218,7 @@ def test_sources_and_targets(tmp_path: Path) -> None:
     split = read(tmp_path, "seq2seq", jsonl(*rows), name="a.jsonl")
     assert split.generations() == [GenerationItem("0", "long", ("a", "b")), GenerationItem("1", "x", ("y",))]
     assert "each has no target (line 3)" in split.problems[0]
-    split = read(tmp_path, "seq2seq", "p,q\nx,y\n", Columns(("p", "q")))
+    split = read(tmp_path, "seq2seq", "p,q\nx,y\n", named("source=p", "second=q"))
     assert split.generations() == [GenerationItem("0", "x", (), "y")]
 
 

@@ -111,6 +111,32 @@ def test_a_table_by_hand() -> None:
         entity_scores(gold, predicted[:1])
 
 
+def test_invisible_lines_and_comments(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    text = (
+        "# id 4f domain=en\nAnna B-PER\n# O\n\u200b\n# id 50 O\n# text = The O\nBonn B-LOC\n\n# O\n! O\n\n# O\n\ufeff"
+    )
+    file.write_text(text, encoding="utf-8")
+    split = TASKS["conll"].read(tmp_path)
+    assert [(item.words, item.tags) for item in split.tagged()] == [
+        (("Anna", "#"), ("B-PER", "O")),
+        (("Bonn",), ("B-LOC",)),
+        (("#", "!"), ("O", "O")),
+        (("#",), ("O",)),
+    ]
+    changed = list(predicted_lines(file, [("O", "X"), ("O",), ("B-A", "I-A"), ("Y",)]))
+    assert "\n".join(changed) == (
+        "# id 4f domain=en\nAnna O\n# X\n\u200b\n# id 50 O\n# text = The O\nBonn O\n\n# B-A\n! I-A\n\n# Y\n\ufeff"
+    )
+
+
+def test_a_sentence_without_tags_is_named_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text("Anna B-PER\nran O\n\nStray\n\nBonn B-LOC\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.txt, line 4 has no tag for 'Stray', and only 2 of 3 sentences"):
+        read_conll(file)
+
+
 def test_columns_documents_and_words_alone(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
     file.write_text(

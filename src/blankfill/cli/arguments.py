@@ -7,13 +7,17 @@ dotted names. `--name value`, `--name=value`, `--flag` and `--no-flag`; a list t
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from blankfill.errors import ConfigError, Problem, setting
+from blankfill.cli.common import COMMON, module_of
+from blankfill.cli.result import Result, render
+from blankfill.errors import ConfigError, NoArgumentsError, Problem, setting
 from blankfill.system.bounds import out_of_bounds
+from blankfill.system.console import show
 from blankfill.system.loader import load
 from blankfill.system.schema import Field, expected, fields_of, item_type, optional, unknown
 
@@ -48,23 +52,51 @@ def parsed(kind: type[T], argv: Sequence[str], command: str, sections: Mapping[s
     """Return the arguments of a command as its dataclass, numbers checked against their bounds.
 
     sections: the sections of a recipe by name, for the help and for options that are there none of; `texts_of` gives
-    what the command line says about them. Raises ConfigError with every mistake; SystemExit after printing the help.
+    what the command line says about them. Raises ConfigError with every mistake; NoArgumentsError when a command that
+    needs arguments has none; SystemExit after printing the help.
     """
     if wants_help(argv):
         from blankfill.cli.help import command_help
-        from blankfill.system.console import show
 
-        show(command_help(kind, command, sections or {}))
+        text = command_help(kind, command, sections or {})
+        render(Result(values={"help": text}, show=lambda: show(text), is_output=True))
         raise SystemExit(0)
+    if not argv and needs_arguments(kind):
+        from blankfill.cli.help import short_usage
+
+        raise NoArgumentsError(command, short_usage(kind, command))
     texts, problems = texts_of(kind, argv, command, sections or {})
     own = {path: text for path, text in texts.items() if "." not in path}
     args = load(kind, own, problems, texts=True)
     if args is not None:
-        problems += out_of_bounds(args)
+        problems += missing(kind, texts) + out_of_bounds(args)
     if problems:
         raise ConfigError(problems)
     assert args is not None
     return args
+
+
+def arguments_of(command: str) -> type:
+    """Return the class of a command's arguments: the one of its module that has examples."""
+    module = importlib.import_module(module_of(command))
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    (kind,) = [value for value in own if hasattr(value, "EXAMPLES")]
+    return kind
+
+
+def needs_arguments(kind: type) -> bool:
+    """Return whether a command cannot be run without arguments: it says so (`NEEDS_ARGUMENTS`), or requires a value."""
+    fields = fields_of(kind)
+    return getattr(kind, "NEEDS_ARGUMENTS", any(field.required or field.option.unless for field in fields))
+
+
+def missing(kind: type, texts: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each value that is required without another option, when both are missing."""
+    return [
+        Problem(f"{setting(field.option.name or field.name)} is missing")
+        for field in fields_of(kind)
+        if field.option.unless and field.name not in texts and field.option.unless not in texts
+    ]
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -95,7 +127,8 @@ def texts_of(
         flag = flags.get(name.removeprefix("--").replace("_", "-")) if name.startswith("--") else None
         if flag is None:
             if name.startswith("--"):
-                known = [flag.path for flag in flags.values()]
+                common = [name.removeprefix("--") for names in COMMON for name in names if name.startswith("--")]
+                known = [flag.path for flag in flags.values()] + common
                 problems.append(unknown(name.removeprefix("--").replace("-", "_"), known, listed))
             else:
                 problems.append(f"there is no option {name[:40]}; {listed}")

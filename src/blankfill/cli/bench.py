@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from blankfill.cli.result import Result
 from blankfill.errors import setting
 from blankfill.system.bounds import SOME, Bound, above, below
 from blankfill.training.options import Precision
@@ -31,7 +31,7 @@ class Bench:
     }
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Shapes": "shapes length tokens vocabulary dropout",
-        "Measurement": "seconds json",
+        "Measurement": "seconds",
         "Machine": "precision device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill bench --shapes bert-12x768 glm-12x768 --seconds 20",)
@@ -54,29 +54,28 @@ class Bench:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
     seconds: float = 10.0
     """Duration of the measurement of each shape in seconds, at least three steps; setting up is not counted."""
-    json: bool = False
-    """Print one JSON object."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+def main(argv: Sequence[str]) -> Result:
+    """Run the command."""
     from blankfill.cli.arguments import parsed
-    from blankfill.system.console import show
 
     given = parsed(Bench, argv, "bench")
     check(given)
-    if not given.json:
-        show(
-            f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows"
-        )
-    results = []
+    return Result(
+        values=lambda: {"shapes": [alone(name, given) for name in given.shapes]},
+        show=lambda: show_lines(given),
+        is_output=True,
+    )
+
+
+def show_lines(given: Bench) -> None:
+    """Print a line for each shape as soon as it is measured."""
+    from blankfill.system.console import show
+
+    show(f"{'shape':<14} {'precision':>9} {'ms/step':>8} {'tokens/s':>9} {'GEMM':>13} {'used':>5} {'memory':>8} rows")
     for name in given.shapes:
-        results.append(alone(name, given))
-        if not given.json:
-            show(line(results[-1]))
-    if given.json:
-        show(json.dumps({"shapes": results}, indent=1))
-    return 0
+        show(line(alone(name, given)))
 
 
 def check(given: Bench) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 import re
 import shutil
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from blankfill.cli.result import Result
 from blankfill.errors import setting
-from blankfill.system import console
 from blankfill.system.environment import BF16_SETS, NO_BF16, Section
 
 TORCH = ((2, 11), (2, 14))
@@ -28,6 +27,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "text": (("pyarrow", "zstandard", "rensa"), "Parquet files, zstandard compression, near-duplicate removal"),
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
     "zh": (("rjieba",), "whole words and phrases of Chinese"),
+    "words": (("icu4py",), "whole words of Japanese, Thai, Lao, Khmer and Burmese"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
 }
@@ -48,21 +48,15 @@ class Doctor:
 
     out: Path = Path()
     """Folder where runs would be written: its free space and speed are measured."""
-    json: bool = False
-    """Print one JSON object, for a bug report."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+def main(argv: Sequence[str]) -> Result:
+    """Run the command."""
     from blankfill.cli.arguments import parsed
 
     chosen = parsed(Doctor, argv, "doctor")
     report = examine(chosen.out)
-    if chosen.json:
-        console.show(json.dumps(report, indent=1))
-    else:
-        show_report(report)
-    return 0
+    return Result(values=report, show=lambda: show_report(report), is_output=True)
 
 
 def examine(out: Path) -> dict[str, Any]:

@@ -8,19 +8,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
+from blankfill.cli.result import Result, Rows
 from blankfill.errors import UserError, setting
+from blankfill.system.console import show, show_json
 from blankfill.system.files import is_special, refuse_input, whole_file
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from blankfill.embedding.embed import Embedder
+
     Write = Callable[[Sequence[str], np.ndarray], None]
+
+
+Row = dict[str, Any]
+"""A text and its vector, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +58,13 @@ class EmbedArguments:
     """Scale each vector to length 1."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
-    device: str = "cpu"
+    device: str = "auto"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result | Rows[Row]:
     """Run the command."""
     args = parsed(EmbedArguments, argv, "embed")
     if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
@@ -64,25 +72,38 @@ def main(argv: Sequence[str]) -> int:
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
     total = count_lines(source)
-    from blankfill.embedding.embed import WINDOW
     from blankfill.inference import load
-    from blankfill.system.console import progress, say
 
     model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
     embedder = model.embedder(args.pooling, args.normalize)
+    if args.out is None:
+        rows = (row for window in embedded(embedder, source, total) for row in json_rows(*window))
+        return Rows(rows=rows, values=lambda row: row, show=show_json)
+    texts = 0
+    with writer(args.out, embedder.width) as write:
+        for window, array in embedded(embedder, source, total):
+            write(window, array)
+            texts += len(window)
+    values = {"vectors": texts, "width": embedder.width, "out": args.out}
+    return Result(values=values, show=lambda: show(f"the vectors are in {args.out}"))
+
+
+def embedded(embedder: Embedder, source: Path | None, total: int | None) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """Yield the lines of a file and their vectors, window by window; then a notice says how many there were."""
+    from blankfill.embedding.embed import WINDOW
+    from blankfill.system.console import progress, say
+
     began, texts, cut = time.monotonic(), 0, 0
-    with writer(args.out, embedder.width) as write, progress("embedding", total, "texts", 0) as bar:
+    with progress("embedding", total, "texts", 0) as bar:
         lines = (text for _, text in lines_of(source))
         for window in windows(lines, WINDOW, len):
             vectors = embedder.vectors(window, first=texts + 1)
-            write(window, vectors.array)
+            yield window, vectors.array
             texts, cut = texts + len(window), cut + vectors.cut
             bar.advance(len(window))
     seconds = time.monotonic() - began
     truncated = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
-    where = "" if args.out is None else f"; they are in {args.out}"
-    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}{where}")
-    return 0
+    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}")
 
 
 def count_lines(source: Path | None) -> int | None:
@@ -103,18 +124,15 @@ def count_lines(source: Path | None) -> int | None:
 
 
 @contextmanager
-def writer(out: Path | None, width: int) -> Iterator[Write]:
+def writer(out: Path, width: int) -> Iterator[Write]:
     """Yield a function that writes texts and their vectors, window by window; a complete file gets its final name."""
-    if out is None:
-        yield print_lines
-        return
     as_array = out.suffix == ".npy"
     with whole_file(out, "wb" if as_array else "w", follow=True) as file:
         if as_array:
             with array_writer(file, width) as write:
                 yield write
         else:
-            yield lambda texts, vectors: file.writelines(line + "\n" for line in json_lines(texts, vectors))
+            yield lambda texts, vectors: file.writelines(json.dumps(row) + "\n" for row in json_rows(texts, vectors))
 
 
 @contextmanager
@@ -141,15 +159,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
     assert file.tell() == begins
 
 
-def print_lines(texts: Sequence[str], vectors: np.ndarray) -> None:
-    """Print JSON lines on standard output."""
-    from blankfill.system.console import show
-
-    for line in json_lines(texts, vectors):
-        show(line)
-
-
-def json_lines(texts: Sequence[str], vectors: np.ndarray) -> Iterator[str]:
+def json_rows(texts: Sequence[str], vectors: np.ndarray) -> Iterator[Row]:
     """Yield an object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
     for text, vector in zip(texts, vectors.tolist(), strict=True):
-        yield json.dumps({"text": text, "vector": [float(f"{x:.9g}") for x in vector]}, ensure_ascii=True)
+        yield {"text": text, "vector": [float(f"{x:.9g}") for x in vector]}

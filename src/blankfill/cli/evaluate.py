@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
+from blankfill.cli.tasks import known_tasks
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
+from blankfill.tasks.metrics.intervals import counted, figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class EvaluateArguments:
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": "task data split na_prob_file",
         "Model": "model window stride both_ways limit seed",
-        "Output": "out json",
+        "Output": "out",
         "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -40,7 +42,7 @@ class EvaluateArguments:
     """File of predictions to score; without it, --model is measured."""
     model: Path | None = None
     """Pretrained model to measure: a run, an imported model or a transformers folder."""
-    task: str
+    task: Annotated[str, Option(suggestions=known_tasks)]
     """Measurement, or the task of the predictions, such as sst2, squad or conll."""
     data: Path
     """Text to measure on; or the folder of the task or of its benchmark, or the file itself."""
@@ -62,8 +64,6 @@ class EvaluateArguments:
     """Seed of the draw of texts and of blanks."""
     out: Path | None = None
     """Folder for results.json, with all metrics, settings and counts."""
-    json: bool = False
-    """Print one JSON object."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
@@ -72,25 +72,26 @@ class EvaluateArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
         raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one")
-    from blankfill.evaluation.run import finite, result_folder, write_results
+    from blankfill.evaluation.run import result_folder, write_results
     from blankfill.system.console import show
 
     if args.out is not None:
         result_folder(args.out)
     result = _scored(args) if args.model is None else _measured(args, args.model)
-    if args.json:
-        show(json.dumps(finite(result if args.model else result["metrics"])))
-    else:
-        for line in lines(result["metrics"]):
-            show(line)
     if args.out is not None:
         write_results(result, args.out)
-    return 0
+
+    def show_metrics() -> None:
+        for line in lines(result["metrics"], result["intervals"]):
+            show(line)
+        show(rests_on(result))
+
+    return Result(values=result, show=show_metrics, is_output=True)
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:
@@ -99,9 +100,9 @@ def _scored(args: EvaluateArguments) -> dict[str, Any]:
 
     assert args.predictions is not None
     split = args.split or "dev"
-    metrics = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
+    scores = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
     paths = {"predictions": str(args.predictions.resolve()), "data": str(args.data.resolve())}
-    return {"task": args.task, "split": split, **paths, "metrics": metrics}
+    return {"task": args.task, "split": split, **paths, **scores.values()}
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
@@ -118,16 +119,31 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     return result.values()
 
 
-def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line for each figure; figures by length become a line for each length."""
+def rests_on(result: Mapping[str, Any]) -> str:
+    """Return the number of examples or texts behind the figures, and what their brackets are."""
+    if "items" in result:
+        count, unit = int(result["items"]), "examples"
+    else:
+        unit = next(name for name in ("texts", "passages", "words") if name in result["counts"])
+        count = int(result["counts"][unit])
+    return counted(count, bool(result["intervals"]), unit)
+
+
+def lines(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
+    """Return a line for each figure, with its interval if it has one; figures by length become a line for each
+    length."""
     out = []
     for name, value in metrics.items():
+        between = intervals.get(name)
         if isinstance(value, Mapping):
-            out.append(f"{name}: " + ", ".join(f"{part} {_figure(number)}" for part, number in value.items()))
+            known = between or {}
+            out.append(f"{name}: " + ", ".join(f"{part} {_figure(of, known.get(part))}" for part, of in value.items()))
         else:
-            out.append(f"{name} {_figure(value)}")
+            out.append(f"{name} {_figure(value, between)}")
     return out
 
 
-def _figure(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _figure(value: float, between: Sequence[float] | None = None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return figure(value, (between[0], between[1]) if between else None)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
 from blankfill.errors import UserError, setting
+from blankfill.system.console import as_json
 from blankfill.system.schema import Option
+
+if TYPE_CHECKING:
+    from blankfill.convert.exporting import Exported
+    from blankfill.convert.onnx import ExportedOnnx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class ExportArguments:
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(ExportArguments, argv, "export")
     from blankfill.system.threads import use_threads
@@ -56,9 +62,15 @@ def main(argv: Sequence[str]) -> int:
     if args.format == "onnx":
         return to_onnx(args)
     from blankfill.exporting.model import export_model
-    from blankfill.system.console import show
 
     made = export_model(args.model, args.out, args.text, args.part, args.lora)
+    return Result(values=as_json(made), show=lambda: show_export(made))
+
+
+def show_export(made: Exported) -> None:
+    """Print where the model is, and how it compares with ours."""
+    from blankfill.system.console import show
+
     if made.difference is None:
         show("transformers is not installed, so the export was not compared with it")
     else:
@@ -71,7 +83,6 @@ def main(argv: Sequence[str]) -> int:
         show(made.note)
     if made.architecture == "GlmForBlankFilling":
         show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
-    return 0
 
 
 def counted(texts: int, task: str = "") -> str:
@@ -80,18 +91,23 @@ def counted(texts: int, task: str = "") -> str:
     return f"{texts} {what}"
 
 
-def to_onnx(args: ExportArguments) -> int:
-    """Write ONNX, and print the largest difference of its outputs."""
+def to_onnx(args: ExportArguments) -> Result:
+    """Write ONNX; the result has the largest difference of its outputs."""
     from blankfill.exporting.model import export_onnx
-    from blankfill.system.console import show
 
     if args.lora == "adapter":
         raise UserError(f"ONNX has no adapters; leave out {setting('lora')} or {setting('format')}")
     made = export_onnx(args.model, args.out, args.text, args.part)
+    return Result(values=as_json(made), show=lambda: show_onnx(made))
+
+
+def show_onnx(made: ExportedOnnx) -> None:
+    """Print where the model is, and how it compares with ours."""
+    from blankfill.system.console import show
+
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:
         compared = counted(made.texts, made.task)
         show(f"onnxruntime gives what torch gives on {compared}; largest difference {made.difference:.1e}")
     show(f"{', '.join(made.outputs)}; the model is {' and '.join(str(made.folder / name) for name in made.files)}")
-    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
+from blankfill.cli.result import Rows
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import STEEPEST, Bound, at_least
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
     from blankfill.generation.blanks import FillResult
+    from blankfill.generation.fill import Filler
 
 
 MOST_CANDIDATES = 100_000
@@ -38,7 +39,6 @@ class FillArguments:
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Input": "model file",
         "Candidates": "top lengths length_penalty",
-        "Output": "json",
         "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -59,17 +59,15 @@ class FillArguments:
     bart)."""
     length_penalty: float = 0.0
     """Candidates are ranked by log-probability / length^penalty; 1 ranks by the mean log-probability of a token."""
-    json: bool = False
-    """Print one JSON object per sentence."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
-    device: str = "cpu"
+    device: str = "auto"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Rows[tuple[int, FillResult]]:
     """Run the command."""
     args = parsed(FillArguments, argv, "fill")
     if not args.text and args.file is None:
@@ -77,25 +75,24 @@ def main(argv: Sequence[str]) -> int:
             f'there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or {setting("file")}'
         )
     from blankfill.inference import load
-    from blankfill.system.console import show
 
     filler = load(
         args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads
     ).filler
-    first = True
+    return Rows(
+        rows=enumerate(filled(filler, args)),
+        values=lambda row: row[1].to_json(),
+        show=lambda row: print_result(row[1], first=not row[0]),
+    )
+
+
+def filled(filler: Filler, args: FillArguments) -> Iterator[FillResult]:
+    """Yield the result of each sentence."""
     for where, text in sentences(args.text, args.file):
         try:
-            result = filler.fill(text, args.top, args.lengths, args.length_penalty)
+            yield filler.fill(text, args.top, args.lengths, args.length_penalty)
         except UserError as error:
             raise UserError(f"{where}: {error.template}" if where else error.template) from None
-        if args.json:
-            show(json_line(result.to_json()))
-        else:
-            if not first:
-                show("")
-            print_result(result)
-        first = False
-    return 0
 
 
 def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
@@ -113,23 +110,22 @@ def _written(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     return ((where, text) for where, text in lines if text.strip())
 
 
-def json_line(value: object) -> str:
-    """Return JSON on one line, with escapes for characters that the terminal's encoding lacks."""
-    import json
+def print_result(result: FillResult, first: bool = True) -> None:
+    """Print the sentence with its best fills marked, then the candidates of each blank, in marks that show spaces.
 
-    encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "").replace("_", "")
-    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
-
-
-def print_result(result: FillResult) -> None:
-    """Print the sentence with its best fills marked, then the candidates of each blank."""
+    first: whether no other sentence was printed before it; an empty line separates sentences.
+    """
     from blankfill.system.console import show, table
 
+    if not first:
+        show("")
     show(result.marked())
     share = "share" if result.probabilities == "candidates" else "probability"
     for number, (blank, candidates) in enumerate(zip(result.blanks, result.candidates, strict=True), 1):
         title = blank.written if len(result.blanks) == 1 else f"blank {number}: {blank.written}"
-        rows = [[rank, c.text, _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(candidates, 1)]
+        rows = [
+            [rank, f"«{c.text}»", _percent(c.probability), f"{c.score:.2f}"] for rank, c in enumerate(candidates, 1)
+        ]
         table(title, rows, ("", "fill", share, "score"))
 
 

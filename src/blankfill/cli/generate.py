@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result, Rows
 from blankfill.errors import setting
 from blankfill.system.bounds import SOME, Bound, at_least
+from blankfill.system.console import say, show
+
+if TYPE_CHECKING:
+    from blankfill.generation.write import Generation, Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +29,9 @@ class GenerateArguments:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model and prompt": "model prompt",
+        "Model and prompt": "model prompt add_bos",
         "Length": "max_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
-        "Output": "json",
         "Machine": "dtype device threads",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -39,6 +43,9 @@ class GenerateArguments:
     """Folder of a trained model: a run, or one of its checkpoints."""
     prompt: str = ""
     """Text to continue."""
+    add_bos: bool | None = None
+    """gpt: read the begin token before the prompt, which then begins a document. Without it, as in
+    training: yes, but no for a stream of documents as of GPT-2, where transformers puts nothing there."""
     max_tokens: int = 100
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
@@ -57,45 +64,55 @@ class GenerateArguments:
     """Number of texts to generate."""
     seed: int = 0
     """Seed of sampling; the same seed gives the same text."""
-    json: bool = False
-    """Print one JSON object per text, when all are done."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
-    device: str = "cpu"
+    device: str = "auto"
     """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result | Rows[Any]:
     """Run the command."""
     args = parsed(GenerateArguments, argv, "generate")
-    from blankfill.cli.fill import json_line
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
     from blankfill.inference import load
-    from blankfill.system.console import say, show
 
     sampling = Sampling(
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
     loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
-    writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
-    if args.num == 1 and not args.json:
-        before, after = writer.frames[0]
-        show(before, end="")
-        for pieces in writer.run():
-            show(pieces[0], end="")
-        show(after)
-    else:
-        for number, generation in enumerate(writer.finish_all(), 1):
-            if args.json:
-                show(json_line(generation.to_json()))
-            else:
-                show(f"--- {number} ---\n{generation.whole}")
+    writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide, add_bos=args.add_bos)
+    limit = loaded.model.config.position_sizes[0]
+    beyond = f"; {setting('slide')} continues beyond them" if loaded.objective.slides else ""
+    note = f"stopped at the end of the model's {limit} positions{beyond}"
+    if args.num == 1:
+        return Result(
+            values=lambda: written(writer, note)[0].to_json(), show=lambda: write_out(writer, note), is_output=True
+        )
+    return Rows(
+        rows=enumerate(written(writer, note), 1),
+        values=lambda row: row[1].to_json(),
+        show=lambda row: show(f"--- {row[0]} ---\n{row[1].whole}"),
+    )
+
+
+def written(writer: Writer, note: str) -> list[Generation]:
+    """Return all texts. note: said when the model's positions ended one of them."""
+    texts = list(writer.finish_all())
     if "positions" in writer.finish:
-        table = loaded.model.config.position_sizes[0]
-        more = f"; {setting('slide')} continues beyond them" if loaded.objective.slides else ""
-        say(f"stopped at the end of the model's {table} positions{more}")
-    return 0
+        say(note)
+    return texts
+
+
+def write_out(writer: Writer, note: str) -> None:
+    """Print the first text word by word. note: as in `written`."""
+    before, after = writer.frames[0]
+    show(before, end="")
+    for pieces in writer.run():
+        show(pieces[0], end="")
+    show(after)
+    if "positions" in writer.finish:
+        say(note)

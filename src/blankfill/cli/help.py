@@ -1,29 +1,21 @@
-"""The help of a command: its purpose, its options under headings, and examples, for any width of a terminal."""
+"""`blankfill help`, and the help of every command: its purpose, its options under headings, and examples, for any width
+of a terminal."""
 
 from __future__ import annotations
 
 import inspect
-import re
-import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from blankfill.cli.arguments import choices_of
-from blankfill.system.schema import Field, fields_of, groups_of, item_type, optional
+from blankfill.cli.arguments import choices_of, parsed
+from blankfill.cli.common import COMMON
+from blankfill.cli.layout import columns, examples, group, paragraphs, wrapped
+from blankfill.cli.result import Result, Rows
+from blankfill.errors import in_flags, setting
+from blankfill.system.schema import Field, Option, fields_of, groups_of, item_type, optional
 
-WIDEST = 110
-"""Largest number of columns of a line; longer lines are hard to read."""
-NARROWEST = 40
-"""Smallest number of columns for help."""
-NAMES = 30
-"""Columns of option names with descriptions beside them."""
-SIDE_BY_SIDE = 72
-"""Number of columns from which descriptions are beside the names, not below them."""
-TOGETHER = "\ue000"
-"""Replaces the space between an option and its value, where no line may break."""
 TITLES = {
     "corpus": "Corpus (--corpus.*): how text is prepared",
     "objective": "Objective (--objective.*): what the model predicts",
@@ -34,64 +26,106 @@ TITLES = {
 """Headings of the sections of a recipe."""
 
 
+def known_commands() -> list[str]:
+    """Return the names of all commands."""
+    from blankfill.cli.main import COMMANDS
+
+    return list(COMMANDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelpArguments:
+    """Show the help of a command, or the list of all commands."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill help pretrain",)
+
+    command: Annotated[str, Option(positional=True, suggestions=known_commands)] = ""
+    """Name of the command; without it, the list of the commands."""
+
+
+def main(argv: Sequence[str]) -> Result | Rows[Any]:
+    """Run the command."""
+    from blankfill.cli.main import command_named, overview, run
+
+    args = parsed(HelpArguments, argv, "help")
+    if not args.command:
+        return overview()
+    return run([command_named(args.command), "--help"])
+
+
 def command_help(kind: type, command: str, sections: Mapping[str, Any], width: int = 0) -> str:
     """Return the text of `blankfill COMMAND --help`. width: of the terminal; 0: detected."""
-    width = max(NARROWEST, min(WIDEST, width or shutil.get_terminal_size((100, 24)).columns))
-    positional = [field for field in fields_of(kind) if field.option.positional]
-    usage = " ".join(["usage: blankfill", command, "[OPTIONS]", *map(placeholder, positional)])
-    blocks = ["\n".join(wrapped(usage, width, rest="    "))]
-    blocks += ["\n".join(wrapped(" ".join(part.split()), width)) for part in (inspect.getdoc(kind) or "").split("\n\n")]
+    width = columns(width)
+    blocks = [usage_line(kind, command, width), *paragraphs(inspect.getdoc(kind) or "", width)]
     for title, fields in grouped(kind):
         blocks.append(group(title, [(describe(field, ""), meaning(field, field.default)) for field in fields], width))
     for name, section in sections.items():
         for title, fields in grouped(type(section), TITLES.get(name, name)):
             rows = [(describe(field, f"{name}."), meaning(field, getattr(section, field.name))) for field in fields]
             blocks.append(group(title, rows, width))
-    blocks.append(group("Help", [(["-h", "--help"], "Show this message.")], width))
-    examples: Sequence[str] = getattr(kind, "EXAMPLES", ())
-    if examples:
-        blocks.append("\n".join(["Examples:", *(example(line, width) for line in examples)]))
+    blocks += [group("Options of every command", list(COMMON.items()), width), examples(examples_of(kind), width)]
     return "\n\n".join(block for block in blocks if block)
 
 
+def short_usage(kind: type, command: str, width: int = 0) -> str:
+    """Return what a command prints when its arguments are missing: how it is called, its purpose and its examples."""
+    width = columns(width)
+    purpose = paragraphs(inspect.getdoc(kind) or "", width)[0]
+    rest = "\n".join(wrapped(f"`blankfill {command} --help` lists the options.", width))
+    blocks = [usage_line(kind, command, width), purpose, examples(examples_of(kind), width), rest]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def usage_line(kind: type, command: str, width: int) -> str:
+    """Return how a command is called, with the arguments that it requires."""
+    fields = [field for field in fields_of(kind) if not field.option.hidden]
+    positional = [placeholder(field) for field in fields if field.option.positional]
+    required = [describe(field, "")[0] for field in fields if is_required(field) and not field.option.positional]
+    usage = " ".join(["usage: blankfill", command, *positional, *required, "[OPTIONS]"])
+    return "\n".join(wrapped(usage, width, rest="    "))
+
+
+def examples_of(kind: type) -> Sequence[str]:
+    """Return the command lines that show how a command is used."""
+    lines: Sequence[str] = getattr(kind, "EXAMPLES", ())
+    return lines
+
+
+def is_required(field: Field) -> bool:
+    """Return whether a command needs a value of the field, with or without exceptions."""
+    return field.required or bool(field.option.unless)
+
+
 def grouped(kind: type, whole: str = "") -> list[tuple[str, list[Field]]]:
-    """Return the fields of a class under their headings; those that no group names under "Options". whole: the heading
-    of a section, before those of its groups."""
+    """Return the fields of a class under their headings: first those that are required, then the arguments without a
+    name, then the groups of the class; fields that no group names under "Options".
+
+    whole: the heading of a section, before those of its groups.
+    """
     fields = {field.name: field for field in fields_of(kind) if not field.option.hidden}
+    required = [fields.pop(field.name) for field in list(fields.values()) if not whole and is_required(field)]
+    positional = [fields.pop(field.name) for field in list(fields.values()) if field.option.positional]
     groups = [
         (f"{whole}: {title.lower()}" if whole else title, [fields.pop(name) for name in names if name in fields])
         for title, names in groups_of(kind).items()
     ]
-    positional = [field for field in fields.values() if field.option.positional]
-    rest = [field for field in fields.values() if not field.option.positional]
-    before = [("Arguments", positional)] if positional else []
-    return [(title, members) for title, members in [*before, *groups, (whole or "Options", rest)] if members]
-
-
-def group(title: str, rows: Sequence[tuple[list[str], str]], width: int) -> str:
-    """Return a heading and the options below it. rows: the names of an option, and what it does."""
-    lines = [*wrapped(f"{title}:", width)]
-    for names, text in rows:
-        head = ", ".join(names)
-        if 2 + len(head) > width:
-            lines += [f"  {name}" for name in names]
-        if width < SIDE_BY_SIDE or 2 + len(head) > NAMES - 2:
-            lines += [f"  {head}"] if 2 + len(head) <= width else []
-            indent = " " * (6 if width < SIDE_BY_SIDE else NAMES)
-            lines += wrapped(text, width, indent, indent)
-        else:
-            first = f"  {head}".ljust(NAMES)
-            lines += wrapped(text, width, first, " " * NAMES) or [first.rstrip()]
-    return "\n".join(lines)
+    before = [("Required", required), ("Arguments", positional)]
+    rest = (whole or "Options", list(fields.values()))
+    return [(title, members) for title, members in [*before, *groups, rest] if members]
 
 
 def describe(field: Field, prefix: str) -> list[str]:
     """Return the names of an option as the command line has them, with a placeholder for its value."""
     if field.option.positional:
         return [placeholder(field)]
-    if optional(field.hint)[0] is bool:
-        return [f"--{prefix}{field.flag}", f"--{prefix}no-{field.flag}"]
-    return [f"--{prefix}{field.flag} {placeholder(field)}"]
+    names = names_of(field, prefix)
+    return names if len(names) > 1 else [f"{names[0]} {placeholder(field)}"]
+
+
+def names_of(field: Field, prefix: str = "") -> list[str]:
+    """Return the names of an option on the command line: two for yes and no. prefix: that of its section."""
+    name = f"--{prefix}{field.flag}"
+    return [name, f"--{prefix}no-{field.flag}"] if optional(field.hint)[0] is bool else [name]
 
 
 def placeholder(field: Field) -> str:
@@ -112,7 +146,9 @@ def meaning(field: Field, value: Any) -> str:
     notes = []
     if choices := choices_of(field):
         notes.append(f"one of {', '.join(choices)}")
-    if value is MISSING:
+    if field.option.unless:
+        notes.append(f"required, unless {in_flags(setting(field.option.unless))} is given")
+    elif value is MISSING:
         notes.append("required")
     elif value is not None and value is not False and value not in ("", ()):
         notes.append(f"default: {shown(value)}")
@@ -126,16 +162,3 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """Return a text in lines of a width, cut between words only. first, rest: the indents of the lines."""
-    return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def example(line: str, width: int) -> str:
-    """Return a command line in lines of a terminal that can be copied, each but the last ending in a backslash."""
-    joined = re.sub(r"(--[\w.-]+) (?!-)", lambda match: f"{match[1]}{TOGETHER}", line)
-    return " \\\n".join(wrapped(joined, width - 2, "  ", "      ")).replace(TOGETHER, " ")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from blankfill.cli.recipes import RunArguments, parse
+from blankfill.cli.recipe_arguments import RunArguments, parse
+from blankfill.cli.result import Result
 
 if TYPE_CHECKING:
     from blankfill.pretraining.plan import Plan, PlannedTime
@@ -27,7 +27,7 @@ class PlanArguments(RunArguments):
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Run": "recipe out teacher seed threads",
-        "Output": "measure json",
+        "Time": "measure",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill plan corpus --recipe bert-base",
@@ -36,26 +36,22 @@ class PlanArguments(RunArguments):
 
     measure: bool = True
     """Time some training steps, for about 20 seconds, to estimate the hours; off: no estimate of the hours."""
-    json: bool = False
-    """Print one JSON object."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; return the exit code. Raises UserError: ConfigError with what keeps the run from fitting."""
+def main(argv: Sequence[str]) -> Result:
+    """Run the command; the result fails with what keeps the run from fitting. Raises UserError."""
     args, recipe = parse(PlanArguments, "plan", argv)
 
-    from blankfill.errors import ConfigError
     from blankfill.pretraining.plan import plan
-    from blankfill.system.console import show
 
     result = plan(recipe, args.paths, args.out, args.teacher, SECONDS if args.measure else 0.0)
-    if args.json:
-        show(json.dumps(result.values(), indent=1))
-    else:
-        show_plan(result)
-    if result.problems:
-        raise ConfigError(list(result.problems))
-    return 0
+    return Result(
+        values=result.values(),
+        show=lambda: show_plan(result),
+        is_output=True,
+        exit_code=2 if result.problems else 0,
+        problems=result.problems,
+    )
 
 
 def show_plan(plan: Plan) -> None:

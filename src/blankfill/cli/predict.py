@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
+from blankfill.cli.result import Result, Rows
+from blankfill.cli.tasks import known_tasks
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import Bound
+from blankfill.system.console import show, show_json
 from blankfill.system.files import refuse_input, whole_file
 from blankfill.system.schema import Option
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.tasks.adapter import Prediction
     from blankfill.tasks.items import Item
+
+Row = dict[str, Any]
+"""The prediction for a row, as JSON."""
 
 WINDOW = 4096
 """Rows that are predicted together, those of similar length in one batch."""
@@ -59,7 +65,7 @@ class PredictArguments:
     """Folder of the task or of its benchmark, or the file of the split itself."""
     split: str = "test"
     """Split of --data."""
-    task: str | None = None
+    task: Annotated[str | None, Option(suggestions=known_tasks)] = None
     """Task of --data, where it is not the model's own: one with the same labels, such as ax-b for a model of sg-rte."""
     submission: bool = False
     """Write the files that the benchmark of --data expects into the folder --out."""
@@ -79,7 +85,7 @@ class PredictArguments:
     """No n-gram of this size occurs twice in a text; 0: no limit."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> Result | Rows[Row]:
     """Run the command."""
     args = parsed(PredictArguments, argv, "predict")
     if (args.file is None) == (args.data is None):
@@ -87,28 +93,49 @@ def main(argv: Sequence[str]) -> int:
     if args.file is not None and (args.submission or args.task):
         raise UserError(f"{setting('submission')} and {setting('task')} go with {setting('data')}; leave them out")
     refuse_input(args.out, args.file, args.data)
-    from blankfill.cli.fill import json_line
-    from blankfill.finetuning.rows import items_of
-    from blankfill.finetuning.submit import split_of
-    from blankfill.system.console import show
-
     if args.submission:
         return submit(args)
-    predictor = opened(args)
+    rows = predictions(opened(args), args)
+    if args.out is None:
+        return Rows(rows=rows, values=lambda row: row, show=show_json)
+    count = 0
+    with whole_file(args.out, "w", follow=True) as target:
+        for row in rows:
+            target.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    values = {"predictions": count, "out": args.out}
+    return Result(values=values, show=lambda: show(f"{args.out}: {count:,} predictions"))
+
+
+def predictions(predictor: AnyPredictor, args: PredictArguments) -> Iterator[Row]:
+    """Yield the prediction for each row."""
+    from blankfill.finetuning.rows import items_of
+    from blankfill.finetuning.submit import split_of
+
     if args.data is not None:
         items: Iterator[Item] = iter(split_of(predictor, args.data, args.split, args.task).items)
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
-    with ExitStack() as stack:
-        target = None if args.out is None else stack.enter_context(whole_file(args.out, "w", follow=True))
-        for window in windows(items, WINDOW, lambda item: len(repr(item))):
-            for item, answer in zip(window, predictor.predict(window), strict=True):
-                row = {"id": item.id, **answer.record}
-                if target is None:
-                    show(json_line(row))
-                else:
-                    target.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return 0
+    scored: list[tuple[Item, Prediction]] = []
+    for window in windows(items, WINDOW, lambda item: len(repr(item))):
+        for item, answer in zip(window, predictor.predict(window), strict=True):
+            if args.data is not None:
+                scored.append((item, answer))
+            yield {"id": item.id, **answer.record}
+    if args.data is not None:
+        say_scores(predictor, args, scored)
+
+
+def say_scores(predictor: AnyPredictor, args: PredictArguments, scored: Sequence[tuple[Item, Prediction]]) -> None:
+    """Print the scores of predictions as a notice, where the data have the answers."""
+    from blankfill.finetuning.predict import Predictions
+    from blankfill.finetuning.submit import task_for
+    from blankfill.system.console import say
+
+    task = task_for(predictor, args.task)
+    predictions = Predictions(predictor, task, [item for item, _ in scored], [answer for _, answer in scored])
+    if predictions.labelled():
+        say(f"{task.name}, {args.split}: {predictions.scores().sentence()}")
 
 
 def opened(args: PredictArguments) -> AnyPredictor:
@@ -121,15 +148,18 @@ def opened(args: PredictArguments) -> AnyPredictor:
     return model.predictor
 
 
-def submit(args: PredictArguments) -> int:
+def submit(args: PredictArguments) -> Result:
     """Write a submission's files."""
     if args.out is None:
         raise UserError(f"{setting('submission')} writes files; name their folder with {setting('out')}")
     from blankfill.finetuning.submit import write_submission
-    from blankfill.system.console import show
 
     assert args.data is not None
     predictor = opened(args)
-    for path, count in write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW):
-        show(f"{path}: {count:,} predictions")
-    return 0
+    files = dict(write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW))
+
+    def show_files() -> None:
+        for path, count in files.items():
+            show(f"{path}: {count:,} predictions")
+
+    return Result(values={"files": files}, show=show_files)

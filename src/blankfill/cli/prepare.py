@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result, page_of, show_page
 from blankfill.corpus.options import PrepareConfig
 from blankfill.errors import UserError
+from blankfill.system.console import as_json, say
 from blankfill.system.schema import Option
 
 
@@ -44,12 +46,11 @@ class Options(PrepareConfig):
     """Compare all bytes of the finished corpus with its checksums; without PATH, this is all that is done."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command with its arguments; returns the exit code. Raises UserError."""
+def main(argv: Sequence[str]) -> Result:
+    """Run the command with its arguments. Raises UserError."""
     options = parsed(Options, argv, "prepare")
     if options.verify and not options.paths:
-        verified(options.out)
-        return 0
+        return verified(options.out)
     if not options.paths:
         raise UserError("Name at least one file or folder to prepare, - for standard input, or python-docs.")
     from blankfill.corpus.prepare import prepare
@@ -57,15 +58,21 @@ def main(argv: Sequence[str]) -> int:
     values = {field.name: getattr(options, field.name) for field in fields(PrepareConfig)}
     config = PrepareConfig(**{**values, "lowercase": False if options.cased else None})
     report = prepare(options.paths, options.out, config, force=options.force)
-    if options.verify:
-        verified(options.out)
-    report.show()
-    return 0
+    checked = verified(options.out) if options.verify else None
+
+    def show_report() -> None:
+        if checked is not None:
+            checked.show()
+        report.show()
+        show_page(options.out)
+
+    return Result(values={**as_json(report), "report": page_of(options.out)}, show=show_report)
 
 
-def verified(out: Path) -> None:
-    """Compare all bytes of a corpus with its checksums, and print the result. Raises UserError when they differ."""
+def verified(out: Path) -> Result:
+    """Compare all bytes of a corpus with its checksums. Raises UserError when they differ."""
     from blankfill.corpus.identity import verify_corpus
-    from blankfill.system.console import say
 
-    say(f"{out}: all {verify_corpus(out)} files match their recorded checksums")
+    count = verify_corpus(out)
+    text = f"{out}: all {count} files match their recorded checksums"
+    return Result(values={"folder": out, "verified": count}, show=lambda: say(text))

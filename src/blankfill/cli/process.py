@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blankfill.errors import setting
-from blankfill.system.console import OutputError, say
+from blankfill.system.console import OutputError, complain
 from blankfill.system.files import error_number
 
 REMEDIES = {
@@ -112,7 +112,7 @@ def threads_in_sentences() -> Iterator[None]:
         if message is None:
             before(args)
         else:
-            say(f"blankfill: {message}")
+            complain(f"blankfill: {message}")
 
     threading.excepthook = excepthook
     try:

@@ -1,90 +1,130 @@
-"""Commands with a recipe and dotted overrides: `--recipe NAME --train.lr 1e-4 --objective.length 256`.
-
-The recipe is read first, since it decides which options exist (an objective has its own); its values become the
-defaults of the command line.
-"""
+"""`blankfill recipes`: the shipped recipes, and all settings of one of them."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
-from blankfill.cli.arguments import parsed, texts_of
-from blankfill.config.recipe import SECTIONS, Recipe, load_recipe, override
-from blankfill.errors import ConfigError
-from blankfill.system.bounds import MOST, Bound, at_least, below
+from blankfill.cli.arguments import parsed
+from blankfill.cli.result import Result
+from blankfill.config.recipe import SECTIONS, Recipe, introduction, load_recipe, recipe_names, to_values
+from blankfill.system.console import quoted, show, table
 from blankfill.system.schema import Option
 
-DEFAULT = "glm-nano"
+COLUMNS = 100
+"""Columns of the comments in the settings of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeArguments:
-    """Arguments of every command with a recipe, beside the options of the recipe itself."""
+class RecipesArguments:
+    """List the shipped recipes, or show all settings of one.
 
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {
-        "replay_ratio": below(1), "width": at_least(0, 100_000), "example": Bound(-MOST),
-    }  # fmt: skip
-    """Bounds of the commands' own options; `show` itself compares --example with the rows of the run."""
+    The settings are printed as YAML, with a comment above each. Saved to a file and changed, they are a recipe of your
+    own: --recipe takes the path of the file.
+    """
 
-    paths: Annotated[tuple[str, ...], Option(positional=True, metavar="TEXT")] = ()
-    """Files or folders of text, - for standard input, or one folder made by `blankfill prepare`; without any, the
-    documentation inside this Python installation."""
-    recipe: Annotated[str, Option(metavar="RECIPE")] = DEFAULT
-    """Name of a shipped recipe, such as bert-nano, glm-base or gpt2 (an unknown name lists them all), or a YAML
-    file."""
-    seed: int | None = None
-    """Seed of the initial weights, of the order of the text and of every random choice; without it, the recipe's."""
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill recipes", "blankfill recipes glm-nano")
+
+    recipe: Annotated[str, Option(positional=True, suggestions=recipe_names, metavar="[NAME]")] = ""
+    """Name of a shipped recipe, or a YAML file; without it, all shipped recipes are listed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunArguments(RecipeArguments):
-    """Arguments of commands about a run."""
-
-    out: Path = Path("runs/blankfill")
-    """Run folder to create."""
-    teacher: Path | None = None
-    """Model to distil from with --distil.*: a run, a checkpoint, an imported model or a transformers folder."""
-    threads: int | None = None
-    """Number of CPU threads; the same as --train.threads."""
-
-
-A = TypeVar("A", bound=RecipeArguments)
+def main(argv: Sequence[str]) -> Result:
+    """Run the command."""
+    args = parsed(RecipesArguments, argv, "recipes")
+    if not args.recipe:
+        rows = [summary(name, load_recipe(name)) for name in recipe_names()]
+        return Result(values={"recipes": rows}, show=lambda: show_list(rows), is_output=True)
+    recipe = load_recipe(args.recipe)
+    values = {**summary(args.recipe, recipe), "settings": to_values(recipe)}
+    return Result(values=values, show=lambda: show_recipe(args.recipe, recipe), is_output=True)
 
 
-def recipe_of(argv: Sequence[str]) -> str:
-    """Return the value of `--recipe` in a command line, or the default."""
-    for k, arg in enumerate(argv):
-        if arg == "--recipe" and k + 1 < len(argv):
-            return argv[k + 1]
-        if arg.startswith("--recipe="):
-            return arg.removeprefix("--recipe=")
-    return DEFAULT
+def summary(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Return what the list has about a recipe. parameters: approximate. tokens: of the rows of the whole run."""
+    from blankfill.planning.approximate import approximate_parameters
+
+    options = recipe.train
+    rows, long_from = options.row_schedule.first(options.steps), options.row_schedule.first(options.long_from)
+    config = recipe.model_config(recipe.corpus.vocab_size or 1)
+    return {
+        "name": name,
+        "objective": recipe.objective.name,
+        "family": recipe.model.family,
+        "layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "parameters": approximate_parameters(config),
+        "steps": options.steps,
+        "length": recipe.objective.length,
+        "tokens": long_from * options.phase1_length + (rows - long_from) * recipe.objective.length,
+    }
 
 
-def parse(kind: type[A], command: str, argv: Sequence[str]) -> tuple[A, Recipe]:
-    """Parse a command line; returns its arguments and the recipe with the overrides in it, checked."""
-    recipe = load_recipe(recipe_of(argv))
-    sections = {name: getattr(recipe, name) for name in SECTIONS}
-    problems: list[str] = []
-    args = None
-    try:
-        args = parsed(kind, argv, command, sections)
-    except ConfigError as error:
-        problems += error.problems
-    texts, _ = texts_of(kind, argv, command, sections)
-    try:
-        recipe = override(recipe, {path: text for path, text in texts.items() if "." in path})
-    except ConfigError as error:
-        problems += error.problems
-    if args is None or problems:
-        raise ConfigError(problems)
-    if args.seed is not None:
-        recipe = dataclasses.replace(recipe, seed=args.seed)
-    threads = getattr(args, "threads", None)
-    if threads is not None:
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, threads=threads))
-    return args, recipe.check()
+def show_list(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table of recipes."""
+    cells = [
+        (row["name"], row["objective"], row["family"], f"{row['layers']} × {row['hidden_size']}",
+         rounded(row["parameters"]), row["length"], rounded(row["tokens"])) for row in rows
+    ]  # fmt: skip
+    headers = ("recipe", "objective", "family", "layers × width", "parameters", "row length", "tokens in the run")
+    table("Recipes", cells, headers)
+    show("A text with fewer tokens is read several times. Hours on this machine: blankfill plan TEXT --recipe NAME")
+    show("All settings of a recipe: blankfill recipes NAME")
+
+
+def rounded(count: float) -> str:
+    """Return a count with two or three digits and a unit: 110M, 33B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size * 0.9995:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def show_recipe(name: str, recipe: Recipe) -> None:
+    """Print the settings of a recipe as YAML, then commands that use it."""
+    row = summary(name, recipe)
+    show(f"# About {rounded(row['parameters'])} parameters; {rounded(row['tokens'])} tokens in the run.")
+    show(f"# Hours on this machine: blankfill plan TEXT --recipe {quoted(name)}")
+    show(f"# Train it:              blankfill pretrain TEXT --recipe {quoted(name)} --out RUN")
+    for line in commented(name, recipe):
+        show(line)
+
+
+def commented(name: str, recipe: Recipe) -> Iterator[str]:
+    """Yield the settings of a recipe as lines of YAML, each below a comment; `load_recipe` reads them back."""
+    from blankfill.cli.help import TITLES, meaning
+    from blankfill.system.schema import fields_of
+
+    if text := introduction(name):
+        yield from comment(text, "")
+    values = to_values(recipe)
+    yield from (line for key in ("name", "seed") for line in yaml_lines(key, values[key], ""))
+    for section in SECTIONS:
+        given = getattr(recipe, section)
+        yield ""
+        yield from comment(TITLES[section], "")
+        yield f"{section}:"
+        if section == "objective":
+            yield from yaml_lines("name", values[section]["name"], "  ")
+        for field in fields_of(type(given)):
+            yield from comment(meaning(field, None), "  ")
+            yield from yaml_lines(field.name, values[section][field.name], "  ")
+
+
+def comment(text: str, indent: str) -> list[str]:
+    """Return a text as lines of a comment."""
+    return textwrap.wrap(
+        text, COLUMNS, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def yaml_lines(key: str, value: Any, indent: str) -> list[str]:
+    """Return a setting as lines of YAML."""
+    import yaml
+
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, allow_unicode=True, default_flow_style=True, width=10_000)
+    return [f"{indent}{key}: {text.strip().removesuffix('...').strip()}"]

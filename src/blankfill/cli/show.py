@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from blankfill.cli.recipes import RecipeArguments, parse
+from blankfill.cli.recipe_arguments import RecipeArguments, parse
+from blankfill.cli.result import Result
 from blankfill.errors import setting
 
 
@@ -43,8 +44,8 @@ class ShowArguments(RecipeArguments):
     """Font file for the picture, for a language that no font of the system covers."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; return the exit code. Raises UserError."""
+def main(argv: Sequence[str]) -> Result:
+    """Run the command. Raises UserError."""
     from blankfill.errors import UserError
 
     args, recipe = parse(ShowArguments, "show", argv)
@@ -61,11 +62,14 @@ def main(argv: Sequence[str]) -> int:
             "numbers; install a font for the language (for Chinese e.g. Noto Sans CJK) or name one with "
             f"{setting('font')}"
         )
-    console.show(row.heading)
-    console.show(row.text(args.width or shutil.get_terminal_size((120, 24)).columns, plain=not blocks_fit()))
-    if args.png is not None:
-        console.show(f"drawn to {args.png}")
-    return 0
+
+    def show_row() -> None:
+        console.show(row.heading)
+        console.show(row.text(args.width or shutil.get_terminal_size((120, 24)).columns, plain=not blocks_fit()))
+        if args.png is not None:
+            console.show(f"drawn to {args.png}")
+
+    return Result(values={**row.values(), "png": args.png}, show=show_row, is_output=True)
 
 
 def blocks_fit() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -216,6 +217,13 @@ def _text(name: str | Path) -> tuple[str, str]:
     close = difflib.get_close_matches(str(name), recipe_names(), 1)
     hint = f"did you mean {close[0]}?" if close else "the shipped recipes are " + ", ".join(recipe_names())
     raise UserError(f"no recipe named {str(name)[:200]} and no such file; {hint}")
+
+
+def introduction(name: str | Path) -> str:
+    """Return the comment at the beginning of a recipe's file, in one line; "" without one."""
+    text, _ = _text(name)
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

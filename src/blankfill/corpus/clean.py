@@ -85,8 +85,11 @@ _CREDIT = re.compile(
 )
 
 
-def characters(text: str) -> str:
-    """Return `text`, cut at line ends, with its characters cleaned as described at the top of this file."""
+def characters(text: str, tags: bool = True) -> str:
+    """Return `text`, cut at line ends, with its characters cleaned as described at the top of this file.
+
+    tags: whether `<b>` and its like are formatting and not text.
+    """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.isascii():
@@ -98,9 +101,22 @@ def characters(text: str) -> str:
         text = normalized(text)
     if "```" in text or "~~~" in text:
         text = _FENCE.sub("", text)
-    if "<" in text:
-        text = _TAG.sub("", _BREAK.sub("\n", text))
+    if tags and "<" in text:
+        text = _TAG.sub(_untagged, _BREAK.sub("\n", text))
     return text
+
+
+def _untagged(tag: re.Match[str]) -> str:
+    return tag.group() if is_parameter(tag.string, tag.start(), tag.end()) else ""
+
+
+def is_parameter(text: str, begin: int, end: int) -> bool:
+    """Return whether a tag is the parameter of a type, as in `List<S>`: a single capital, glued to a word, and not
+    closed near it."""
+    if end - begin != 3 or not text[begin + 1].isupper() or not text[max(0, begin - 1) : begin].isalnum():
+        return False
+    following = re.compile(f"<(/?){text[begin + 1]}>", re.IGNORECASE).search(text, end, end + 2000)
+    return following is None or not following.group(1)
 
 
 def normalized(text: str) -> str:

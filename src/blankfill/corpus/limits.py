@@ -33,8 +33,21 @@ LARGEST_COLUMN = 256 << 20
 LARGEST_RATIO = 100
 """Bytes that one byte of a larger column may unpack to; text gives some 3 to 20."""
 
+LARGEST_WORKBOOK = 512 << 20
+"""Bytes that the archive of a spreadsheet may unpack to: a sheet is in memory as a whole."""
+
+LARGEST_OFFICE = 512 << 20
+"""Bytes that the archive of a document or a book may unpack to, pictures included."""
+
+LARGEST_MARKUP = 64 << 20
+"""Characters of a web page, or bytes of one XML part of a document: it is parsed as a whole, which takes some ten times
+as much memory."""
+
 LARGEST_DIRECTORY = 1 << 20
 """Bytes of the table of contents of a zip archive: some 10,000 names."""
+
+MOST_BYTES = 256 << 20
+"""Bytes of a tokenizer file; the largest published files have a fifth of it."""
 
 MOST_TOKENS = 4_000_000
 """Entries of a vocabulary; the largest in use have some 260,000 (mT5) to 1,000,000."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, Problem, setting
 from blankfill.system.bounds import COUNT, Bound, below, out_of_bounds
 
@@ -20,13 +21,13 @@ DEDUP = ("exact", "lines", "near", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """How a corpus is prepared. The first four fields are those of `SourceOptions`."""
+class PrepareConfig(TableOptions):
+    """How a corpus is prepared. The options of tables, `documents` and `strip` are those of `SourceOptions`."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"vocab_size": COUNT, "validation": below(1), "min_chars": COUNT}
 
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Reading": "documents text_field encoding strip",
+        "Reading": "documents columns encoding delimiter sheet strip",
         "Tokenizer": "tokenizer vocab_size vocab_exact lowercase",
         "Filtering": "dedup validation min_chars",
         "Machine": "workers",
@@ -34,10 +35,6 @@ class PrepareConfig:
 
     documents: Literal["file", "paragraphs"] = "file"
     """Unit of a plain-text file that counts as a document: the whole file, or each paragraph between blank lines."""
-    text_field: str | None = None
-    """Field or column that holds the text, for JSON, CSV, TSV and Parquet; without it, the field is detected."""
-    encoding: str = "utf-8"
-    """Encoding of the text files, such as utf-8, gb18030 or utf-16-le."""
     strip: Literal["none", "gutenberg"] = "none"
     """Boilerplate to remove. gutenberg: Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
@@ -60,8 +57,8 @@ class PrepareConfig:
     """Number of processes; 0: one per core."""
 
     def problems(self) -> list[str]:
-        """Return every number that is out of range, a sentence each."""
-        return out_of_bounds(self)
+        """Return every number that is out of range, and every mistake in the options of tables, a sentence each."""
+        return out_of_bounds(self) + self.table_problems(("text",))
 
     def check(self) -> None:
         """Raise ConfigError with every value that is out of range, and for a tokenizer that is not there."""

@@ -32,9 +32,11 @@ import numpy as np
 
 from blankfill.corpus import summary
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
+from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
+from blankfill.corpus.inventory import read_sources
 from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
 from blankfill.corpus.options import KINDS, PrepareConfig
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
     from blankfill.corpus.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Version of the stages' results; a work folder of an older version is not continued."""
 TASK_BYTES = (1_000_000, 24_000_000)
 SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
@@ -125,7 +127,9 @@ class _Run:
         self.out, self.config, self.options, self.sources = out, config, options, sources
         self.identity, self.skipped = identity, skipped
         self.workers = config.workers or _cores()
-        self.notices: list[str] = []
+        self.notices = grouped_remarks(
+            (source.name or source.path, source.encoding) for source in sources if not source.start
+        )
         trained = config.tokenizer in KINDS
         tokenizer = [config.tokenizer, config.vocab_size, config.lowercase] if trained else _file_hash(config.tokenizer)
         text = _key("extract", identity, asdict(options))
@@ -148,13 +152,14 @@ class _Run:
         prefixes = self._extract()
         if not prefixes:
             raise UserError(
-                f"No text was found in {_listed(self.sources)}: check the paths, or name {setting('text_field')}."
+                f"No text was found in {_listed(self.sources)}: check the paths, or name its column with "
+                f"{setting('columns', 'text=NAME')}."
             )
         decision = self._decide()
         if not decision.kept:
             raise UserError(
                 f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): check "
-                f"the paths, {setting('text_field')} and {setting('dedup')}."
+                f"the paths, {setting('columns', 'text=NAME')} and {setting('dedup')}."
             )
         tokenizer = self._tokenizer(prefixes)
         marks = self._encode(prefixes)
@@ -195,9 +200,15 @@ class _Run:
         tasks = _extract_tasks(self.sources, self.folders["text"], self.options)
         self._run(extract, tasks, "1/4 reading")
         self.text_bytes: dict[Path, int] = {}
+        tallies: list[dict[str, Any]] = []
         for task in tasks:
-            for number, size in enumerate(read_marker(task.prefix)["shards"]):
+            mark = read_marker(task.prefix)
+            tallies += mark["read"]
+            self.skipped += mark["skipped"]
+            self.notices += mark["notes"]
+            for number, size in enumerate(mark["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
+        self.inventory = read_sources(tallies)
         return list(self.text_bytes)
 
     def _decide(self) -> Decision:
@@ -299,7 +310,7 @@ class _Run:
             samples=tuple(_samples(corpus, tokenizer)), notices=tuple(map(Problem, self.notices)),
             source_bytes=sum(source.size for source in self.sources),
             seconds=round(time.monotonic() - began, 2), continued=continued, config=_recorded(self.config),
-            sources=self.identity, fingerprint=corpus.fingerprint,
+            sources=self.identity, fingerprint=corpus.fingerprint, inventory=self.inventory,
         )  # fmt: skip
 
     def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
@@ -377,7 +388,7 @@ def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> I
 def _options(config: PrepareConfig) -> SourceOptions:
     from blankfill.corpus.sources import SourceOptions
 
-    return SourceOptions(config.documents, config.text_field, config.encoding, config.strip)
+    return SourceOptions(documents=config.documents, strip=config.strip, **vars(config.table_options()))
 
 
 def _sources(paths: Sequence[str], out: Path, options: SourceOptions, skipped: list[str]) -> list[Source]:
@@ -397,7 +408,7 @@ def _identity(sources: Sequence[Source]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for source in sources:
         path = Path(source.path)
-        described: list[Any] = [source.kind, source.start, source.end, source.size]
+        described: list[Any] = [source.kind, source.start, source.end, source.size, source.encoding.name]
         if source.name:
             with open(path, "rb") as file:
                 described.append(hashlib.file_digest(file, "blake2b").hexdigest())
@@ -409,7 +420,7 @@ def _identity(sources: Sequence[Source]) -> str:
 
 def _recorded(config: PrepareConfig) -> dict[str, Any]:
     """Return the options that affect the result, as stored in the report."""
-    values = asdict(config)
+    values = asdict(config) | {"columns": list(config.columns)}
     del values["workers"]
     if config.tokenizer not in KINDS:
         values["tokenizer"] = str(Path(config.tokenizer).resolve())

@@ -1,77 +1,63 @@
 """Finds and reads sources: files and folders of any shape in, documents of clean paragraphs out.
 
 `discover` looks at names and first bytes, decides what each file is, and cuts large plain files into ranges that
-several processes can read at once. `read` turns one such unit of work into documents, streaming: no document or file is
-ever in memory as a whole (but a record of a JSON Lines file or a wiki page is). Content outranks names, since
-WikiExtractor's files have no suffix and many a .txt holds JSON Lines.
+several processes can read at once. `read` turns one such unit of work into documents, streaming: no text file is ever
+in memory as a whole (but a record of a JSON Lines file, a wiki page, a web page and a PDF document are).
 
-Not here: how each format is parsed (`tables`, `wiki`, `python_docs`), how paragraphs are found (`clean`).
+Not here: which files there are (`walk`), what a file is (`kinds`), how each form is parsed (`tables`, `documents`,
+`wiki`, `python_docs`), how paragraphs are found (`clean`).
 """
 
 from __future__ import annotations
 
-import atexit
-import glob
-import os
 import re
-import shutil
-import stat
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from blankfill.corpus import clean, python_docs, summary, tables, wiki
-from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
-from blankfill.corpus.decoding import bom_encoding, check_encoding, is_utf8, read_text, whole_lines
-from blankfill.errors import Problem, UserError, setting
-from blankfill.system.files import disk_errors
-from blankfill.system.reading import UnreadableError, regular_size
+from blankfill.corpus import clean, python_docs, wiki
+from blankfill.corpus.compression import open_binary, sniff_compression
+from blankfill.corpus.decoding import read_text, whole_lines
+from blankfill.corpus.documents.docx import docx_paragraphs
+from blankfill.corpus.documents.epub import epub_paragraphs
+from blankfill.corpus.documents.html import declared_encoding, html_paragraphs
+from blankfill.corpus.documents.kinds import NEEDS, needed
+from blankfill.corpus.documents.pdf import pdf_text
+from blankfill.corpus.documents.prose import SourceError
+from blankfill.corpus.encodings import Encoding, EncodingError, check_encoding, decide_encoding, is_utf8
+from blankfill.corpus.kinds import BINARY, MOST_CONTROLS, binary_kind, text_kind
+from blankfill.corpus.spool import is_pipe, spooled
+from blankfill.corpus.tables.columns import FieldChoice
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.tables.parquet_rows import parquet_groups
+from blankfill.corpus.tables.prose import text_choices, text_rows
+from blankfill.corpus.tables.reading import open_table
+from blankfill.corpus.walk import Walk
+from blankfill.errors import Problem, UserError
+from blankfill.system.reading import regular_size
 
-SPOOLED = "blankfill-text-"
-"""How the names of temporary files with piped text begin."""
-_LOCKS: list[int] = []
-"""Handles that lock the temporary files of this process."""
 LARGE_BYTES = 64 << 20
 """Plain text, JSON Lines, WikiExtractor and Parquet files beyond this size are cut into ranges of about this size."""
 
+COMPRESSED_BYTES = 64 << 20
+"""Unpacked bytes of a compressed file that its encoding is decided by at most: unpacking a file twice takes long."""
 HEAD_BYTES = 1 << 16
 _HEAD_LINE_BYTES = 8 << 20
 _BOUNDARY_BYTES = 1 << 20
 
-_SIGNATURES = (
-    (b"%PDF-", "a PDF document"),
-    (b"PK\x03\x04", "a zip archive (or an Office document)"),
-    (b"\xd0\xcf\x11\xe0", "an old Office document"),
-    (b"Rar!", "a RAR archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (b"MMIDIDX", "an index of token files"),
-    (b"ARROW1", "an Arrow file"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"SQLite format 3", "a database"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
-    (b"\x7fELF", "a program"),
-)
 
-
-@dataclass(frozen=True)
-class SourceOptions:
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(TableOptions):
     """How to read the sources.
 
-    documents: whether a plain-text file is one document, or blank lines separate its documents. text_field: the field
-    or column that holds the text in JSON Lines, JSON, CSV, TSV and Parquet (dots lead into objects; a number is a
-    column of a file without a header, counted from 1); None guesses where one is obvious. encoding: of all plain files.
-    strip: "gutenberg" drops Project Gutenberg's header and footer.
+    documents: whether a plain-text file is one document, or blank lines separate its documents. strip: "gutenberg"
+    drops Project Gutenberg's header and footer. The options of tables: encoding is that of all plain files that are not
+    UTF-8, and the columns in the role "text" hold the text.
     """
 
     documents: Literal["file", "paragraphs"] = "file"
-    text_field: str | None = None
-    encoding: str = "utf-8"
     strip: Literal["none", "gutenberg"] = "none"
 
 
@@ -79,11 +65,13 @@ class SourceOptions:
 class Source:
     """One unit of reading: a file, a range of a file, or a share of the built-in corpus.
 
-    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "wikiextractor", "mediawiki" or "python-docs". compression:
-    "", "gz", "bz2", "xz" or "zst". start, end: the range, in bytes (row groups for Parquet, shares for python-docs);
-    end None is the end of the file. size: bytes of this unit on disk, for progress. continues: this range continues the
-    document that the previous range of the same file began. name: the name in errors and documents, where it is not the
-    path (standard input is spooled to a file).
+    kind: "text", "jsonl", "json", "csv", "tsv", "parquet", "spreadsheet", "html", "docx", "pdf", "epub",
+    "wikiextractor", "mediawiki" or "python-docs". compression: "", "gz", "bz2", "xz" or "zst". start, end: the range,
+    in bytes (row groups for Parquet, shares for python-docs); end None is the end of the file. size: bytes of this unit
+    on disk, for progress. continues: this range continues the document that the previous range of the same file began.
+    name: the name in errors and documents, where it is not the path (standard input is spooled to a file). encoding: of
+    a file of text, decided once for all its ranges. folder: the folder that the user named and that holds the file; ""
+    for a file that was named.
     """
 
     path: str
@@ -94,6 +82,8 @@ class Source:
     size: int = 0
     continues: bool = False
     name: str = ""
+    encoding: Encoding = field(default_factory=Encoding)
+    folder: str = ""
 
 
 @dataclass
@@ -101,11 +91,17 @@ class RawDocument:
     """A document as it is read.
 
     name: the path, with #number or #title where a file has several. paragraphs: clean and not empty, hard wraps
-    joined; to be exhausted before the next document is taken. A document may turn out to have none.
+    joined; to be exhausted before the next document is taken. A document may turn out to have none. choices: the
+    columns of the table that the text comes from; empty where it is not from a table. notes: what was decided about the
+    table, a sentence each; complete after the last document. dropped: numbers of things that were left out, by what
+    they are, once the paragraphs are exhausted.
     """
 
     name: str
     paragraphs: Iterator[str]
+    choices: Sequence[FieldChoice] = ()
+    notes: Sequence[str] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def discover(
@@ -113,18 +109,22 @@ def discover(
     options: SourceOptions,
     skipped: list[str] | None = None,
     large_bytes: int = LARGE_BYTES,
+    most_bytes: int | None = None,
 ) -> list[Source]:
     """Return the sources at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
     standard input, or "python-docs" for the documentation of this Python.
 
     skipped: receives one line, "path: reason", for each file in a folder that is not text or no file at all (a link
     that leads nowhere, a pipe, a device), and for each empty file.
-    large_bytes: see LARGE_BYTES. The order is that of the paths, then of names. Raises UserError for a path that
-    does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown encoding.
+    large_bytes: see LARGE_BYTES. most_bytes: number of bytes of a file that its encoding is decided by; None is all
+    (of a compressed file at most COMPRESSED_BYTES). The order is that of the paths, then of names. Raises UserError for
+    a path that does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown
+    encoding.
     """
     check_encoding(options.encoding)
     skipped = [] if skipped is None else skipped
     before = len(skipped)
+    walk = Walk(skipped)
     sources: list[Source] = []
     for path in map(str, paths):
         if path == "python-docs":
@@ -133,18 +133,12 @@ def discover(
                 Source(path, "python-docs", "", share, share + 1, python_docs.budget(share)) for share in range(shares)
             ]
             continue
-        for file, named in _files(path):
-            if file != "-" and not (named and _is_pipe(file)):
-                try:
-                    regular_size(Path(file))
-                except UnreadableError as error:
-                    if named:
-                        raise
-                    skipped.append(str(error).replace(f"{file} ", f"{file}: ", 1))
-                    continue
-            spooled = _spooled(file) if file == "-" or _is_pipe(file) else file
-            name = "" if spooled == file else "standard input" if file == "-" else file
-            sources += _sources(spooled, name, named, options, skipped, large_bytes)
+        for file, folder in walk.files(path):
+            if file != "-" and not folder and not is_pipe(file):
+                regular_size(Path(file))
+            copied = spooled(file) if file == "-" or (not folder and is_pipe(file)) else file
+            name = "" if copied == file else "standard input" if file == "-" else file
+            sources += _sources(copied, name, folder, options, skipped, large_bytes, most_bytes)
     if not sources:
         reasons = "; ".join(skipped[before : before + 3])
         more = len(skipped) - before - 3
@@ -155,118 +149,14 @@ def discover(
     return sources
 
 
-def _files(path: str) -> Iterator[tuple[str, bool]]:
-    """Yield the files at a path, and for each whether the user named it (or it lies in a folder that the user
-    named)."""
-    if path == "-":
-        yield path, True
-    elif Path(path).is_dir():
-        _refuse_tokens(Path(path))
-        yield from ((file, False) for file in _walk(Path(path)))
-    elif Path(path).exists():
-        yield path, True
-    elif glob.has_magic(path) and (matches := sorted(glob.glob(path, recursive=True))):  # noqa: PTH207
-        # Some shells pass patterns without expanding them.
-        for match in matches:
-            yield from _files(match)
-    else:
-        raise UserError(f"{path} does not exist: check the path (a folder, a file, - or python-docs).")
-
-
-def refuse_broken_corpus(folder: Path) -> None:
-    """Raise UserError for a folder with the token files of a prepared corpus, but without its `corpus.json`."""
-    if all((folder / name).is_file() for name in ("train.bin", "train.idx")) and not (folder / summary.FILE).exists():
-        raise UserError(
-            f"{folder} looks like a prepared corpus whose {summary.FILE} is missing; put that file back, or prepare "
-            "the text again."
-        )
-
-
-def _refuse_tokens(folder: Path) -> None:
-    """Raise UserError for the folder of a prepared corpus, whole or not, since its files are not text."""
-    refuse_broken_corpus(folder)
-    if (folder / summary.FILE).is_file() and (folder / "train.bin").is_file():
-        raise UserError(
-            f"{folder} is a prepared corpus, whose files are tokens and not text; give the text that it was made of "
-            "(only pretrain, show and plan take a prepared corpus, as their one path)."
-        )
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield str(Path(parent) / name)
-
-
-def _is_pipe(path: str) -> bool:
-    return stat.S_ISFIFO(Path(path).stat().st_mode)
-
-
-def _spooled(path: str) -> str:
-    """Copy standard input or a pipe to a temporary file, which is removed when this process ends.
-
-    A process that is killed leaves its file behind; the next one removes it.
-    """
-    remove_leftovers(Path(tempfile.gettempdir()))
-    handle, name = _locked_temporary()
-    atexit.register(Path(name).unlink, missing_ok=True)
-    remedy = "free some space there, or let TMPDIR name a folder with more"
-    with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
-        if path == "-":
-            shutil.copyfileobj(sys.stdin.buffer, target)
-        else:
-            with Path(path).open("rb") as source:
-                shutil.copyfileobj(source, target)
-    return name
-
-
-def _locked_temporary() -> tuple[int, str]:
-    """Return a new temporary file, open to be written, and its name. It stays locked as long as this process lives."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=SPOOLED)
-        lock = os.dup(handle)  # a lock of `flock` lasts until all copies of its handle are closed
-        if _lock(lock) is not False and Path(name).exists():  # not removed between making and locking
-            _LOCKS.append(lock)
-            return handle, name
-        os.close(lock)
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: those that no process has locked."""
-    for path in folder.glob(f"{SPOOLED}*"):
-        with suppress(OSError):  # another user's, or gone already
-            handle = os.open(path, os.O_RDWR)
-            try:
-                if _lock(handle):
-                    path.unlink()
-            finally:
-                os.close(handle)
-
-
-def _lock(handle: int) -> bool | None:
-    """Return whether a file could be locked, False where another process has locked it; None where there are no such
-    locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
-
-
 def _sources(
-    path: str, name: str, named: bool, options: SourceOptions, skipped: list[str], large_bytes: int
+    path: str,
+    name: str,
+    folder: str,
+    options: SourceOptions,
+    skipped: list[str],
+    large_bytes: int,
+    most_bytes: int | None,
 ) -> list[Source]:
     shown = name or path
     try:
@@ -274,6 +164,9 @@ def _sources(
         with Path(path).open("rb") as raw:
             compression = sniff_compression(raw.read(16))
     except OSError as error:
+        if folder:
+            skipped.append(f"{shown}: cannot be read ({error.strerror or error})")
+            return []
         raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
     with open_binary(path, compression) as stream:
         head = stream.read(HEAD_BYTES)
@@ -282,13 +175,32 @@ def _sources(
     if not head:
         skipped.append(f"{shown}: empty")
         return []
-    kind, refusal = _kind(shown, path, head, compression, options)
-    if refusal and named:
+    encoding = Encoding()
+    kind, refusal = binary_kind(shown, path, head, compression, options.encoding)
+    if not kind and not refusal:
+        look_at = _most_bytes(compression, most_bytes)
+        try:
+            encoding = decide_encoding(path, compression, options.encoding, shown, look_at)
+            kind, refusal = text_kind(
+                shown, head.decode(encoding.codec, "ignore").removeprefix("\ufeff"), options.columns
+            )
+            if kind == "html":
+                kind, refusal = needed(kind)
+                encoding = _declared(head, encoding, path, compression, shown, look_at)
+        except EncodingError as error:
+            # An encoding that the user named is for all files, so one that is not in it is an error.
+            if not folder or options.encoding is not None:
+                raise
+            skipped.append(Problem(error.template.replace(f"{shown} ", f"{shown}: ", 1)))
+            return []
+        if encoding.nuls > MOST_CONTROLS * size:
+            refusal = BINARY
+    if refusal and not folder:
         raise UserError(f"{shown} is {refusal}.")
     if refusal:
         skipped.append(Problem(f"{shown}: {refusal}"))
         return []
-    ranges = [(0, None)] if compression else _ranges(path, kind, size, options, large_bytes)
+    ranges = [(0, None)] if compression else _ranges(path, kind, size, encoding.name, options, large_bytes)
     # Ranges of Parquet files count row groups; each range gets an equal share of the bytes.
     share = size // len(ranges) if kind == "parquet" else None
     return [
@@ -301,76 +213,46 @@ def _sources(
             (size if end is None else end) - start if share is None else share,
             continues=start > 0 and kind == "text" and options.documents == "file",
             name=name,
+            encoding=encoding,
+            folder=folder,
         )
         for start, end in ranges
     ]
 
 
-def _kind(name: str, path: str, head: bytes, compression: str, options: SourceOptions) -> tuple[str, str]:
-    """Return (kind, "") of a file, or ("", reason why it cannot be read, with the remedy)."""
-    if head.startswith(b"PAR1"):
-        if compression:
-            return "", "a compressed Parquet file: decompress it first"
-        return ("parquet", "") if tables.is_parquet(path) else ("", "a truncated Parquet file: copy it again")
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    for signature, what in _SIGNATURES:
-        if head.startswith(signature):
-            return "", f"{what}, not text: convert or unpack it to plain text first"
-    if head[257:262] == b"ustar":
-        return "", "a tar archive: unpack it first"
-    wide = re.match(r"utf[-_]?(?:16|32)", check_encoding(options.encoding))
-    if not wide and (bom := bom_encoding(head)):
-        return "", f"in {bom.upper()}: pass {setting('encoding', bom)}"
-    text = head.decode(options.encoding, "ignore").removeprefix("\ufeff")
-    if not wide and _alternating_nuls(head):
-        return "", f"probably in UTF-16: pass {setting('encoding', 'utf-16-le')} or utf-16-be"
-    if _is_binary(text):
-        return "", "a binary file, not text: leave it out, or convert it to plain text"
-    if "<mediawiki" in text[:4000]:
-        return "mediawiki", ""
-    if re.match(r"\s*<doc id=", text):
-        return "wikiextractor", ""
-    if suffix in (".jsonl", ".ndjson", ".jsonlines"):
-        return "jsonl", ""
-    if suffix == ".json":
-        return "jsonl" if tables.json_lines(text, options.text_field) else "json", ""
-    if suffix in (".csv", ".tsv", ".tab"):
-        return "csv" if suffix == ".csv" else "tsv", ""
-    if suffix in (".parquet", ".pq"):
-        return "", "named like a Parquet file but is not one: rename it"
-    if re.match(r"\s*(?:<!doctype html|<html|<\?xml|<svg)", text, re.IGNORECASE):
-        return "", "HTML or XML, not plain text: convert it first (of XML, only MediaWiki dumps are read)"
-    return "jsonl" if tables.json_lines(text, options.text_field) else "text", ""
+def _declared(
+    head: bytes, encoding: Encoding, path: str, compression: str, name: str, most_bytes: int | None
+) -> Encoding:
+    """Return the encoding of a web page: where it would be a guess, that which the page declares, if it decodes."""
+    declared = declared_encoding(head)
+    if encoding.source != "guess" or not declared:
+        return encoding
+    try:
+        return replace(decide_encoding(path, compression, declared, name, most_bytes), source="mark")
+    except UserError:
+        return encoding
 
 
-def _is_binary(text: str) -> bool:
-    sample = text[:8192]
-    return "\0" in sample or len(re.findall("[\x01-\x08\x0e-\x1a\x1c-\x1f]", sample)) > 0.02 * len(sample)
+def _most_bytes(compression: str, most_bytes: int | None) -> int | None:
+    if not compression:
+        return most_bytes
+    return COMPRESSED_BYTES if most_bytes is None else min(COMPRESSED_BYTES, most_bytes)
 
 
-def _alternating_nuls(head: bytes) -> bool:
-    sample = head[:4096]
-    return any(
-        len(half) > 1 and half.count(0) > 0.9 * len(half) and other.count(0) < 0.1 * len(other)
-        for half, other in ((sample[::2], sample[1::2]), (sample[1::2], sample[::2]))
-    )
-
-
-def _ranges(path: str, kind: str, size: int, options: SourceOptions, large_bytes: int) -> list[tuple[int, int | None]]:
+def _ranges(
+    path: str, kind: str, size: int, encoding: str, options: SourceOptions, large_bytes: int
+) -> list[tuple[int, int | None]]:
     """Cut a file into ranges of about `large_bytes` that begin where a document, or at least a line, begins."""
     if kind == "parquet":
         starts, held = [0], 0
-        for group, group_bytes in enumerate(tables.parquet_groups(path)):
+        for group, group_bytes in enumerate(parquet_groups(path)):
             if held >= large_bytes:
                 starts.append(group)
                 held = 0
             held += group_bytes
     else:
         # Only in UTF-8 is every line-feed byte a line end; and a book must be read from its beginning to find its end.
-        whole = not is_utf8(options.encoding) or (kind == "text" and options.strip != "none")
+        whole = not is_utf8(encoding) or (kind == "text" and options.strip != "none")
         if size <= large_bytes or whole or kind not in ("text", "jsonl", "wikiextractor"):
             return [(0, None)]
         starts = [0]
@@ -404,7 +286,7 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
     field, and damaged compressed data; each error names the file and the place.
     """
     path, name = source.path, source.name or source.path
-    compression, encoding, field = source.compression, options.encoding, options.text_field
+    compression, encoding = source.compression, source.encoding.name
     # Numbers count from the beginning of the range, which is then part of the name.
     prefix = f"{name}#{source.start}+" if source.start and source.kind != "parquet" else f"{name}#"
     if source.kind == "text":
@@ -427,13 +309,63 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
         for title, prose in pages:
             yield RawDocument(f"{name}#{title}", iter(prose))
         return
-    if source.kind == "jsonl":
-        records = tables.read_jsonl(path, compression, source.start, source.end, encoding, field, name)
-    elif source.kind == "json":
-        records = tables.read_json(path, compression, encoding, field, name)
-    elif source.kind == "parquet":
-        records = tables.read_parquet(path, source.start, source.end, field, name)
+    if source.kind in NEEDS:
+        dropped: Counter[str] = Counter()
+        yield RawDocument(name, _document(source, name, options, dropped), dropped=dropped)
+        return
+    table = open_table(
+        path,
+        options,
+        kind=source.kind,
+        compression=compression,
+        start=source.start,
+        end=source.end,
+        name=name,
+        encoding=encoding,
+    )
+    choices = text_choices(table, options)
+    for number, prose in text_rows(table, choices):
+        yield RawDocument(f"{prefix}{number}", iter(prose), choices, table.notes)
+
+
+def read_if_possible(source: Source, options: SourceOptions, skipped: list[str]) -> Iterator[RawDocument]:
+    """Yield the documents of one source, as `read` does. A file of a folder that cannot be read at all (a document that
+    is damaged or encrypted, a file that was removed since it was listed) gives a line in `skipped` instead of an error.
+    """
+
+    def passed_over(error: UserError) -> bool:
+        if not source.folder or not (isinstance(error, SourceError) or not Path(source.path).exists()):
+            return False
+        name = source.name or source.path
+        skipped.append(Problem(error.template.removesuffix(".").replace(f"{name} ", f"{name}: ", 1)))
+        return True
+
+    def paragraphs(document: RawDocument) -> Iterator[str]:
+        try:
+            yield from document.paragraphs
+        except UserError as error:
+            if not passed_over(error):
+                raise
+
+    try:
+        for document in read(source, options):
+            yield replace(document, paragraphs=paragraphs(document))
+    except UserError as error:
+        if not passed_over(error):
+            raise
+
+
+def _document(source: Source, name: str, options: SourceOptions, dropped: Counter[str]) -> Iterator[str]:
+    """Yield the paragraphs of a document that is one file; what is left out is counted in `dropped`."""
+    path, compression, encoding = source.path, source.compression, source.encoding.name
+    if source.kind == "pdf":
+        yield from clean.paragraphs(pdf_text(path, name, dropped))
+        return
+    if source.kind == "html":
+        texts = html_paragraphs(read_text(path, compression, encoding, name=name), name, dropped)
+    elif source.kind == "docx":
+        texts = docx_paragraphs(path, name, dropped)
     else:
-        records = tables.read_csv(path, compression, encoding, field, name, "\t" if source.kind == "tsv" else None)
-    for number, prose in records:
-        yield RawDocument(f"{prefix}{number}", iter(prose))
+        texts = epub_paragraphs(path, name, dropped)
+    for text in texts:
+        yield from clean.record_paragraphs(text)

@@ -53,22 +53,29 @@ class ExtractTask:
 
 
 def extract(task: ExtractTask) -> dict[str, Any]:
-    """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each."""
+    """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each, what
+    was read, notes about tables, and a line about each file of a folder that could not be read."""
+    from blankfill.corpus.inventory import Tally
     from blankfill.corpus.sentences import split_sentences
-    from blankfill.corpus.sources import read
+    from blankfill.corpus.sources import read_if_possible
 
     shards: list[int] = []
+    skipped: list[str] = []
+    notes: list[str] = []
+    tallies: list[dict[str, Any]] = []
     writer: ShardWriter | None = None
     try:
         for source, path in zip(task.sources, task.paths, strict=True):
-            continues = source.continues
-            for document in read(source, task.options):
+            continues, document = source.continues, None
+            tally = Tally(source)
+            for document in read_if_possible(source, task.options, skipped):
                 writer = writer or ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
                 writer.begin(path, document.name, continues)
-                continues = False
+                characters = 0
                 for paragraph in document.paragraphs:
                     if sentences := [sentence for sentence in split_sentences(paragraph) if sentence]:
                         writer.add_paragraph(sentences)
+                        characters += sum(map(len, sentences))
                     if writer.bytes >= SHARD_BYTES:
                         writer.end()
                         writer.finish()
@@ -76,6 +83,10 @@ def extract(task: ExtractTask) -> dict[str, Any]:
                         writer = ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
                         writer.begin(path, document.name, True)
                 writer.end()
+                tally.add(document, characters, continues)
+                continues = False
+            tallies.append(tally.values())
+            notes += document.notes if document is not None else ()
         if writer is not None:
             writer.finish()
             shards.append(writer.bytes)
@@ -84,7 +95,7 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    return write_marker(task.prefix, {"shards": shards}, made)
+    return write_marker(task.prefix, {"shards": shards, "read": tallies, "skipped": skipped, "notes": notes}, made)
 
 
 @dataclass(frozen=True)

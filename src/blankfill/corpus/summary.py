@@ -7,11 +7,12 @@ It is saved as `corpus.json` beside the token files; a folder with this file is 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from blankfill.corpus.inventory import HEADERS, ReadSource, dropped_rows, table_rows
 from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.system.files import write_file
@@ -63,6 +64,8 @@ class CorpusReport:
     fingerprint: str
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Marks of the files (`system.marks`), by name; {} in reports of older versions."""
+    inventory: tuple[ReadSource, ...] = ()
+    """What was read, a line for each source or for many files of one form; empty in reports of older versions."""
     reused: bool = field(default=False, compare=False)
 
     @property
@@ -102,7 +105,7 @@ class CorpusReport:
                     of_field(values, field_.name, object, path), hints[field_.name], f"{path}: `{field_.name}`"
                 )
                 for field_ in fields(cls)
-                if field_.name not in ("folder", "reused")
+                if field_.name not in ("folder", "reused") and (field_.name != "inventory" or "inventory" in values)
             }
         except UnreadableError as error:
             if not error.missing:
@@ -118,8 +121,23 @@ class CorpusReport:
             ) from error
         return cls(folder=folder, **values_of_fields)
 
+    def say_sources(self) -> None:
+        """Print what was read and what was not, as messages of a command whose output is something else."""
+        if self.inventory:
+            console.say(console.plain_table("Read", table_rows(self.inventory), HEADERS))
+        if left_out := dropped_rows(self.inventory):
+            console.say(f"Left out of documents: {'; '.join(f'{what}: {count}' for what, count in left_out)}.")
+        for line in _listed_skipped(self.skipped):
+            console.say(f"Not read: {line}")
+        for notice in self.notices:
+            console.say(f"Note: {console.worded(notice)}")
+
     def show(self) -> None:
         """Print the report on standard output."""
+        if self.inventory:
+            console.table("Read", table_rows(self.inventory), HEADERS)
+        if left_out := dropped_rows(self.inventory):
+            console.table("Left out of documents", left_out)
         rows: list[tuple[str, str, str]] = []
         for name in ("documents", "sentences", "tokens", "characters"):
             rows.append((name, f"{getattr(self.train, name):,}", f"{getattr(self.valid, name):,}"))
@@ -143,10 +161,7 @@ class CorpusReport:
         if self.duplicates:
             console.table("Such as", self.duplicates, ("dropped", "in favour of"))
         if self.skipped:
-            listed = [(console.worded(reason),) for reason in self.skipped[:10]]
-            if len(self.skipped) > 10:
-                listed.append((f"… and {len(self.skipped) - 10:,} more, listed in {FILE}",))
-            console.table("Not read", listed)
+            console.table("Not read", [(line,) for line in _listed_skipped(self.skipped)])
         if self.repeated_lines:
             lines = [(f"{n:,}", shortened(text, 90)) for n, text in self.repeated_lines[:10]]
             console.table("Commonest repeated lines", lines, ("documents", "line"))
@@ -154,6 +169,13 @@ class CorpusReport:
             console.show(f"Sample {number}: {sample}")
         for notice in self.notices:
             console.say(f"Note: {console.worded(notice)}")
+
+
+def _listed_skipped(skipped: Sequence[str]) -> list[str]:
+    listed = [console.worded(reason) for reason in skipped[:10]]
+    if len(skipped) > 10:
+        listed.append(f"… and {len(skipped) - 10:,} more, listed in {FILE}")
+    return listed
 
 
 def shortened(text: str, length: int) -> str:

@@ -195,7 +195,11 @@ class Tokenizer:
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
         sentinels = tuple(self._ids[name] for name in _sentinels_among(self._ids))
-        return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels)
+        doubled = "sep" in self._roles and self.token(self._roles["sep"]) in ROLE_TOKENS["eos"]
+        return Vocabulary(
+            self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels,
+            doubled_separator=doubled,
+        )  # fmt: skip
 
     @property
     def adds_special(self) -> bool:

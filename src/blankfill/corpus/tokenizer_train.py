@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Literal
 
 from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
 from blankfill.corpus.tokenizer_chunks import bert_chunks
-from blankfill.corpus.tokenizer_formats import byte_bpe, parse_sentencepiece, unigram, wordpiece
+from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """Files of Wikipedia to passages: MediaWiki XML dumps and WikiExtractor's files.
 
-Of a dump only articles (namespace 0) are read, no redirects; `wikitext` cleans the text of a page. A dump is read with
-expat, which builds no tree: of a page only the title and the text are kept, up to LONGEST_PAGE. A dump declares no
-entities, so a file that does is refused before any entity is expanded.
+Of a dump only articles (namespace 0) are read, no redirects; `wikitext` cleans the text of a page. A dump names its
+namespaces in its `<siteinfo>`; an old dump that does not number its pages by namespace is read by these names. A dump
+is read with expat, which builds no tree: of a page only the title and the text are kept, up to LONGEST_PAGE. A dump
+declares no entities, so a file that does is refused before any entity is expanded.
 
 WikiExtractor's files: `<doc …>` blocks here, its JSON Lines in `tables`.
 """
@@ -11,18 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from xml.parsers import expat
 
 from blankfill.corpus.compression import open_binary
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.limits import LONGEST_PAGE, too_long
+from blankfill.corpus.wikimarks import KNOWN, hidden_names, is_redirect, normal
 from blankfill.corpus.wikitext import passages, plain_paragraphs, unescaped
 from blankfill.errors import UserError
 
 _PIECE_BYTES = 1 << 14
-_KEPT = frozenset(("title", "ns", "text", "redirect"))
+_KEPT = frozenset(("title", "ns", "text", "redirect", "namespace"))
 _SHORTER = "leave that page out of the dump"
-_REDIRECT = re.compile(r"\s*#\s*(?:REDIRECT|重定向|転送|WEITERLEITUNG|REDIRECTION|REDIRECCIÓN)", re.IGNORECASE)
 _TITLE = re.compile(r'title="(.*?)"(?=\s+\w+=|\s*>)')
 
 
@@ -37,7 +39,7 @@ def read_dump(path: str, compression: str, name: str) -> Iterator[tuple[str, lis
         while data != b"":
             data = stream.read(_PIECE_BYTES)
             for title, text in reader.feed(data):
-                paragraphs = passages(text)
+                paragraphs = passages(text, reader.hidden)
                 if paragraphs:
                     yield title, paragraphs
 
@@ -55,6 +57,10 @@ class _DumpReader:
         parser.CharacterDataHandler = self._data
         parser.DefaultHandler = self._other
         parser.EntityDeclHandler = self._refuse_entity
+        self.hidden = KNOWN
+        """Names of the namespaces whose links are not text."""
+        self._namespaces: dict[int, str] = {}
+        self._others: frozenset[str] = frozenset()
         self._articles: list[tuple[str, str]] = []
         self._page: dict[str, str] = {}
         self._tag = ""
@@ -82,7 +88,7 @@ class _DumpReader:
             raise too_long(f"{self._name}: a tag or comment", LONGEST_PAGE, "this is not a dump of MediaWiki", "bytes")
         return self._articles
 
-    def _start(self, name: str, attributes: object) -> None:
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._pending = 0
         if self._tag:  # the text of an element ends where another element begins in it
             self._page[self._tag] = "".join(self._kept)
@@ -91,6 +97,8 @@ class _DumpReader:
         self._kept, self._size = [], 0
         if self._tag:
             self._page[tag] = ""
+        if tag == "namespace":
+            self._page["key"] = attributes.get("key", "")
 
     def _data(self, text: str) -> None:
         self._pending = 0
@@ -105,14 +113,28 @@ class _DumpReader:
 
     def _end(self, name: str) -> None:
         self._pending = 0
+        tag = name.rpartition("}")[2]
         if self._tag:
             self._page[self._tag] = "".join(self._kept)
             self._tag = ""
-        elif name.rpartition("}")[2] == "page":
+        if tag == "namespace":
+            with suppress(ValueError):
+                self._namespaces[int(self._page["key"])] = self._page["namespace"]
+        elif tag == "namespaces":
+            self.hidden = hidden_names(self._namespaces)
+            self._others = frozenset(normal(other) for key, other in self._namespaces.items() if key and other)
+        elif tag == "page":
             page, self._page = self._page, {}
             text = page.get("text", "")
-            if (page.get("ns") or "0").strip() == "0" and "redirect" not in page and not _REDIRECT.match(text):
+            if self._is_article(page) and "redirect" not in page and not is_redirect(text):
                 self._articles.append((page.get("title", ""), text))
+
+    def _is_article(self, page: dict[str, str]) -> bool:
+        """Return whether a page is in namespace 0: by its number, or without one by the beginning of its title."""
+        if number := page.get("ns", "").strip():
+            return number == "0"
+        prefix, colon, _ = page.get("title", "").partition(":")
+        return not colon or normal(prefix) not in self._others
 
     def _other(self, data: str) -> None:
         self._pending = 0

@@ -25,23 +25,24 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 from blankfill.corpus.clean import characters, join_lines
+from blankfill.corpus.wikimarks import KNOWN, is_hidden, is_text, without_quotes, without_tags
 
 DEEPEST = 40
 """Depth of nested templates, links or conversions that is resolved, as in MediaWiki; counted from the innermost."""
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _NOWIKI = re.compile(r"<nowiki\s*+(/?)>", re.IGNORECASE)
-_DROPPED = (
+_EXTENSIONS = (
     "ref|references|math|chem|ce|gallery|source|syntaxhighlight|timeline|score|hiero|pre|imagemap|templatedata|graph"
-    "|mapframe|maplink|poem|table|categorytree|inputbox|section|noinclude|includeonly|templatestyles|indicator|dl|ul|ol"
+    "|mapframe|maplink|poem|categorytree|inputbox|section|templatestyles|indicator"
 )
-_EMPTY_TAG = re.compile(rf"<(?:{_DROPPED})\b(?:[^<>\"/]++|\"[^\"<>]*+\"|/(?!>))*+/>", re.IGNORECASE)
-_OPENING_TAG = re.compile(rf"<({_DROPPED})\b(?:[^<>\"/]++|\"[^\"]*+\"|/(?!>))*+>", re.IGNORECASE)
-_LINE_BREAK = re.compile(r"<(?:br|/?p|/?div|/?blockquote|/?center)\b[^<>]*+>", re.IGNORECASE)
-_ANY_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
+_NESTING = "table|noinclude|includeonly|dl|ul|ol"
+_EMPTY_TAG = re.compile(rf"<(?:{_EXTENSIONS}|{_NESTING})(?=[\s/])[^<>]*+(?<=/)>", re.IGNORECASE)
+_OPENING_TAG = re.compile(rf"<(?:({_EXTENSIONS})|({_NESTING}))(?=[\s/>])[^<>]*+>", re.IGNORECASE)
+_LINE_BREAK = re.compile(r"<(/?)(br|p|div|blockquote|center)(?=[\s/>])([^<>]*+)>", re.IGNORECASE)
 _BRACES = re.compile(r"\{\{|\}\}")
 _BRACKETS = re.compile(r"\[\[|\]\]")
 _CONVERSION = re.compile(r"-\{|\}-")
@@ -49,7 +50,6 @@ _EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?+/")
 _ADDRESS_END = re.compile(r"[\s\]]")
 _BLANKS = re.compile(r"\s*+")
 _LABEL_END = re.compile(r"[\]\n]")
-_QUOTES = re.compile(r"'{2,}")
 _MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
 _EMPTY_BRACKETS = re.compile(r"[(（\[][ \xa0,;:，；：、·/–-]*[)）\]]")
 _BRACKET_LEFTOVER = re.compile(r"(?<=[(（])[ \xa0]*[,;，；、][ \xa0]*|[,;，；、][ \xa0]*(?=[)）])")
@@ -58,12 +58,6 @@ _TERMINAL = re.compile(r"[.!?。！？…][\"'”’」』）)\]]*$")
 _NAMED_ARGUMENT = re.compile(r"(?:\s*+\w[\w ]*+|\s*+(?<= ))=")
 _MANY_ZEROS = re.compile(r"&#0{9,}+")
 _MANY_DIGITS = re.compile(r"&#[0-9]{12,}+;?")
-_DROPPED_LINKS = frozenset(
-    ("file", "image", "media", "category", "cat", "文件", "檔案", "档案", "图像", "圖像", "媒体", "媒體", "分类",
-     "分類", "datei", "bild", "kategorie", "fichier", "catégorie", "archivo", "categoría", "ファイル", "画像",
-     "カテゴリ", "파일", "분류", "файл", "категория", "immagine", "categoria", "ficheiro", "imagem",
-     "bestand", "categorie")
-)  # fmt: skip
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:")
 _FIRST_ARGUMENT = frozenset(
     ("nowrap", "nobr", "nobreak", "small", "big", "em", "strong", "smallcaps", "sc", "abbr", "quote", "cquote",
@@ -80,8 +74,11 @@ _WORDS = {
 }  # fmt: skip
 
 
-def passages(wikitext: str) -> list[str]:
-    """Return the running prose of an article's wikitext, one clean paragraph a string."""
+def passages(wikitext: str, hidden: frozenset[str] = KNOWN) -> list[str]:
+    """Return the running prose of an article's wikitext, one clean paragraph a string.
+
+    hidden: names of the namespaces whose links are not text, see `wikimarks.hidden_names`.
+    """
     text = wikitext.replace("\r\n", "\n")
     text = _COMMENT.sub("", text)
     text = _with_literal_text(text)
@@ -90,22 +87,23 @@ def passages(wikitext: str) -> list[str]:
     text = _resolved(text, _BRACES, _template, keep=False)
     text = _without_tables(text)
     text = _resolved(text, _CONVERSION, _converted, keep=True)
-    text = _resolved(text, _BRACKETS, _link, keep=True)
+    text = _resolved(text, _BRACKETS, partial(_link, hidden), keep=True)
     text = _with_labels(text)
-    text = _LINE_BREAK.sub("\n\n", text)
-    text = _ANY_TAG.sub("", text)
-    text = _MAGIC_WORD.sub("", _QUOTES.sub("", text))
+    text = without_quotes(text)
+    text = _LINE_BREAK.sub(lambda tag: tag.group() if is_text(tag) else "\n\n", text)
+    text = without_tags(text)
+    text = _MAGIC_WORD.sub("", text)
     return [
         paragraph
-        for paragraph in plain_paragraphs(unescaped("\n".join(_paragraph_rows(text))))
+        for paragraph in plain_paragraphs(unescaped("\n".join(_paragraph_rows(text))), tags=False)
         if len(paragraph.encode()) >= 60 or _TERMINAL.search(paragraph)
     ]
 
 
-def plain_paragraphs(text: str) -> list[str]:
+def plain_paragraphs(text: str, tags: bool = True) -> list[str]:
     """Return the paragraphs of a text, one on each line, with characters, white space, brackets and stray marks
-    cleaned."""
-    text = characters(text)
+    cleaned. tags: whether `<b>` and its like are tags and not text."""
+    text = characters(text, tags)
     if "(" in text or "（" in text or "[" in text:
         text = _EMPTY_BRACKETS.sub("", _BRACKET_LEFTOVER.sub("", text))
     text = _SPACED_MARK.sub(r"\1", text)
@@ -135,7 +133,7 @@ def _paragraph_rows(text: str) -> Iterator[str]:
 
 def _with_literal_text(text: str) -> str:
     """Return `text` with the content of <nowiki> escaped, so that it stays literal."""
-    closings = _Closings(text)
+    closings = _Tags(text, _closing_tag)
     parts: list[str] = []
     at = copied = 0
     while opening := _NOWIKI.search(text, at):
@@ -156,34 +154,40 @@ def _escaped(text: str) -> str:
 
 
 def _without_elements(text: str) -> str:
-    """Return `text` without the elements that are not prose; a tag that is never closed stays and is removed later."""
-    closings = _Closings(text)
+    """Return `text` without the elements that are not prose; a tag that is never closed stays and is removed later.
+
+    An element of an extension does not contain another of its kind: of two opening tags before a closing one, the first
+    is never closed.
+    """
+    closings, openings = _Tags(text, _closing_tag), _Tags(text, _opening_tag)
     parts: list[str] = []
     at = copied = 0
     while opening := _OPENING_TAG.search(text, at):
-        closing = closings.after(opening.group(1).lower(), opening.end())
+        at = opening.end()
+        name = opening.group(1) or opening.group(2)
+        closing = closings.after(name, at)
+        if closing and opening.group(1) and (another := openings.after(name, at)) and another[0] < closing[0]:
+            continue
         if closing:
             parts.append(text[copied : opening.start()])
             at = copied = closing[1]
-        else:
-            at = opening.start() + 1
     return "".join(parts) + text[copied:]
 
 
-class _Closings:
-    """Positions of the closing tags of a text; each tag name is searched for once, however many opening tags there
-    are."""
+class _Tags:
+    """Positions of tags of a text; each name is searched for once, however often it is looked up."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, pattern: Callable[[str], re.Pattern[str]]) -> None:
         self._text = text
+        self._pattern = pattern
         self._places: dict[str, tuple[array[int], array[int]]] = {}
 
     def after(self, name: str, at: int) -> tuple[int, int] | None:
-        """Return (start, end) of the first closing tag of `name` (in small letters) at or after `at`, None without
-        one."""
+        """Return (start, end) of the first tag of `name` at or after `at`, None without one."""
+        name = name.lower()
         if name not in self._places:
             starts, ends = array("q"), array("q")
-            for tag in _closing_tag(name).finditer(self._text):
+            for tag in self._pattern(name).finditer(self._text):
                 starts.append(tag.start())
                 ends.append(tag.end())
             self._places[name] = starts, ends
@@ -195,6 +199,11 @@ class _Closings:
 @cache
 def _closing_tag(name: str) -> re.Pattern[str]:
     return re.compile(rf"</{name}\s*+>", re.IGNORECASE)
+
+
+@cache
+def _opening_tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"<{name}(?=[\s/>])[^<>]*+>", re.IGNORECASE)
 
 
 def _with_labels(text: str) -> str:
@@ -303,10 +312,10 @@ def _converted(body: str) -> str:
     )
 
 
-def _link(body: str) -> str:
+def _link(hidden: frozenset[str], body: str) -> str:
     target, pipe, label = body.partition("|")
     prefix, colon, _ = target.partition(":")
-    if colon and prefix.strip().lower() in _DROPPED_LINKS:
+    if colon and is_hidden(target, prefix, hidden):
         return ""
     if not pipe:
         return "" if _LANGUAGE_LINK.match(target) else target.strip().lstrip(":")

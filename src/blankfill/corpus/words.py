@@ -1,9 +1,9 @@
-"""Finds where Chinese words, phrases and entities begin in rows of token ids, for objectives that mask them whole.
+"""Finds where words, phrases and entities begin in rows of token ids, for objectives that mask them whole.
 
-Where people write spaces, the tokenizer marks the beginnings of words. Chinese words are found by rjieba in the text of
-each run of Chinese tokens. Phrases and entities are groups of words: those of the user's own lists, matched as runs of
-tokens, and for entities also consecutive words with capitals (ERNIE, Sun et al. 2019). Nothing here is random, so the
-units of a row are always the same.
+Where people write spaces, the tokenizer marks the beginnings of words. Words of Chinese, Japanese, Thai, Lao, Khmer and
+Burmese are found by `segmenters` in the text of each run of tokens of the script. Phrases and entities are groups of
+words: those of the user's own lists, matched as runs of tokens, and for entities also consecutive words with capitals
+(ERNIE, Sun et al. 2019). Nothing here is random, so the units of a row are always the same.
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from blankfill.corpus.segmenters import CHINESE, KANA, SCRIPTS, Segmenter, segmenter
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError, setting
+from blankfill.system.console import say
 from blankfill.system.environment import has_module
 from blankfill.system.reading import LARGE, read_text
 from blankfill.types import Bool, Int32
 
-CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 HAS_CHINESE = re.compile(rf"{CHINESE.pattern}|[\udce4-\udce9]")
 """Chinese characters, and lead bytes of characters that a token holds in part (E4 to E9 lead most Chinese
 characters)."""
 LITTLE = 0.01
-"""Share of Chinese tokens below which a text counts as having none."""
+"""Share of the tokens of a script below which a text counts as having none."""
+MUCH_KANA = 0.2
+"""Share of kana among kana and Chinese characters from which a text is Japanese."""
 
 Span = tuple[int, int]
+Int8 = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,14 @@ class Lexicon:
 class Units:
     """Finds where units begin; see `types.Vocabulary.units`. Picklable, for loader workers.
 
-    texts: the text of each id. chinese: bool[V], tokens in which Chinese words are searched for. capital: bool[V].
-    nested: give words by the tokenizer, phrases and entities, 3 rows; otherwise words alone, 1 row, with
-    those of Chinese text joined.
+    texts: the text of each id. scripts: int8[V], the segmenter of each token, counted from 1; 0: the tokenizer finds
+    its words. capital: bool[V]. nested: give words by the tokenizer, phrases and entities, 3 rows; otherwise words
+    alone, 1 row, with those of the segmenters joined.
     """
 
     texts: Sequence[str]
-    chinese: Bool
+    scripts: Int8
+    segmenters: tuple[Segmenter, ...] = ()
     nested: bool = False
     phrases: Lexicon | None = None
     entities: Lexicon | None = None
@@ -95,25 +101,29 @@ class Units:
         return np.stack([begins, phrases, entities])
 
     def _segmented(self, ids: Int32, begins: Bool, starts: Int32) -> Bool:
-        """Return word starts with Chinese words joined."""
-        chinese = self.chinese[ids]
-        if not chinese.any():
+        """Return word starts with the words of segmenters joined."""
+        scripts = self.scripts[ids]
+        if not scripts.any():
             return begins
-        import rjieba
-
-        inner = chinese[1:] & chinese[:-1]
-        first = chinese.copy()
+        inner = (scripts[1:] == scripts[:-1]) & (scripts[1:] > 0)
+        first = scripts > 0
         first[1:] &= ~inner
-        first[starts[starts < len(ids)]] |= chinese[starts[starts < len(ids)]]
+        first[starts[starts < len(ids)]] |= scripts[starts[starts < len(ids)]] > 0
         words = begins.copy()
         for begin in np.flatnonzero(first).tolist():
             end = begin + 1
-            while end < len(ids) and chinese[end] and not first[end]:
+            while end < len(ids) and scripts[end] == scripts[begin] and not first[end]:
                 end += 1
             parts = [self.texts[k] for k in ids[begin:end].tolist()]
-            edges = {0, *accumulate(map(len, rjieba.cut("".join(parts))))}
+            pieces = self.segmenters[scripts[begin] - 1]("".join(parts))
+            edges = {0, *accumulate(map(len, pieces))}
             words[begin:end] = [place in edges for place in (0, *accumulate(map(len, parts[:-1])))]
         return words
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Return what the words of each script depend on, by script."""
+        return {part.script: part.source for part in self.segmenters}
 
     def _capitals(self, ids: Int32, begins: Bool, starts: Int32) -> Iterator[Span]:
         """Yield runs of two and more words with a capital; the first word of a sentence always has one."""
@@ -142,21 +152,63 @@ def joined(begins: Bool, spans: Iterator[Span]) -> Bool:
 
 
 def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
-    """Return a finder of whole words; None where the tokenizer suffices, since the text has no Chinese.
+    """Return a finder of whole words; None where the tokenizer suffices, since the text has spaces between words.
 
     counts: int64[V], how often each id occurs in the text. Raises UserError where Chinese words cannot be found.
     """
     texts = tokenizer.texts()
-    chinese = is_chinese(texts)
-    if chinese_share(texts, counts) < LITTLE:
+    scripts, segmenters = segmented_scripts(texts, counts)
+    if not segmenters:
         return None
-    if not chinese.any() or counts[: len(chinese)][chinese[: len(counts)]].sum() < LITTLE * counts.sum():
+    chinese = any(part.by == "rjieba" for part in segmenters)
+    if chinese and share(scripts == 1, counts) < LITTLE:
         raise UserError(
             "the tokenizer keeps Chinese characters in parts or together with other text, so that whole Chinese words "
             f"cannot be found; use a wordpiece or unigram tokenizer, or turn {setting('objective.whole_word')} off"
         )
-    check_segmenter("whole Chinese words are found")
-    return Units(texts, chinese)
+    if chinese:
+        check_segmenter("whole Chinese words are found")
+    say_what_is_missing(segmenters)
+    return Units(texts, scripts, segmenters)
+
+
+def segmented_scripts(texts: Sequence[str], counts: np.ndarray) -> tuple[Int8, tuple[Segmenter, ...]]:
+    """Return the segmenter of each token, counted from 1, int8[V], and the segmenters that a text needs.
+
+    counts: int64[V], how often each id occurs in the text.
+    """
+    wide = [(k, text) for k, text in enumerate(texts) if text and max(text) >= "\u0e00"]
+
+    def tokens(pattern: re.Pattern[str]) -> Bool:
+        whole = np.zeros(len(texts), np.bool_)
+        whole[[k for k, text in wide if pattern.fullmatch(text)]] = True
+        return whole
+
+    kana, han = tokens(KANA), tokens(CHINESE)
+    kana_share = share(kana, counts)
+    japanese = kana_share >= LITTLE and kana_share >= MUCH_KANA * (kana_share + share(han, counts))
+    scripts = np.zeros(len(texts), np.int8)
+    segmenters: list[Segmenter] = []
+    if not japanese and chinese_share(texts, counts) >= LITTLE:
+        segmenters.append(Segmenter("Chinese", "rjieba"))
+        scripts[han] = 1
+    for script, (pattern, _) in SCRIPTS.items():
+        whole = tokens(pattern)
+        if japanese if script == "Japanese" else share(whole, counts) >= LITTLE:
+            segmenters.append(segmenter(script, has_module("icu4py")))
+            if segmenters[-1].by != "tokenizer":
+                scripts[whole] = len(segmenters)
+    return scripts, tuple(segmenters)
+
+
+def say_what_is_missing(segmenters: Sequence[Segmenter]) -> None:
+    """Print which scripts are cut without ICU."""
+    for part in segmenters:
+        if part.by in ("characters", "tokenizer"):
+            say(
+                f"whole words of {part.script} are found by icu4py, which is not installed (pip install "
+                f"'blankfill[words]'); without it, they are cut by {part.source}"
+            )
 
 
 def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entities: str, masked: Sequence[str]) -> Units:
@@ -169,11 +221,11 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
             f"{setting('objective.phrase')} and {setting('objective.entity')} to 0"
         )
     texts = tokenizer.texts()
-    has_chinese = chinese_share(texts, counts) >= LITTLE
+    scripts, segmenters = segmented_scripts(texts, counts)
     capital = np.array([text[:1].isupper() for text in texts], np.bool_)
     capital[sorted(tokenizer.vocabulary().special)] = False
     sources = {
-        "phrase": has_chinese or bool(phrases),
+        "phrase": bool(scripts.any()) or bool(phrases),
         "entity": bool(entities) or bool((capital[: len(counts)] & (counts > 0)[: len(capital)]).any()),
     }
     for name, where in (("phrase", "objective.phrases"), ("entity", "objective.entities")):
@@ -183,11 +235,13 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
                 f"objective.{name} is above 0, but this text, as its tokenizer reads it, has {why} and there is no "
                 f"list to find them by; name one with {where}, or set objective.{name} to 0"
             )
-    if has_chinese:
+    if any(part.by == "rjieba" for part in segmenters):
         check_segmenter("Chinese phrases are found")
+    say_what_is_missing(segmenters)
     return Units(
         texts,
-        is_chinese(texts) if has_chinese else np.zeros(len(texts), np.bool_),
+        scripts,
+        segmenters,
         nested=True,
         phrases=lexicon(phrases, tokenizer, "objective.phrases"),
         entities=lexicon(entities, tokenizer, "objective.entities"),
@@ -205,16 +259,15 @@ def check_segmenter(what: str) -> None:
         )
 
 
-def is_chinese(texts: Sequence[str]) -> Bool:
-    """Return which tokens are only Chinese characters, bool[V]."""
-    return np.array([CHINESE.fullmatch(text) is not None for text in texts], np.bool_)
+def share(tokens: Bool, counts: np.ndarray) -> float:
+    """Return the share of a text's tokens that are among `tokens`, bool[V]. counts: int64[V]."""
+    size = min(len(counts), len(tokens))
+    return float(counts[:size][tokens[:size]].sum() / max(1, counts.sum()))
 
 
 def chinese_share(texts: Sequence[str], counts: np.ndarray) -> float:
     """Return the share of a text's tokens that hold Chinese characters, or the beginning of one."""
-    holds = np.array([HAS_CHINESE.search(text) is not None for text in texts], np.bool_)
-    size = min(len(counts), len(holds))
-    return float(counts[:size][holds[:size]].sum() / max(1, counts.sum()))
+    return share(np.array([HAS_CHINESE.search(text) is not None for text in texts], np.bool_), counts)
 
 
 def lexicon(paths: str, tokenizer: Tokenizer, option: str) -> Lexicon | None:

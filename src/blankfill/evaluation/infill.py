@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blankfill.errors import UserError
 from blankfill.evaluation.answers import Answered, joined
@@ -19,6 +20,7 @@ from blankfill.evaluation.scorers import Scorer
 from blankfill.evaluation.texts import Cut, around, encoded
 from blankfill.generation.blanks import Words, find_blanks
 from blankfill.generation.fill import Filler
+from blankfill.tasks.metrics.intervals import Interval, of_sums
 from blankfill.types import Example
 
 
@@ -54,6 +56,21 @@ class Infilled:
             "nats_per_word": nats / (count * self.words),
             "nats_per_character": nats / sum(len(cut.answer) for cut in self.cuts),
         }
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the interval of each share and of the figures in nats, over blanks."""
+        rows = []
+        for answer, cut in zip(self.answers, self.cuts, strict=True):
+            hits = answer.hits[: len(answer.hits) - self.ends]
+            rows.append((1, bool(answer.hits.all()), int(hits.sum()), len(hits), -answer.total, len(cut.answer)))
+        values: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+            "exact": lambda sums: sums[1] / sums[0],
+            "token_accuracy": lambda sums: sums[2] / sums[3],
+            "probability": lambda sums: np.exp(-sums[4] / sums[0]),
+            "nats_per_word": lambda sums: sums[4] / (sums[0] * self.words),
+            "nats_per_character": lambda sums: sums[4] / sums[5],
+        }
+        return of_sums(rows, values)
 
 
 def infill(scorer: Scorer, cuts: Sequence[Cut], advance: Callable[[int], None] = lambda blanks: None) -> Infilled:

@@ -9,9 +9,12 @@ and it has no other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blankfill.errors import UserError
 from blankfill.evaluation.answers import Answered, Start, joined, silent
@@ -19,6 +22,7 @@ from blankfill.evaluation.scorers import NOTHING, Scorer
 from blankfill.evaluation.texts import around, encoded
 from blankfill.generation.blanks import Words
 from blankfill.tasks.items import GenerationItem
+from blankfill.tasks.metrics.intervals import Interval, of_sums
 from blankfill.types import Example
 
 
@@ -45,6 +49,30 @@ class LastWords:
             "perplexity_per_word": math.exp(min(nats / total, 709.0)),
             "nats_per_token": nats / sum(size for size, _ in pieces),
         }
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the interval of each metric, over passages."""
+        ends = self.scorer.ends
+        sizes = [len(answer.hits) - ends for answer in self.answers]
+        rows = [
+            (
+                1,
+                bool(answer.hits[:size].all()),
+                bool(answer.hits.all()),
+                -answer.log_probabilities[:size].sum().item(),
+                size,
+            )
+            for size, answer in zip(sizes, self.answers, strict=True)
+        ]
+        name = "accuracy_given_length" if self.scorer.length == "given" else "accuracy"
+        with_end = {"accuracy_with_end": lambda sums: sums[2] / sums[0]} if ends else {}
+        values: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+            name: lambda sums: sums[1] / sums[0],
+            **with_end,
+            "perplexity_per_word": lambda sums: np.exp(np.minimum(sums[3] / sums[0], 709.0)),
+            "nats_per_token": lambda sums: sums[3] / sums[4],
+        }
+        return of_sums(rows, values)
 
     def counts(self) -> dict[str, Any]:
         """Return the number of words, of tokens and of passages that were cut."""

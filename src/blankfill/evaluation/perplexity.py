@@ -14,16 +14,19 @@ tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blankfill.errors import UserError, setting
 from blankfill.evaluation.answers import Start, answered, silent
 from blankfill.evaluation.scorers import Scorer, windows
 from blankfill.evaluation.texts import encoded
 from blankfill.tasks.items import LanguageItem
+from blankfill.tasks.metrics.intervals import Interval, of_sums
 from blankfill.types import Example, Int32
 
 
@@ -40,6 +43,8 @@ class Count:
     bytes: int = 0
     windows: int = 0
     notes: list[str] = field(default_factory=list)
+    of_texts: list[list[float]] = field(default_factory=list)
+    """Nats, tokens, words, characters and bytes of each text."""
 
     def add(self, item: LanguageItem, ids: Int32, unknown: int) -> None:
         """Add a text that is read completely. unknown: id of the unknown token, or −1."""
@@ -49,6 +54,7 @@ class Count:
         self.words += item.words
         self.characters += len(item.text)
         self.bytes += len(item.text.encode())
+        self.of_texts.append([0.0, len(ids), item.words, len(item.text), len(item.text.encode())])
 
     def metrics(self) -> dict[str, float]:
         """Return nats and perplexity by every unit."""
@@ -60,6 +66,18 @@ class Count:
             "bits_per_character": bits / self.characters,
             "bits_per_byte": bits / self.bytes,
         }
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the interval of each metric, over texts."""
+        bits = math.log(2)
+        values: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+            "nats_per_token": lambda sums: sums[0] / sums[1],
+            "perplexity": lambda sums: np.exp(np.minimum(sums[0] / sums[1], 709.0)),
+            "perplexity_per_word": lambda sums: np.exp(np.minimum(sums[0] / sums[2], 709.0)),
+            "bits_per_character": lambda sums: sums[0] / bits / sums[3],
+            "bits_per_byte": lambda sums: sums[0] / bits / sums[4],
+        }
+        return of_sums([row for row in self.of_texts if row[1]], values)
 
     def counts(self) -> dict[str, int]:
         """Return the number of texts, tokens and other units."""
@@ -89,15 +107,19 @@ def perplexity(
     if not count.tokens:
         raise UserError("the data have no text that the model's tokenizer has a token for; give other data")
     advance = start(count.tokens, "tokens")
+    owners: list[int] = []
+    """The text of each window."""
 
     def examples() -> Iterator[Example]:
-        for ids in ids_of:
+        for number, ids in enumerate(ids_of):
             for begin, first, stop in windows(len(ids), room, step):
                 count.windows += 1
+                owners.append(number)
                 yield scorer.window(ids, begin, first, stop)
 
-    for answer in answered(scorer.loaded, examples(), pool=256):
+    for number, answer in enumerate(answered(scorer.loaded, examples(), pool=256)):
         count.nats -= answer.total
+        count.of_texts[owners[number]][0] -= answer.total
         advance(len(answer.hits))
     if count.unknown:
         count.notes.append(

@@ -15,6 +15,7 @@ from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.errors import Problem, UserError, setting
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
+from blankfill.system.loader import one_of
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -62,6 +63,8 @@ class Evaluation:
     """Whether the model knows the length of a blank: "given" or "unknown"."""
     metrics: dict[str, Any]
     """Figures by name; for infilling, figures by the length of blanks in words."""
+    intervals: dict[str, Any]
+    """95% bootstrap intervals of the figures that have one: over texts, passages or blanks."""
     counts: dict[str, Any]
     """Number of tokens, texts or answers that the figures rest on."""
     notes: list[str]
@@ -81,11 +84,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement. metrics: figures; for infilling, figures by the length of blanks in words. counts:
-    sizes of the data behind the figures. notes: what a reader must know of the figures. samples: texts that the model
-    generated."""
+    """The result of a measurement.
+
+    metrics: figures; for infilling, figures by the length of blanks in words. intervals: of the figures that have one.
+    counts: sizes of the data behind the figures. notes: what a reader must know of the figures. samples: texts that the
+    model generated.
+    """
 
     metrics: dict[str, Any]
+    intervals: dict[str, Any]
     counts: dict[str, Any]
     notes: list[str]
     samples: Sequence[dict[str, Any]] = ()
@@ -126,8 +133,8 @@ def evaluate(
 
     if task not in MEASUREMENTS:
         raise UserError(
-            f"{task!r} does not measure pretrained models; give one of {', '.join(MEASUREMENTS)} (for a fine-tuned "
-            "model, score the file that `blankfill predict --data DIR --split dev` writes)"
+            f"{task!r} does not measure pretrained models; give {one_of(task, list(MEASUREMENTS))}; for a fine-tuned "
+            "model, score the file that `blankfill predict --data DIR --split dev` writes"
         )
     if settings.limit < 0 or settings.seed < 0:
         raise UserError(f"{setting('limit')} and {setting('seed')} must not be negative")
@@ -148,7 +155,7 @@ def evaluate(
         say(note)
     return Evaluation(
         str(model.resolve()), loaded.objective.name, task, str(data.resolve()), settings, scorer.sees, scorer.length,
-        result.metrics, result.counts, notes, result.samples, round(time.monotonic() - began, 3),
+        result.metrics, result.intervals, result.counts, notes, result.samples, round(time.monotonic() - began, 3),
     )  # fmt: skip
 
 
@@ -218,7 +225,7 @@ def _running(
             f"the text before a window is read in both directions; {setting('both_ways', False)} reads it from left "
             "to right"
         )
-    return Measured(count.metrics(), count.counts(), notes)
+    return Measured(count.metrics(), count.intervals(), count.counts(), notes)
 
 
 def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -235,7 +242,7 @@ def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
     count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
     notes = [f"{count.in_parts:,} texts were too long and measured in parts"] if count.in_parts else []
     counts = {"texts": count.texts, "in_parts": count.in_parts, "tokens": count.tokens, "words": count.words}
-    return Measured(count.metrics(), counts, notes)
+    return Measured(count.metrics(), count.intervals(), counts, notes)
 
 
 def _last_words(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -245,7 +252,7 @@ def _last_words(scorer: Scorer, data: Path, settings: EvaluationOptions, start: 
     items = task_named("lambada").read(data, settings.split).generations()
     result = last_words(scorer, [items[k] for k in chosen(len(items), settings.limit, settings.seed)], start)
     notes = [f"{result.cut:,} passages were too long and lost their beginning"] if result.cut else []
-    return Measured(result.metrics(), result.counts(), notes + _length_note(scorer))
+    return Measured(result.metrics(), result.intervals(), result.counts(), notes + _length_note(scorer))
 
 
 def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -261,7 +268,8 @@ def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
     left = "" if scorer.sees == "both" else "; the model sees only the text to the left of a blank"
     notes = [f"blanks are counted in words{left}", *_length_note(scorer)]
     counts = {"passages": len(texts), "words": PASSAGE}
-    return Measured(by_length(results), counts, notes, samples(scorer, [result.cuts for result in results]))
+    intervals = {str(result.words): between for result in results if (between := result.intervals())}
+    return Measured(by_length(results), intervals, counts, notes, samples(scorer, [result.cuts for result in results]))
 
 
 def _length_note(scorer: Scorer) -> list[str]:

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.sources import SourceOptions, discover, read
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import UserError
+from blankfill.errors import Problem, UserError
+from blankfill.system import console
 from blankfill.tasks.datasets.files import text_lines
 from blankfill.tasks.items import LanguageItem
 from blankfill.types import Int32
@@ -36,7 +38,12 @@ def documents(path: Path) -> Iterator[LanguageItem]:
     file and for a file that is not text.
     """
     options, skipped = SourceOptions(), list[str]()
-    for source in discover([path], options, skipped):
+    sources = discover([path], options, skipped)
+    for remark in grouped_remarks(
+        (source.name or source.path, source.encoding) for source in sources if not source.start
+    ):
+        console.say(f"Note: {console.worded(Problem(remark))}")
+    for source in sources:
         parts: list[str] = []
         name = ""
         for document in read(source, options):

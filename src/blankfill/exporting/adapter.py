@@ -38,7 +38,7 @@ from blankfill.exporting.heads import (
 )
 from blankfill.exporting.rows import rows_to_compare
 from blankfill.families.weight_names import Rule
-from blankfill.finetuning.predictor import best_checkpoint
+from blankfill.finetuning.tuned import best_checkpoint
 from blankfill.system.environment import has_module
 from blankfill.system.files import make_folder, whole_folder, write_file
 from blankfill.tasks.adapter import HeadAdapter

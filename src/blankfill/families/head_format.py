@@ -15,7 +15,7 @@ from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_fo
 from blankfill.families.registry import weight_names
 from blankfill.families.task_heads import CLASSES, HeadKind, HeadNames
 from blankfill.families.weight_names import WeightNames
-from blankfill.model.config import TransformerConfig
+from blankfill.model.config import ClassifierTransform, TransformerConfig
 from blankfill.objectives import Objective
 from blankfill.types import Vocabulary
 
@@ -125,18 +125,51 @@ def head_format_of(
     return HeadFormat(checkpoint_format, heads.prefix(kind), names, without_types, heads.bare, left_out)
 
 
-def names_of_head(family: WeightNames, values: Mapping[str, Any], names: Iterable[str]) -> tuple[str, list[str]]:
-    """(the class that a config.json names, the weights of its fine-tuned head among names in a file), or ("", []).
+@dataclass(frozen=True)
+class FoundHead:
+    """A fine-tuned head in a file. names: its class and layers. transform: the function of its layer before the scores.
+    weights: the names of its weights in the file, without those of the encoder's pooler."""
 
-    A pooler is not among them: it belongs to the encoder that is read.
-    """
+    kind: HeadKind
+    names: HeadNames
+    transform: ClassifierTransform
+    weights: tuple[str, ...]
+
+    @property
+    def modules(self) -> list[str]:
+        """Return the first parts of the names of its weights, such as `classifier`."""
+        return sorted({name.partition(".")[0] for name in self.weights})
+
+    def to_ours(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return our weights of the head by name, such as `output.weight`."""
+        layers = {"dense": self.names.dense, "norm": self.names.norm, "output": self.names.output}
+        return {
+            f"{ours}.{part}": theirs[f"{layer}.{part}"]
+            for ours, layer in layers.items()
+            for part in ("weight", "bias")
+            if f"{layer}.{part}" in self.weights
+        }
+
+
+def names_class(family: WeightNames, values: Mapping[str, Any]) -> tuple[HeadKind, HeadNames] | None:
+    """Return the kind and the names of the fine-tuned head that a config.json names; None without one."""
     heads, architectures = family.task_heads, values.get("architectures")
-    for kind in CLASSES if heads is not None and isinstance(architectures, list) else ():
-        assert heads is not None
-        head = heads.names(kind)
-        if head.architecture in values["architectures"]:
-            layers = [f"{layer}." for layer in (head.dense, head.norm, head.output) if layer]
-            prefix = heads.prefix(kind)
-            own = tuple(layer for layer in layers if not prefix or not layer.startswith(prefix))
-            return head.architecture, [name for name in names if name.startswith(own)]
-    return "", []
+    if heads is None or not isinstance(architectures, list):
+        return None
+    names = ((kind, heads.names(kind)) for kind in CLASSES)
+    return next(((kind, head) for kind, head in names if head.architecture in architectures), None)
+
+
+def find_head(family: WeightNames, values: Mapping[str, Any], names: Iterable[str]) -> FoundHead | None:
+    """Return the fine-tuned head of the class that a config.json names, among the names in a file; None without one.
+
+    A pooler is not part of it: it belongs to the encoder.
+    """
+    if (named := names_class(family, values)) is None or family.task_heads is None:
+        return None
+    kind, head = named
+    encoder = family.task_heads.prefix(kind)
+    layers = [f"{layer}." for layer in (head.dense, head.norm, head.output) if layer]
+    own = tuple(layer for layer in layers if not encoder or not layer.startswith(encoder))
+    weights = tuple(name for name in names if name.startswith(own))
+    return FoundHead(kind, head, family.task_heads.transform, weights) if weights else None

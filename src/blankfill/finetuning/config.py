@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError, setting
 from blankfill.system.files import write_file
 from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.tasks.cloze.soft_labels import SoftLabels
 from blankfill.tasks.datasets.registry import task_named
-from blankfill.tasks.datasets.tabular import TABULAR, Columns, tabular_task
+from blankfill.tasks.datasets.tabular import TABULAR, tabular_task
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -27,15 +28,15 @@ class FinetuneConfig:
     """The configuration of a fine-tuning run.
 
     task: name of the task. data: folder of the task, or of its benchmark. model: the pretrained model to start from.
-    columns: names of the columns, for tasks on the user's own tables. soft_labels: file that replaces the labels of the
-    training data.
+    tables: how the user's own tables are read, with the columns of each role. soft_labels: file that replaces the
+    labels of the training data.
     """
 
     task: str
     data: Path
     model: Path
     options: FinetuneOptions = dataclasses.field(default_factory=FinetuneOptions)
-    columns: Columns = dataclasses.field(default_factory=Columns)
+    tables: TableOptions = dataclasses.field(default_factory=TableOptions)
     soft_labels: SoftLabels | None = None
 
     def __post_init__(self) -> None:
@@ -43,19 +44,23 @@ class FinetuneConfig:
             object.__setattr__(self, name, Path(getattr(self, name)))
 
     def build_task(self) -> Task:
-        """Return the task. Raises UserError for an unknown name, and for columns with a task that has its own."""
+        """Return the task. Raises UserError for an unknown name, and for options of tables with a task whose files
+        have a form of their own."""
         task = task_named(self.task)
-        if self.columns == Columns():
+        if self.tables == TableOptions():
             return task
         if task not in TABULAR:
             names = ", ".join(table.name for table in TABULAR)
-            raise UserError(f"{task.name} knows the columns of its files; columns are named for {names} only")
-        return tabular_task(task.name, self.columns)
+            given = ", ".join(setting(field.name) for field in dataclasses.fields(TableOptions)
+                              if getattr(self.tables, field.name))  # fmt: skip
+            raise UserError(f"{task.name} knows the form of its files; {given} is for {names} only")
+        return tabular_task(task.name, self.tables)
 
     def values(self) -> dict[str, Any]:
         """Return the configuration as JSON values, with absolute paths."""
         paths = {"data": str(self.data.resolve()), "model": str(self.model.resolve())}
-        parts = {"columns": dataclasses.asdict(self.columns), "options": dataclasses.asdict(self.options)}
+        tables = dataclasses.asdict(self.tables) | {"columns": list(self.tables.columns)}
+        parts = {"tables": tables, "options": dataclasses.asdict(self.options)}
         soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
         return {"task": self.task, **paths, **parts, **soft_labels}
 
@@ -90,5 +95,15 @@ def read_config(out: Path) -> FinetuneConfig:
         field(values, "task", str, file), Path(field(values, "data", str, file)),
         Path(field(values, "model", str, file)),
         build(FinetuneOptions, field(values, "options", dict, file), f"{file}: `options`"),
-        build(Columns, field(values, "columns", dict, file), f"{file}: `columns`"), soft_labels,
+        _tables(values, file), soft_labels,
     )  # fmt: skip
+
+
+def _tables(values: dict[str, Any], file: Path) -> TableOptions:
+    """Return the options of tables of a run; runs of version 0.2 have names of columns only."""
+    if "tables" in values:
+        return build(TableOptions, field(values, "tables", dict, file), f"{file}: `tables`")
+    columns = field(values, "columns", dict, file)
+    given = {role: columns.get(role) or [] for role in ("text", "label", "id", "start")}
+    names = {role: [value] if isinstance(value, str) else value for role, value in given.items()}
+    return TableOptions(columns=tuple(f"{role}={','.join(name)}" for role, name in names.items() if name))

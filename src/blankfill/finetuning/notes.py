@@ -31,6 +31,7 @@ def finetuning_note(
     values: Mapping[str, Any],
     train: Split,
     dev: Split,
+    test: Split | None,
     more: Sequence[Item],
     soft_labels: tuple[Split, NDArray[np.float32]] | None,
     start: Note,
@@ -38,18 +39,20 @@ def finetuning_note(
 ) -> Note:
     """Return the note of a fine-tuning run's inputs, except for the tokenizer.
 
-    values: task, columns and options, as JSON values. more: the texts of `--unlabelled`. soft_labels: items that
-    replace those with labels. start: `model_note` of the pretrained model. patterns: the text of the patterns, "" for
-    none.
+    values: task, columns and options, as JSON values. test: the test set, if there is one. more: the texts of
+    `--unlabelled`. soft_labels: items that replace those with labels. start: `model_note` of the pretrained model.
+    patterns: the text of the patterns, "" for none.
     """
     data = {"train": items_mark(train.items, train.labels), "dev": items_mark(dev.items, dev.labels)}
+    if test is not None:
+        data["test"] = items_mark(test.items, test.labels)
     if more:
         data["unlabelled"] = items_mark(more)
     if soft_labels is not None:
         data["texts"] = items_mark(soft_labels[0].items)
         data["scores"] = {"items": len(soft_labels[1]), "content": content(soft_labels[1].tolist())}
     options = {name: value for name, value in plain(values["options"]).items() if name not in FREE}
-    rest = {name: plain(values[name]) for name in ("task", "columns")}
+    rest = {name: plain(values[name]) for name in ("task", "tables")}
     return {"config": {**rest, **options}, "data": data, "start": start, "patterns": patterns_mark(patterns)}
 
 

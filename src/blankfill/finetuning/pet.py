@@ -32,10 +32,12 @@ from blankfill.system.reading import LARGE, field, parse_json, read_json, read_t
 from blankfill.tasks.cloze.pattern import pattern_text, read_patterns
 from blankfill.tasks.cloze.soft_labels import SoftLabels, combined, logs_of, score_lines
 from blankfill.tasks.content import items_mark
-from blankfill.tasks.run_files import PREDICTIONS, RESULTS
+from blankfill.tasks.run_files import PREDICTIONS, RESULTS, TEST_PREDICTIONS
 
 if TYPE_CHECKING:
+    from blankfill.tasks.adapter import Prediction
     from blankfill.tasks.items import Item, Split
+    from blankfill.tasks.metrics.intervals import Scores
     from blankfill.tasks.task import Task
     from blankfill.training.machine import Machine
 
@@ -53,7 +55,7 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
     if problems := config.options.problems():
         raise ConfigError(problems)
     task = config.build_task()
-    train, dev = read_splits(task, config.data, config.options)
+    train, dev, test = read_splits(task, config.data, config.options)
     labels = None if task.kind == "choice" else task.labels or train.labels
     texts = unlabelled(config, task, task.labels or train.labels)
     patterns = read_patterns(*pattern_text(config.options.patterns, task.name), labels)
@@ -73,7 +75,7 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
         runs.append({"folder": folder.name, "text": patterns[k].written, "untrained": weights[k], **_parts(results)})
         score = f"{results['primary_metric']} {results['score']:.4f}"
         yield f"pattern {k}: {score}; accuracy on the training items before training {weights[k]:.4f}"
-    yield from _together(config, out, runs, dev)
+    yield from _together(config, out, runs, dev, test)
     if texts is not None:
         yield from _distilled(config, out, texts, shared)
 
@@ -99,29 +101,46 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
     return shares
 
 
-def _together(config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]], dev: Split) -> Iterator[str]:
+def _together(
+    config: FinetuneConfig, out: Path, runs: Sequence[dict[str, Any]], dev: Split, test: Split | None
+) -> Iterator[str]:
     """Score the ensemble, uniform and weighted, and write the results."""
-    from blankfill.tasks.heads.texts import classified
-    from blankfill.tasks.metrics.scoring import score
-
     task = config.build_task()
-    said = [_said(out / run["folder"] / PREDICTIONS) for run in runs]
-    names = [list(probabilities) for probabilities in said[0]]
-    logs = [logs_of(item) for item in zip(*said, strict=True)]
     scores: dict[str, Any] = {}
-    lines: list[str] = []
     for way, weights in (("alike", None), ("weighted", [run["untrained"] for run in runs])):
-        joined = [combined(logs_of_item, weights).astype(np.float32) for logs_of_item in logs]
-        predictions = [classified(logs_C, name) for logs_C, name in zip(joined, names, strict=True)]
-        metrics = score(task, dev, [prediction.value for prediction in predictions])
-        scores[way] = {"metrics": metrics, "score": metrics[task.primary_metric]}
-        rows = [{"id": item.id, **prediction.record} for item, prediction in zip(dev.items, predictions, strict=True)]
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        yield f"all patterns, {way}: {task.primary_metric} {scores[way]['score']:.4f}"
-    write_file(out / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+        predictions = _joined(out, runs, weights, PREDICTIONS)
+        scored = _scores(task, dev, predictions)
+        scores[way] = {**scored.values(), "score": scored.metrics[task.primary_metric]}
+        yield f"all patterns, {way}: {scored.sentence()}"
+        if test is not None:
+            on_test = _scores(task, test, _joined(out, runs, weights, TEST_PREDICTIONS))
+            scores[way]["test"] = {**on_test.values(), "score": on_test.metrics[task.primary_metric]}
+            yield f"all patterns, {way}, on the test set, which chose nothing: {on_test.sentence()}"
+    rows = [{"id": item.id, **prediction.record} for item, prediction in zip(dev.items, predictions, strict=True)]
+    write_file(out / PREDICTIONS, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     results = {**config.values(), "primary_metric": task.primary_metric, "patterns": list(runs), "together": scores}
     complete = not config.options.distil
     _keep(out, {**results, "complete": complete})
+
+
+def _joined(out: Path, runs: Sequence[dict[str, Any]], weights: Sequence[float] | None, name: str) -> list[Prediction]:
+    """Return the predictions of all patterns together. name: of the file with those of each; weights: of the
+    patterns."""
+    from blankfill.tasks.heads.texts import classified
+
+    said = [_said(out / run["folder"] / name) for run in runs]
+    names = [list(probabilities) for probabilities in said[0]]
+    joined = [combined(logs_of(item), weights).astype(np.float32) for item in zip(*said, strict=True)]
+    return [classified(logs_C, labels) for logs_C, labels in zip(joined, names, strict=True)]
+
+
+def _scores(task: Task, split: Split, predictions: Sequence[Prediction]) -> Scores:
+    from blankfill.tasks.metrics.bootstrap import resampled
+    from blankfill.tasks.metrics.intervals import Scores
+    from blankfill.tasks.metrics.scoring import score
+
+    values = [prediction.value for prediction in predictions]
+    return Scores(score(task, split, values), len(split), resampled(task, split, values))
 
 
 def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> Split | None:

@@ -11,7 +11,9 @@ from blankfill.errors import UserError
 from blankfill.finetuning.predictor import AnyPredictor, EnsemblePredictor, Predictor, open_predictor
 from blankfill.finetuning.rows import items_of, line_of
 from blankfill.finetuning.submit import split_of
-from blankfill.tasks.items import Item, Split
+from blankfill.tasks.items import Item, MixedItem, Split, labelled
+from blankfill.tasks.metrics.bootstrap import resampled
+from blankfill.tasks.metrics.intervals import Scores
 from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.task import Task
 
@@ -62,9 +64,26 @@ class Predictions(Sequence["Prediction"]):
 
     def metrics(self) -> dict[str, float]:
         """Return the task's metrics. Raises UserError when the items have no answers."""
-        if isinstance(self.model, Predictor) and self.task == self.model.task:
-            return self.model.adapter.measure(self.items, self.predictions)
-        return score(self.task, Split(self.items, self.model.labels), self.values)
+        return self.scores().metrics
+
+    def scores(self) -> Scores:
+        """Return the task's metrics with their intervals. Raises UserError when the items have no answers."""
+        own = self.task == self.model.task or any(isinstance(item, MixedItem) for item in self.items[:1])
+        if isinstance(self.model, Predictor) and own:
+            adapter = self.model.adapter
+            if getattr(adapter, "threshold", 0) is None:  # a checkpoint alone does not know the one of its run
+                adapter.tune(self.items, self.predictions)
+            return adapter.assess(self.items, self.predictions)
+        split = Split(self.items, self.model.labels)
+        values: Any = self.values
+        if self.task.kind == "answer":
+            values = {item.id: p.record["answer"] for item, p in zip(self.items, self.predictions, strict=True)}
+        metrics = score(self.task, split, values)
+        return Scores(metrics, len(self.items), resampled(self.task, split, values))
+
+    def labelled(self) -> bool:
+        """Return whether the data have the answers of all items, so that `scores` has something to score."""
+        return bool(self.items) and all(map(labelled, self.items))
 
 
 def predict(

@@ -63,4 +63,5 @@ def finetune(
             training = Training(config, options, data, setup, context, start)
             done = training.run()
             predictions = training.best_predictions(done)
-    return outcome.finish(training, done, predictions)
+            test_predictions = training.test_predictions(done)
+    return outcome.finish(training, done, predictions, test_predictions)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError, setting
+from blankfill.system.console import say
 from blankfill.system.reading import parse_json
 from blankfill.tasks.datasets.files import joined_lines
-from blankfill.tasks.items import Split
+from blankfill.tasks.items import Split, labelled
+from blankfill.tasks.metrics.intervals import Scores
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.task import Task
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 def score_predictions(
     task: Task, data: Path, split: str, predictions: Path, na_prob_file: Path | None = None
-) -> dict[str, float]:
+) -> Scores:
     """Compute the task's metrics of a predictions file: JSON lines of `predict` or `finetune`, or SQuAD's JSON object.
 
     na_prob_file: for SQuAD 2.0, a JSON object of question ids with the log odds of no answer; adds the best exact match
@@ -38,15 +41,24 @@ def score_predictions(
     taught = task.read(data, "train").labels if data.is_dir() and "train" in task.splits(data) else ()
     read = task.read(data, split, taught)
     adapter = ADAPTERS[task.kind](task, task.labels or taught or read.labels, FinetuneOptions())
+    for problem in read.problems:
+        say(problem)
     shown = read_predictions(predictions)
     known = [item.id for item in read.items]
     if missing := [id for id in known if id not in shown]:
         raise UserError(f"{predictions}: {len(missing)} of {len(known)} items have no prediction, such as {missing[0]}")
     if strange := sorted(shown.keys() - set(known)):
-        raise UserError(f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}")
+        others = f"{predictions}: {len(strange)} ids are not in {data}, such as {strange[0]}"
+        if not read.losses():
+            raise UserError(others)
+        say(f"{others}; some of its rows are left out, and these predictions are not scored")
     parsed = [_parsed(adapter, shown[id], id, predictions) for id in known]
     best = {} if na_prob_file is None else _best_of_odds(task, read, {id: shown[id] for id in known}, na_prob_file)
-    return adapter.measure(read.items, parsed) | best
+    unlabelled = sum(not labelled(item) for item in read.items)
+    if unlabelled == len(read.items):
+        raise UserError(f"{data}: the {split} split of {task.name} has no labels, so predictions cannot be scored")
+    scores = adapter.assess(read.items, parsed)
+    return dataclasses.replace(scores, metrics=scores.metrics | best)
 
 
 def _best_of_odds(

@@ -123,6 +123,7 @@ def check_inputs_unchanged(runs: Sequence[tuple[FinetuneConfig, Path]]) -> None:
             starts = {begins: load_pretrained(config)}
         reads = (
             options.validation_split,
+            options.test_split,
             options.max_train_samples,
             options.seed if options.max_train_samples else 0,
             options.unlabelled,

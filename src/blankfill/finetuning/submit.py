@@ -56,8 +56,8 @@ def write_submission(
     if isinstance(of_split, Mixture):
         raise UserError(f"{setting('submission')}: name the task with {setting('task')}, one of {of_split.name}")
     read = split_of(model, data, split, task)
-    if read.problems:
-        raise UserError(f"a submission must answer every row, and {read.problems[0]}")
+    if lost := read.losses():
+        raise UserError(f"a submission must answer every row, and {lost[0]}")
     predictions = [
         prediction for at in range(0, len(read), window) for prediction in model.predict(read.items[at : at + window])
     ]

@@ -27,7 +27,7 @@ from blankfill.training.progress import Progress
 class Training:
     """A run that is ready to be trained.
 
-    baseline: the metrics of predictions that ignore the items. stopped: whether the run ended before its last step. A
+    baseline: predictions for the dev set that ignore the items. stopped: whether the run ended before its last step. A
     trainer exists only while `run` runs: it calls methods of this object, and a cycle of references would keep model
     and optimizer in memory after the run.
     """
@@ -51,8 +51,8 @@ class Training:
         )
         self.done = start.restore(model, self.optimizer)
         announce(config, data, setup, settings.steps, context.machine.where)
-        self.baseline = adapter.measure(dev, adapter.baseline_predictions(data.train.items, dev))
-        note_run(data, setup, context, start, settings.steps, self.baseline)
+        self.baseline = adapter.baseline_predictions(data.train.items, dev)
+        note_run(data, setup, context, start, settings.steps, adapter.measure(dev, self.baseline))
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
         self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
@@ -93,13 +93,27 @@ class Training:
         """Return the predictions of the best checkpoint for the dev set."""
         if self.evaluator.best is not None:
             return self.evaluator.best
-        model = self.setup.model  # the best was before this run was resumed, or there was no score yet
+        self._load_best(done)  # the best was before this run was resumed, or there was no score yet
+        predictions, _ = self.evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
+        return predictions
+
+    def test_predictions(self, done: Progress) -> Sequence[Prediction] | None:
+        """Return the predictions of the best checkpoint for the test set; None without one, and for a run that was
+        stopped, whose best checkpoint is not chosen yet."""
+        if self.data.test is None or self.stopped:
+            return None
+        self._load_best(done)
+        pad = self.setup.loaded.vocabulary.roles.get("pad", 0)
+        evaluator = evaluator_for(self.setup.adapter, self.data.test.items, pad)
+        predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
+        return predictions
+
+    def _load_best(self, done: Progress) -> None:
+        """Give the model the weights of the best checkpoint, if there is one."""
         if done.best_step >= 0:
             path = self.context.folder / "checkpoints" / f"step-{done.best_step}"
             best = store.read(path, with_optimizer=False)
-            store.put_weights(model, best.model, best.path)
-        predictions, _ = self.evaluator.predict(model, self.context.device, self.context.dtype)
-        return predictions
+            store.put_weights(self.setup.model, best.model, best.path)
 
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""

@@ -30,6 +30,7 @@ from blankfill.model.transformer import build
 from blankfill.objectives import OBJECTIVES, Objective
 from blankfill.planning.flops import batch_flops
 from blankfill.system.allocator import keep_freed_memory
+from blankfill.system.schema import nearest
 from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.optimizer import build_optimizer
 from blankfill.training.options import TrainOptions
@@ -102,8 +103,12 @@ def shape_named(name: str, **sizes: Any) -> Shape:
     layers, _, width = size.partition("x")
     measured = [name for spec in FAMILIES.values() for name in spec.default_for]
     if objective not in measured or not (layers.isdecimal() and width.isdecimal()):
-        known = ", ".join(name for name in OBJECTIVES if name in measured)
-        raise UserError(f"{name} is no shape; write an objective ({known}), layers and width, such as bert-4x256")
+        known = [name for name in OBJECTIVES if name in measured]
+        close = nearest(objective, known) if objective not in known else ""
+        hint = f"; did you mean {close}?" if close else ""
+        raise UserError(
+            f"{name} is no shape; write an objective ({', '.join(known)}), layers and width, such as bert-4x256{hint}"
+        )
     return Shape(objective, int(layers), int(width), **sizes)
 
 

@@ -74,9 +74,11 @@ def open_corpus(
             file = str((work.parent / "tokenizer.json").absolute())
             options = dataclasses.replace(options, tokenizer=file, vocab_size=0, lowercase=None)
         try:
-            prepare([str(path) for path in paths] or ["python-docs"], work, options)
+            report = prepare([str(path) for path in paths] or ["python-docs"], work, options)
         except UserError as error:
             raise in_recipe_terms(error) from error
+        if not report.reused:
+            report.say_sources()
     marks = prepared_marks(folder)
     if (
         folder is not work

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from blankfill.config.recipe import Recipe, to_yaml
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.pretraining.data_setup import Corpus, open_corpus, prepared_in
-from blankfill.pretraining.notes import check_inputs, check_teacher, pretraining_note
+from blankfill.pretraining.notes import check_inputs, check_teacher, check_words, pretraining_note
 from blankfill.pretraining.teacher import FILE as TEACHER
 from blankfill.pretraining.teacher import Teacher, open_teacher, read_teacher
 from blankfill.pretraining.warm_start import FILE as WARM_START
@@ -88,6 +88,7 @@ def open_inputs(
         corpus.tokenizer.save(out)
     note = pretraining_note(recipe, corpus, old, warm_start, taught)
     if start.resumed:
+        check_words(out, start.notes, note)
         note = resume_note(out, start.notes, note, corpus.tokenizer, str(corpus.folder))
         note_corpus(out, corpus.folder)
     if verify_corpus:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.identity import corpus_marks
+from blankfill.corpus.words import Units
 from blankfill.errors import setting
 from blankfill.runs.inputs import FREE, Note, differing, plain, refuse
+from blankfill.system.console import quoted
 from blankfill.system.files import flat
 from blankfill.system.marks import changes
 
@@ -30,11 +32,19 @@ def pretraining_note(
     note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
     if old is not None:
         note["replay"] = dict(old.marks)
+    if words := {**word_sources(old), **word_sources(corpus)}:
+        note["words"] = words
     if warm_start is not None:
         note["warm_start"] = warm_start_values(warm_start)
     if taught is not None:
         note["teacher"] = {"sha256": taught.sha256}
     return note
+
+
+def word_sources(corpus: Corpus | None) -> dict[str, str]:
+    """Return what finds the whole words of a corpus, by script; {} where its tokenizer does."""
+    units = corpus.vocabulary.units if corpus is not None else None
+    return units.sources if isinstance(units, Units) else {}
 
 
 def recipe_values(recipe: Recipe) -> Note:
@@ -84,11 +94,21 @@ def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path,
     refuse(out, problems, again(out, corpus))
 
 
+def check_words(out: Path, notes: Sequence[Note], note: Note) -> None:
+    """Raise UserError when whole words are found in another way than at the start of a run."""
+    phrases = [phrase for noted in notes for phrase in differing(noted.get("words"), note.get("words", {}))]
+    refuse(
+        out,
+        [f"the source of the whole words of {phrase}" for phrase in phrases],
+        "Install the package in the version that it was begun with; then it can be resumed.",
+    )
+
+
 def again(out: Path, corpus: Path) -> str:
     """Return the remedy for a pretraining run whose inputs have changed."""
     return (
         "Put back what it was begun with, then it can be resumed; or let a new run begin from its weights: "
-        f"blankfill pretrain {flat(corpus)} --recipe {out / 'recipe.yaml'} --from {out} --out …"
+        f"blankfill pretrain {quoted(flat(corpus))} --recipe {quoted(out / 'recipe.yaml')} --from {quoted(out)} --out …"
     )
 
 

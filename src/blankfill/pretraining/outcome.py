@@ -44,6 +44,7 @@ class RunResult:
 
 def finish(training: Training, done: Progress) -> RunResult:
     """Record the progress of a run, draw its losses, update its report, and print how its samples changed."""
+    from blankfill.generation.hidden_words_report import lines_of
     from blankfill.generation.samples import compare
     from blankfill.runs.recorder import of_step
 
@@ -55,6 +56,9 @@ def finish(training: Training, done: Progress) -> RunResult:
         steps = recipe.train.steps
         say(f"stopped at step {done.step:,} of {steps:,}; resume with: blankfill pretrain --resume {quoted(out)}")
     compare(of_step(out / "samples.jsonl", 0), of_step(out / "samples.jsonl", done.step))
+    if not ended and training.hidden_words and training.hidden_words.report:
+        for line in lines_of(training.hidden_words.report):
+            say(line)
     return RunResult(
         out, done.step, done.tokens, done.valid_loss, baseline, done.seconds, old_text_losses(out), stopped
     )

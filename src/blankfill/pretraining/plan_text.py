@@ -78,13 +78,13 @@ def open_text(paths: Sequence[str | Path], recipe: Recipe, work: Path, teacher: 
 def source_bytes(paths: Sequence[str | Path], recipe: Recipe) -> int:
     """Return the size of the text at these paths, as far as it is known without reading it."""
     from blankfill.corpus.prepare import EXPANSION
-    from blankfill.corpus.sources import SourceOptions, discover
+    from blankfill.corpus.sources import HEAD_BYTES, SourceOptions, discover
 
     if "-" in paths:
         raise UserError("plan cannot read standard input; give files, or a folder made by `blankfill prepare`")
     corpus = recipe.corpus
-    options = SourceOptions(corpus.documents, corpus.text_field, corpus.encoding, corpus.strip)
-    sources = discover([str(path) for path in paths], options)
+    options = SourceOptions(documents=corpus.documents, strip=corpus.strip, **vars(corpus.table_options()))
+    sources = discover([str(path) for path in paths], options, most_bytes=HEAD_BYTES)
     return int(sum(source.size * (EXPANSION if source.compression else 1) for source in sources))
 
 

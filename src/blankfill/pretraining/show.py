@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,14 @@ class ShownRow:
             self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain,
             window=self.window, further=self.further,
         )  # fmt: skip
+
+    def values(self) -> dict[str, Any]:
+        """Return the row as plain values for `json.dumps`: its place in the run, and the tokens, positions and targets
+        of each of its examples."""
+        examples = [example_values(example, self.tokenizer, self.channels) for example in self.examples]
+        return {
+            "title": self.title, "epoch": self.epoch, "place": self.place, "rows": self.rows, "examples": examples
+        }  # fmt: skip
 
     def png(self, path: str | Path, font: Path | None = None) -> str:
         """Draw the row to a PNG file.
@@ -128,6 +136,22 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
         )  # fmt: skip
         del corpus, phases, sampler  # their files are open, and Windows removes no open files
     return row
+
+
+def example_values(example: Example, tokenizer: Tokenizer, channels: Sequence[str]) -> dict[str, Any]:
+    """Return an example as plain values. channels: names of the position channels."""
+    targets = zip(example.target_index.tolist(), example.target_ids.tolist(), strict=True)
+    ids = example.input_ids.tolist()
+    values: dict[str, Any] = {
+        "tokens": [tokenizer.token(number) for number in ids],
+        "ids": ids,
+        "positions": dict(zip(channels, example.positions.tolist(), strict=False)),
+        "targets": [{"column": at, "id": number, "token": tokenizer.token(number)} for at, number in targets],
+        "labels": dict(example.labels),
+    }
+    if example.context is not None:
+        values["context"] = example_values(example.context, tokenizer, channels)
+    return values
 
 
 def further_columns(

@@ -22,6 +22,7 @@ from blankfill.generation.samples import Samples
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.planning.flops import batch_flops
 from blankfill.pretraining.data_setup import Rows, old_validation, target_baseline, validation_batches
+from blankfill.pretraining.hidden_words import HiddenWordsWatch
 from blankfill.pretraining.inputs import Inputs
 from blankfill.pretraining.outcome import announce, note_run
 from blankfill.pretraining.teacher import Teacher
@@ -83,6 +84,7 @@ class Training:
         self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, hf_layout))
         loaded = Loaded(model, inputs.corpus.tokenizer, inputs.corpus.vocabulary, recipe.objective, out)
         self.samples = Samples(loaded, inputs.corpus.valid, options.samples)
+        self.hidden_words = watch_hidden_words(loaded, inputs, options.hidden_words, self.recorder)
         self.watch = baseline_watcher(self.baselines, recipe, self.recorder)
 
     def new_trainer(self) -> Trainer:
@@ -162,6 +164,8 @@ class Training:
         if self.old_batches:
             losses = evaluate(self.model, self.old_batches, self.context.device, self.context.dtype)
             self.recorder.record(old_text_line(now, losses))
+        if self.hidden_words:
+            self.hidden_words.measure(now.step, now.tokens)
         self.watch(now)
 
     def sample(self, step: int) -> None:
@@ -177,6 +181,15 @@ class Training:
             "inputs": self.inputs.note, NOTED: self.context.machine.values(), "progress": now.state(),
         }  # fmt: skip
         self.writer.save(now.step, self.model, self.optimizer, state, now.best_step)
+
+
+def watch_hidden_words(loaded: Loaded, inputs: Inputs, count: int, recorder: RunRecorder) -> HiddenWordsWatch | None:
+    """Return what measures the hidden words of a run; None without validation text, for a model that does not fill
+    blanks by places, and for a count of 0."""
+    objective, valid = loaded.objective, inputs.corpus.valid
+    if not count or valid is None or not objective.fills or loaded.format.fill_method != "places":
+        return None
+    return HiddenWordsWatch(loaded, inputs.corpus.train, valid, count, recorder)
 
 
 def old_text_line(now: Progress, losses: Mapping[str, float]) -> dict[str, float | int | str]:

@@ -19,12 +19,18 @@ from blankfill.report.snapshot import Best, Event, Snapshot, number
 
 MOST_POINTS = 1200
 """Largest number of points of a curve on the page: about the pixels of the widest chart."""
-SPLITS = {"train": "training", "valid": "validation", "old": "old text"}
+SPLITS = {"train": "training", "valid": "validation", "old": "old text", "hidden words": "the model"}
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
+SMALLEST_SPAN = {"score": 0.1, "share": 0.05, "loss": 0.1}
+"""Smallest height of a chart in its own unit, by style: a smaller change does not fill it."""
+SMALLEST_PART = 0.05
+"""Smallest height of other charts, as a share of their largest value."""
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
 """Metrics whose validation lines repeat them, or hold them for the whole run."""
 KNOWN = {
     "loss": ("Loss", "nats per answer", "loss"),
+    "named_at_once": ("Hidden words named at once", "of those in text never read", "share"),
+    "named_among_5": ("Hidden words among five", "of those in text never read", "share"),
     "tokens_per_s": ("Throughput", "tokens per second", "count"),
     "lr": ("Learning rate", "", "rate"),
     "grad_norm": ("Gradient norm", "before clipping", "number"),
@@ -75,6 +81,12 @@ class Chart:
         return STYLES[self.style](value)
 
 
+def smallest_span(style: str, values: Sequence[float]) -> float:
+    """Return the smallest height of a chart with these values, so that noise does not look like a rise."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return SMALLEST_SPAN.get(style, SMALLEST_PART * largest)
+
+
 def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | None] | None = None) -> list[Chart]:
     """Return a chart for each metric, the loss first.
 
@@ -109,6 +121,9 @@ def _chart(
     elif name == "grad_norm":
         clip = number(snapshot.section("train").get("max_grad_norm"))
         reference = ("clipped to", clip) if clip else None
+    elif name in ("named_at_once", "named_among_5") and (words := snapshot.hidden_words):
+        pairs = words.neighbours.first if name == "named_at_once" else words.neighbours.among
+        reference = ("pairs of neighbouring words", pairs)
     return Chart(name, title, unit, style, series, reference)
 
 
@@ -140,6 +155,7 @@ def payload(
                 curve |= {"low": rounded(points.low), "high": rounded(points.high)}
             curves.append(curve)
         values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
+        values["span"] = smallest_span(chart.style, [end[1] for of in chart.series for end in of.ends.values()])
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
         if chart.key == marked and mark:

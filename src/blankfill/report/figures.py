@@ -11,6 +11,8 @@ from html import escape
 
 WIDTH, SIDE = 720, 460
 LEFT, BOTTOM, MARGIN, ROW = 56, 44, 14, 34
+SMALLEST = 0.1
+"""Smallest range of scores, so that settings that hardly differ do not look far apart."""
 LETTER = 7.2
 """Approximate width of a letter."""
 
@@ -33,17 +35,19 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def spread(values: Sequence[float], air: float = 0.06) -> tuple[float, float]:
-    """Return a range from a little below the smallest value to a little above the largest."""
+def spread(values: Sequence[float], smallest: float = 0.0, air: float = 0.06) -> tuple[float, float]:
+    """Return a range from a little below the smallest value to a little above the largest, at least `smallest`
+    long."""
     low, high = min(values), max(values)
-    more = (high - low) * air or max(abs(high), 1.0) * 0.05
+    more = max((high - low) * air, (smallest - (high - low)) / 2) or max(abs(high), 1.0) * 0.05
     return low - more, high + more
 
 
 def scatter(points: Sequence[Sequence[float]], label: str) -> str:
     """Return a scatter plot of predicted (vertical) against true numbers, with the diagonal. label: description in
     words."""
-    low, high = spread([value for point in points for value in point])
+    values = [value for point in points for value in point]
+    low, high = spread(values, 0.05 * max(map(abs, values)))
     right, bottom = WIDTH - MARGIN, SIDE - BOTTOM
 
     def x(value: float) -> float:
@@ -66,7 +70,7 @@ def scatter(points: Sequence[Sequence[float]], label: str) -> str:
 def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | None = None) -> str:
     """Return a line of dots for each setting, on one scale. reference: a value to compare all settings with."""
     values = [value for line in lines for value in (*line.values, line.middle)]
-    low, high = spread([*values, reference[1]] if reference else values)
+    low, high = spread([*values, reference[1]] if reference else values, SMALLEST)
     left = min(300, 16 + LETTER * max(len(line.name) for line in lines))
     right, height = WIDTH - 30, ROW * len(lines) + BOTTOM + MARGIN
     bottom = height - BOTTOM + 8

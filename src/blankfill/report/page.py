@@ -15,6 +15,7 @@ from blankfill.errors import UserError
 from blankfill.report import sections, several_page, tuned_page
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
+from blankfill.report.hidden_words import hidden_words_section
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import Snapshot, number, read_snapshot
 from blankfill.system.files import is_special, write_file
@@ -53,6 +54,7 @@ def page_of(snapshot: Snapshot, now: datetime) -> str:
     events = snapshot.events[-MOST_EVENTS:]
     parts = {
         "Curves": sections.curves_section(charts),
+        "Hidden words": hidden_words_section(snapshot.hidden_words),
         "Samples": sections.samples_section(snapshot.samples),
         "Events": sections.events_section(events, len(snapshot.events) - len(events)),
         "Recipe": sections.recipe_section(snapshot),

@@ -76,12 +76,17 @@ function range(view, x0, x1) {
     high = Math.max(high, chart.reference.y);
   }
   if (choices.scale === "log" && low > 0 && high / low < 1e30 && ["loss", "number"].includes(chart.style)) {
-    const air = (high / low) ** 0.05 * 1.001;
+    const air = Math.max((high / low) ** 0.05 * 1.001, Math.sqrt(1.05 / (high / low)));
     return { low: low / air, high: high * air, log: true };
   }
-  const air = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
+  // a change smaller than the chart's smallest span does not fill it
+  const air = Math.max((high - low) * 0.06, (chart.span - (high - low)) / 2) || Math.abs(high) * 0.05 || 1;
   const fromZero = low >= 0 && !["loss", "score"].includes(chart.style) && (chart.style !== "number" || low < high / 3);
-  return { low: fromZero ? 0 : low - air, high: high + air, log: false };
+  // scores end at 0 and 1, so a chart does not reach far beyond
+  let shift = 0;
+  if (chart.style === "score" && high <= 1) shift = Math.min(0, 1.01 - high - air);
+  if (chart.style === "score" && low >= 0) shift = Math.max(shift, air - low - 0.01);
+  return { low: fromZero ? 0 : low - air + shift, high: high + air + shift, log: false };
 }
 
 const path = (points, x, y) =>

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.report.charts import SMALLEST_SPAN
 from blankfill.report.curves import read_curves
 from blankfill.system.files import whole_path
 
@@ -83,6 +84,9 @@ def loss_plot(metrics: Path, out: Path, baseline: float | None = None, title: st
         steps = axes.secondary_xaxis("top", functions=(to_steps, to_tokens))
         steps.set_xlabel("steps", fontsize=13)
         steps.tick_params(labelsize=12)
+    low, high = axes.get_ylim()
+    if (missing := SMALLEST_SPAN["loss"] - (high - low)) > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=13, loc="upper right", framealpha=0.95)
 

@@ -11,6 +11,7 @@ from html import escape
 
 import numpy as np
 
+from blankfill.corpus.inventory import HEADERS, ReadSource, dropped_rows, table_rows
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, find_blanks
 from blankfill.report.charts import Chart, tone
@@ -199,7 +200,10 @@ def corpus_section(snapshot: Snapshot) -> str:
         ("sources", amount(corpus.source_bytes, "B")),
         *((f"left out: {why}", count) for why, count in corpus.dropped.items() if count),
     ]
-    body = panel("", f"<table><thead>{head}</thead><tbody>{sides}</tbody></table>") + panel("", pairs(facts))
+    body = panel("Read", _read_table(corpus.inventory)) if corpus.inventory else ""
+    if left_out := dropped_rows(corpus.inventory):
+        body += panel("Left out of documents", pairs(left_out))
+    body += panel("", f"<table><thead>{head}</thead><tbody>{sides}</tbody></table>") + panel("", pairs(facts))
     lists = {
         "Samples of the text": corpus.samples,
         "Notes": corpus.notices,
@@ -210,6 +214,19 @@ def corpus_section(snapshot: Snapshot) -> str:
         if texts:
             body += panel(title, f'<ul class="quotes">{"".join(said("li", text) for text in texts)}</ul>')
     return f'<div class="head"><h2>Corpus</h2></div><div class="facts wide">{body}</div>'
+
+
+def _read_table(lines: Sequence[ReadSource]) -> str:
+    """Return the table of what was read."""
+    numbers = (False, False, False, True, True)
+    head = "".join(
+        tag("th", name, scope="col", kind="n" if number else "") for name, number in zip(HEADERS, numbers, strict=True)
+    )
+    body = ""
+    for row in table_rows(lines):
+        cells = zip(row, numbers, strict=True)
+        body += f"<tr>{''.join(tag('td', cell, kind='n' if number else '') for cell, number in cells)}</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def environment_section(snapshot: Snapshot) -> str:

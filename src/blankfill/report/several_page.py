@@ -18,7 +18,7 @@ from blankfill.report.figures import Dots, dot_lines
 from blankfill.report.markup import panel, said, tag
 from blankfill.report.masthead import Card, masthead
 from blankfill.report.snapshot import number, read_json
-from blankfill.report.tuned import Tuned, part, read_tuned, rows
+from blankfill.report.tuned import Tuned, pair_of, part, read_tuned, rows
 from blankfill.report.tuned_sections import head, settings_section, table
 from blankfill.tasks.run_files import RESULTS
 
@@ -83,20 +83,36 @@ def _cards(several: Several) -> list[Card]:
     if mean is not None:
         runs = int(number(best.get("runs")) or 1)
         spread = f"± {deviation or 0.0:.4f} over {runs} runs" if runs > 1 else "one run"
-        shown.append((f"Best mean {several.primary_metric}", f"{mean:.4f}", spread, ""))
+        span = pair_of(best.get("interval"))
+        note = f"{spread}; 95%: {span[0]:.4f} to {span[1]:.4f}" if span else spread
+        shown.append((f"Best mean {several.primary_metric}", f"{mean:.4f}", note, ""))
+        test = part(best, "test")
+        if (on_test := number(test.get("mean"))) is not None:
+            span = pair_of(test.get("interval"))
+            note = f"95%: {span[0]:.4f} to {span[1]:.4f}; " if span else ""
+            note += "the best setting on the test set, which chose nothing"
+            shown.append((f"Test {several.primary_metric}", f"{on_test:.4f}", note, ""))
         shown.append(("Best setting", str(best.get("setting", "")), f"best run {best.get('best_run', '')}", ""))
     for way, name in WAYS.items():
         score = number(part(part(several.results, "together"), way).get("score"))
         if score is not None:
             shown.append((name[:1].upper() + name[1:], f"{score:.4f}", several.primary_metric, ""))
     if several.baseline is not None:
-        shown.append(("Baseline", f"{several.baseline:.4f}", "without reading the items", ""))
+        kind = "bad" if best.get("better") is False else ""
+        note = "without reading the items" + ("; the best setting is not clearly better" if kind else "")
+        shown.append(("Baseline", f"{several.baseline:.4f}", note, kind))
     return shown
 
 
 def _settings(several: Several) -> str:
     """Return every setting: mean and deviation, with links to its runs."""
     lines, body = [], ""
+    with_test = any("test" in row for row in rows(several.results, "settings"))
+
+    def tested(setting: Values) -> str:
+        mean = number(part(setting, "test").get("mean"))
+        return tag("td", "–" if mean is None else f"{mean:.4f}", kind="n") if with_test else ""
+
     settings = sorted(rows(several.results, "settings"), key=lambda row: -(number(row.get("mean")) or 0.0))
     for setting in settings:
         name = str(setting.get("setting", ""))
@@ -107,13 +123,22 @@ def _settings(several: Several) -> str:
         lines.append(Dots(name, known, mean))
         links = ", ".join(_link(run, _short(run, score)) for run, score in scores.items())
         body += (
-            f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">± {deviation:.4f}</td>'
+            f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">{_span(setting)}</td>'
+            f'<td class="n">± {deviation:.4f}</td>{tested(setting)}'
             f'<td class="n">{number(setting.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
         )
-    columns = ("setting", "mean", "deviation", "best", "runs")
-    return head("Comparison", "a dot is a run, the line their mean") + _both(
-        several, lines, table(columns, body, words=1)
+    columns = ("setting", "mean", "95% interval", "deviation", *(["test"] if with_test else []), "best", "runs")
+    note = (
+        "a dot is a run, the line their mean; the dev set chose the checkpoints and the best setting, so its scores "
+        "are slightly optimistic"
     )
+    return head("Comparison", note) + _both(several, lines, table(columns, body, words=1))
+
+
+def _span(values: Values) -> str:
+    """Return the interval of a mean as text."""
+    span = pair_of(values.get("interval"))
+    return "–" if span is None else f"{span[0]:.4f} to {span[1]:.4f}"
 
 
 def _patterns(several: Several, patterns: Sequence[Values]) -> str:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
+from blankfill.generation import hidden_words_report
+from blankfill.generation.hidden_words_report import Report
 from blankfill.report.curves import Row, Table, is_step, latest, read_tables
 from blankfill.system.loader import build
 from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
@@ -72,6 +74,7 @@ class Snapshot:
     recipe: Mapping[str, Any]
     recipe_text: str
     corpus: CorpusReport | None
+    hidden_words: Report | None = None
 
     @property
     def name(self) -> str:
@@ -217,6 +220,7 @@ def read_snapshot(run: Path) -> Snapshot:
         recipe=_yaml(text),
         recipe_text=text,
         corpus=_corpus(run),
+        hidden_words=hidden_words_report.read(run),
     )
 
 

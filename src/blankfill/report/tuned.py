@@ -46,6 +46,26 @@ class Tuned:
         return numbers(metrics)
 
     @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95% bootstrap interval of each metric that has one."""
+        return between(self.results.get("intervals"))
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """Results of the test set, {} without one and while the run trains."""
+        return part(self.results, "test")
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on why the model has not learnt the task."""
+        return sentences(self.results.get("warnings"))
+
+    @property
+    def advice(self) -> list[str]:
+        """Sentences on what to try then."""
+        return sentences(self.results.get("advice"))
+
+    @property
     def best(self) -> Best | None:
         """Best score on the dev set so far; its `loss` is that score."""
         table = self.snapshot.split("valid")
@@ -93,3 +113,23 @@ def numbers(values: object) -> dict[str, float]:
     given = values if isinstance(values, dict) else {}
     parsed = {str(name): number(value) for name, value in given.items()}
     return {name: value for name, value in parsed.items() if value is not None}
+
+
+def between(values: object) -> dict[str, tuple[float, float]]:
+    """Return the pairs of finite numbers of a mapping by name."""
+    given = values if isinstance(values, dict) else {}
+    pairs = {str(name): pair_of(value) for name, value in given.items()}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
+
+
+def pair_of(value: object) -> tuple[float, float] | None:
+    """Return a list of two finite numbers as a pair, None for any other value."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = map(number, value)
+    return None if low is None or high is None else (low, high)
+
+
+def sentences(value: object) -> list[str]:
+    """Return the texts of a list."""
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

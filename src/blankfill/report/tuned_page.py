@@ -14,7 +14,7 @@ from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import number
-from blankfill.report.tuned import Tuned, part, read_tuned
+from blankfill.report.tuned import Tuned, between, part, read_tuned
 
 IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
 """Facts of run.json that the page shows elsewhere."""
@@ -31,6 +31,7 @@ def page_of(run: Path, now: datetime) -> str:
     events = snapshot.events[-MOST_EVENTS:]
     facts = {name: value for name, value in snapshot.facts.items() if name not in IN_SETTINGS}
     parts = {
+        "Not learnt": tuned_sections.verdict_section(tuned),
         "Scores": tuned_sections.scores_section(tuned),
         "Curves": sections.curves_section(charts),
         "Confusions": tuned_sections.confusions_section(tuned.results),
@@ -72,12 +73,22 @@ def cards(tuned: Tuned) -> list[Card]:
     score, plain = metrics.get(tuned.primary_metric), tuned.baseline.get(tuned.primary_metric)
     best = tuned.best
     if score is not None:
-        shown.append(
-            (f"Best {tuned.primary_metric}", f"{score:.4f}", f"dev set, at step {best.step:,}" if best else "", "")
-        )
+        span = tuned.intervals.get(tuned.primary_metric)
+        note = [f"95%: {span[0]:.4f} to {span[1]:.4f}"] if span else []
+        note += [f"dev set, at step {best.step:,}"] if best else []
+        shown.append((f"Best {tuned.primary_metric}", f"{score:.4f}", "; ".join(note), ""))
+    on_test = number(tuned.test.get("score"))
+    if on_test is not None:
+        span = between(tuned.test.get("intervals")).get(tuned.primary_metric)
+        note = [f"95%: {span[0]:.4f} to {span[1]:.4f}"] if span else []
+        note.append("test set, which chose nothing")
+        shown.append((f"Test {tuned.primary_metric}", f"{on_test:.4f}", "; ".join(note), ""))
     if score is not None and plain is not None:
-        kind = "good" if score > plain else "bad"
-        shown.append(("Against the baseline", f"{score - plain:+.4f}", f"without reading the items {plain:.4f}", kind))
+        better = part(tuned.results, "baseline").get("better", score > plain) is True
+        note = [] if better or score <= plain else ["may be chance"]
+        note.append(f"without reading the items {plain:.4f}")
+        kind = "good" if better else "bad"
+        shown.append(("Against the baseline", f"{score - plain:+.4f}", "; ".join(note), kind))
     for name, value in [pair for pair in metrics.items() if pair[0] != tuned.primary_metric][:2]:
         shown.append((name[:1].upper() + name[1:], f"{value:.4f}", "of the same checkpoint", ""))
     if snapshot.step is not None:

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from blankfill.report.figures import scatter
 from blankfill.report.markup import attributes_of, language_of, pairs, panel, said, tag
 from blankfill.report.snapshot import number
-from blankfill.report.tuned import Tuned, part, rows
+from blankfill.report.tuned import Tuned, between, numbers, pair_of, part, rows
 from blankfill.tasks.options import FinetuneOptions
 
 MOST_CLASSES = 20
@@ -47,20 +47,70 @@ def row(name: str, cells: Sequence[str]) -> str:
     return f"<tr>{said('th', name, scope='row')}{''.join(tag('td', cell, kind='n') for cell in cells)}</tr>"
 
 
+def verdict_section(tuned: Tuned) -> str:
+    """Return the warnings of a run that is no better than the baseline, and what to try."""
+    if not tuned.warnings:
+        return ""
+    signs = "".join(said("p", f"{sentence[:1].upper()}{sentence[1:]}.", kind="warning") for sentence in tuned.warnings)
+    hints = "".join(said("li", sentence) for sentence in tuned.advice)
+    listed = f"<p>To try:</p><ul>{hints}</ul>" if hints else ""
+    return head("Not learnt", "what the scores say about this run") + panel("", signs + listed)
+
+
 def scores_section(tuned: Tuned) -> str:
-    """Return every metric beside its baseline without reading the items."""
-    baseline, lines = tuned.baseline, ""
-    for name, value in tuned.metrics.items():
-        plain = baseline.get(name)
-        more = ["–", "–"] if plain is None else [f"{plain:.4f}", f"{value - plain:+.4f}"]
-        lines += row(
-            f"{name} (chooses the checkpoint)" if name == tuned.primary_metric else name, [f"{value:.4f}", *more]
-        )
+    """Return every metric with its interval beside its baseline without reading the items; then the test set's."""
+    baseline, known = tuned.baseline, tuned.intervals
+    lines = "".join(
+        _score_row(name, value, known.get(name), baseline.get(name), name == tuned.primary_metric)
+        for name, value in tuned.metrics.items()
+    )
     if not lines:
         return ""
-    columns = ("metric", "this run", "without reading", "difference")
-    note = "on the dev set; without reading: the most frequent class, the mean, each word's usual tag"
-    return head("Scores", note) + panel("", table(columns, lines))
+    columns = ("metric", "this run", "95% interval", "without reading", "difference")
+    count = number(part(tuned.results, "items").get("dev"))
+    of_dev = f"Dev set, {count:,.0f} examples" if count else "Dev set"
+    note = "without reading: the most frequent class, the mean, each word's usual tag"
+    body = panel(of_dev, table(columns, lines) + _comparison(part(tuned.results, "baseline"), _chosen(tuned)))
+    if tuned.test:
+        plain = numbers(part(tuned.test, "baseline").get("metrics"))
+        known = between(tuned.test.get("intervals"))
+        lines = "".join(
+            _score_row(name, value, known.get(name), plain.get(name))
+            for name, value in numbers(tuned.test.get("metrics")).items()
+        )
+        count = number(tuned.test.get("items")) or 0
+        about = _comparison(part(tuned.test, "baseline"), "It chose nothing and was scored once, at the end.")
+        body += panel(f"Test set, {count:,.0f} examples", table(columns, lines) + about)
+    return head("Scores", note) + f'<div class="stack">{body}</div>'
+
+
+def _score_row(
+    name: str, value: float, span: tuple[float, float] | None, plain: float | None, chooses: bool = False
+) -> str:
+    cells = [f"{value:.4f}", "–" if span is None else f"{span[0]:.4f} to {span[1]:.4f}"]
+    cells += ["–", "–"] if plain is None else [f"{plain:.4f}", f"{value - plain:+.4f}"]
+    return row(f"{name} (chooses the checkpoint)" if chooses else name, cells)
+
+
+def _chosen(tuned: Tuned) -> str:
+    """Return a sentence on the choice of the checkpoint, "" where there was none."""
+    count = int(number(tuned.results.get("evaluations")) or 0)
+    if count < 2:
+        return ""
+    return f"This set chose the checkpoint among {count:,} evaluations, so its scores are slightly optimistic."
+
+
+def _comparison(baseline: Values, more: str) -> str:
+    """Return sentences on the difference from the baseline. more: a further sentence."""
+    span, texts = pair_of(baseline.get("interval")), []
+    if span is not None:
+        better = "clearly better" if baseline.get("better") is True else "not clearly better"
+        better = "clearly worse" if span[1] < 0 else better
+        texts.append(
+            f"The difference from the baseline lies from {span[0]:+.4f} to {span[1]:+.4f} (95% bootstrap interval of "
+            f"the primary metric): {better}."
+        )
+    return "".join(tag("p", text, kind="note") for text in [*texts, *([more] if more else [])])
 
 
 def confusions_section(results: Values) -> str:
@@ -81,9 +131,9 @@ def confusions_section(results: Values) -> str:
 def confusions(names: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Return a confusion matrix of counts, each with its share of the row."""
     lines = ""
-    for name, numbers in zip(names, counts, strict=True):
-        total, cells = sum(numbers), ""
-        for other, count in zip(columns, numbers, strict=True):
+    for name, line in zip(names, counts, strict=True):
+        total, cells = sum(line), ""
+        for other, count in zip(columns, line, strict=True):
             share = count / total if total else 0.0
             kind = "n hit" if other == name else "n"
             unit = tag("span", f"{share:.0%}", kind="unit")
@@ -218,7 +268,7 @@ def settings_section(tuned: Tuned) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
     changed = {k: v for k, v in tuned.options.items() if v != defaults.get(k)}
     unchanged = {k: v for k, v in tuned.options.items() if k not in changed}
-    named = {name: value for name, value in part(config, "columns").items() if value and value != ","}
+    named = {name: value for name, value in part(config, "tables").items() if value}
     facts = [("task", tuned.task), ("data", config.get("data", "")), ("model", config.get("from", "")), *named.items()]
     items = part(tuned.snapshot.facts, "items")
     facts += [(f"{name} items", value) for name, value in items.items()]

@@ -29,7 +29,7 @@ FILE = "inputs.json"
 FREE = frozenset(
     [
         *("threads", "device", "workers", "micro_batch"),
-        *("log_every", "save_every", "save_total_limit", "sample_every", "samples"),
+        *("log_every", "save_every", "save_total_limit", "sample_every", "samples", "hidden_words"),
     ]
 )
 """Options that a resumed run may change: they concern where it computes and what it writes, not what it learns."""

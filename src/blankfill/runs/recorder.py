@@ -1,7 +1,8 @@
 """Recording a run's numbers: `metrics.jsonl`, `events.jsonl`, `samples.jsonl`, TensorBoard, and a progress bar.
 
-Each line is a JSON object; those of the metrics have at least step, split, loss, lr, tokens and tokens_per_s. A resumed
-run drops the lines after its checkpoint, so that no step occurs twice; events stay, since they did happen.
+Each line is a JSON object; those of the metrics have at least step and split, and where a loss was measured also loss,
+lr, tokens and tokens_per_s. A resumed run drops the lines after its checkpoint, so that no step occurs twice; events
+stay, since they did happen.
 
 These files are for readers, so an error in them does not end a run: when a run is resumed, damaged lines are skipped
 and counted, and the original file is renamed to `NAME.damaged`; a file that cannot be written is reported once.

@@ -4,21 +4,26 @@ Long work shows a bar on a terminal and a plain line now and then elsewhere. Eve
 except that `show` and `table` write the output of a command to standard output. Names of files and texts may hold
 characters that control a terminal, so those are made visible: in notices always, in the output of a command where
 standard output is a terminal. In a file or a pipe the output is data and stays unchanged. A notice that cannot be
-written is dropped, since it must not stop a run. Not here: logging of training metrics (they have their own file),
-colours for errors.
+written is dropped, since it must not stop a run.
+
+`output_mode` changes that for a process. With `json`, standard output has JSON alone: `show_json` writes it, and the
+text of `show` and `table` becomes a notice. With `quiet`, notices and progress are dropped; `complain` writes errors in
+any mode. NO_COLOR and FORCE_COLOR decide about styles, TERM=dumb and streams that are no terminals get plain lines.
+Not here: logging of training metrics (they have their own file), colours for errors.
 """
 
 from __future__ import annotations
 
 import errno
+import math
+import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 from blankfill.errors import UserError, in_flags, in_keys
 
@@ -49,10 +54,15 @@ def visible(text: str) -> str:
     return CONTROLS.sub(_escape, text)
 
 
-def quoted(path: Path) -> str:
-    """Return a path as a shell reads it, for a command that is printed to be copied: with quotes where it has spaces,
-    quotes or other characters that mean something to a shell."""
-    return shlex.quote(str(path))
+def quoted(*arguments: object) -> str:
+    """Return arguments, such as a path, as a shell reads them, for a command that is printed to be copied: with quotes
+    where they have spaces, quotes or other characters that mean something to a shell."""
+    texts = list(map(str, arguments))
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(texts)
+    return shlex.join(texts)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -78,8 +88,56 @@ def worded(sentence: str) -> str:
     return _spelling[-1](sentence)
 
 
+class _Mode(NamedTuple):
+    json: bool = False
+    quiet: bool = False
+
+
+_mode: list[_Mode] = [_Mode()]
+
+
+@contextmanager
+def output_mode(json: bool = False, quiet: bool = False) -> Iterator[None]:
+    """Change what is printed while the block runs. json: standard output has the values of `show_json` alone. quiet: no
+    notices and no progress."""
+    _mode.append(_Mode(json, quiet))
+    try:
+        yield
+    finally:
+        _mode.pop()
+
+
+def is_json() -> bool:
+    """Return whether results are printed as JSON."""
+    return _mode[-1].json
+
+
+def is_quiet() -> bool:
+    """Return whether notices and progress are dropped."""
+    return _mode[-1].quiet
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal that can draw over its own lines."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_styled(stream: TextIO | None) -> bool:
+    """Return whether a stream gets bold and coloured text: a terminal does, unless NO_COLOR is set; FORCE_COLOR extends
+    that to files and pipes."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or is_terminal(stream)
+
+
 def say(text: str) -> None:
-    """Print a notice on standard error, above a progress bar that may be running."""
+    """Print a notice on standard error, above a progress bar that may be running; nothing where notices are dropped."""
+    if not is_quiet():
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Print an error on standard error, also where notices are dropped."""
     try:
         _write(sys.stderr, visible(worded(text)))
     except (OSError, ValueError, RuntimeError):  # full, closed, or interrupted by a signal in the middle of a line
@@ -89,8 +147,49 @@ def say(text: str) -> None:
 def show(text: str, end: str = "\n") -> None:
     """Print one piece of a command's output on standard output; characters that its encoding lacks become `?`.
 
-    Raises OutputError when standard output cannot be written, BrokenPipeError when its reader is gone.
+    Where results are JSON, the text is a notice. Raises OutputError when standard output cannot be written,
+    BrokenPipeError when its reader is gone.
     """
+    if is_json():
+        say(text)
+    else:
+        _put(text, end)
+
+
+def show_json(value: object) -> None:
+    """Print a value as one line of JSON on standard output, with escapes for characters that its encoding lacks.
+
+    Paths become texts, dataclasses objects; a number that is not finite becomes null. Raises as `show` does.
+    """
+    import json
+
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    _put(json.dumps(as_json(value), ensure_ascii=not encoding.startswith("utf"), allow_nan=False))
+
+
+def as_json(value: Any) -> Any:
+    """Return a value with nothing in it but what JSON has."""
+    from dataclasses import fields, is_dataclass
+    from enum import Enum
+
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Enum):
+        return as_json(value.value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [as_json(item) for item in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        return as_json(value.item())
+    return worded(str(value))
+
+
+def _put(text: str, end: str = "\n") -> None:
     try:
         _write(sys.stdout, product(text), end)
     except BrokenPipeError:
@@ -119,8 +218,8 @@ def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] =
     """Print a small table on standard output: drawn by rich on a terminal, aligned plain text elsewhere (never cut)."""
     cells = [[product(str(cell)) for cell in row] for row in rows]
     title, headers = product(title), [product(name) for name in headers]
-    if sys.stdout is None or not sys.stdout.isatty():
-        show(plain_table(title, cells, headers))
+    if is_json() or not is_terminal(sys.stdout):
+        show(plain_table(title, cells, headers, bold=is_styled(sys.stdout) and not is_json()))
         return
     from rich import box
     from rich.console import Console
@@ -134,11 +233,17 @@ def table(title: str, rows: Sequence[Sequence[object]], headers: Sequence[str] =
         drawn.add_column(Text(name), justify="right" if numeric and column else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout).print(drawn)
+    Console(file=sys.stdout, **_style(sys.stdout)).print(drawn)
 
 
-def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> str:
-    """Return a table as text: the title, then a line for each row, columns padded by their width on screen."""
+def _style(stream: TextIO | None) -> dict[str, Any]:
+    """Return how rich styles a stream."""
+    return {} if is_styled(stream) else {"color_system": None}
+
+
+def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str] = (), bold: bool = False) -> str:
+    """Return a table as text: the title, then a line for each row, columns padded by their width on screen. bold: print
+    the title and the headers in bold type."""
     from rich.cells import cell_len
 
     lines = [list(headers), *map(list, rows)] if headers else [list(row) for row in rows]
@@ -148,6 +253,9 @@ def plain_table(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str
     for line in lines:
         padded = [cell + " " * (widths[c] - cell_len(cell)) for c, cell in enumerate(line)]
         out.append("  " + "  ".join(padded).rstrip())
+    for number in range(bool(title) + bool(headers)) if bold else ():
+        row = number if title else 1
+        out[row] = f"\x1b[1m{out[row]}\x1b[0m"
     return "\n".join(out)
 
 
@@ -175,12 +283,13 @@ def progress(description: str, total: float | None, unit: str = "", done: float 
     """Show a progress bar while the block works.
 
     On a terminal: a bar with share, rate, time left and the named fields. Elsewhere: a line on standard error at the
-    start, at most every 15 seconds, and at the end. Rate and time left count the work of this run only.
+    start, at most every 15 seconds, and at the end; nothing where notices are dropped. Rate
+    and time left count the work of this run only.
 
     total: units of work (None when unknown), of which an earlier run finished `done`.
     """
     description = visible(description)
-    if sys.stderr is None or not sys.stderr.isatty():
+    if is_quiet() or not is_terminal(sys.stderr):
         plain = _PlainBar(description, total, unit, done)
         plain.line()
         finished = False
@@ -278,4 +387,5 @@ def _rich_progress(unit: str) -> Any:
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), TaskProgressColumn(), Rate(),
         TimeRemainingColumn(compact=True), TextColumn("{task.fields[shown]}", markup=False),
     ]  # fmt: skip
-    return Progress(*columns, console=Console(file=sys.stderr), redirect_stdout=True, redirect_stderr=True)
+    console = Console(file=sys.stderr, **_style(sys.stderr))
+    return Progress(*columns, console=console, redirect_stdout=True, redirect_stderr=True)

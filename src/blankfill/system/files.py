@@ -11,7 +11,6 @@ locks of run folders (`runs.lock`).
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -346,6 +345,8 @@ def _short(name: str) -> str:
     if len(encoded) <= LONGEST:
         return name
     beginning = encoded[: LONGEST - 17].decode("utf-8", "ignore")
+    import hashlib  # takes time that the help of a command does not need
+
     return f"{beginning}-{hashlib.blake2b(encoded, digest_size=8).hexdigest()}"
 
 

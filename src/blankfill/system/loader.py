@@ -68,7 +68,8 @@ def load(
             problems.append(mismatch(".".join((path, *error.path)), error))
     for name, field in fields.items():
         if base is None and field.required and name not in values:
-            problems.append(Problem(f"{setting(prefix + (field.option.name or name))} is missing"))
+            named = name.upper() if field.option.positional else setting(prefix + (field.option.name or name))
+            problems.append(Problem(f"{named} is missing"))
     if len(problems) > before:
         return None
     if base is not None:

@@ -79,6 +79,41 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
+STAND_IN = 512
+"""Bytes at the beginning of a file that show what it is."""
+_POINTER = b"version https://git-lfs"
+_PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype\s+html|html|head)\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def stand_in(path: Path) -> str:
+    """Return what a file is that was stored in place of a file of a model, as a sentence with the remedy, or "".
+
+    Git stores a pointer where Git LFS is not set up; browsers and download tools save the page about a file, or the
+    page of an error.
+    """
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(STAND_IN)
+    except OSError:
+        return ""
+    if beginning.startswith(_POINTER):
+        return (
+            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its folder, or download "
+            "the file from where it was cloned"
+        )
+    if _PAGE.match(beginning):
+        return f"{path} is a web page (HTML) and not the file itself; download the file by its own link"
+    return ""
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Raise UserError for a file that was stored in place of a file of a model; see `stand_in`."""
+    if sentence := stand_in(path):
+        raise UserError(sentence)
+
+
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """Return the content of a regular file of at most `limit` bytes. Raises UnreadableError, UserError for a larger
     one."""
@@ -173,10 +208,14 @@ def read_json(path: Path, kind: type[T], limit: int = ...) -> T: ...
 def read_json(path: Path, kind: type[Any] = dict, limit: int = SMALL) -> Any:
     """Return the value of a JSON file, which must be of type `kind`. Raises UserError; UnreadableError when it is
     missing."""
-    text = read_text(path, limit)
-    if not text.strip():
-        raise UserError(f"{path} is empty, where JSON is expected")
-    return parse_json(text, path, kind)
+    try:
+        text = read_text(path, limit)
+        if not text.strip():
+            raise UserError(f"{path} is empty, where JSON is expected")
+        return parse_json(text, path, kind)
+    except UserError:
+        refuse_stand_in(path)
+        raise
 
 
 @overload

@@ -31,8 +31,9 @@ RENAMED: Mapping[str, str] = {
     "longest_target": "max_target_length", "longest_question": "max_query_length",
     "longest_answer": "max_answer_length", "null_odds": "na_prob_file", "several_masks": "multi_token",
     "stack": "head_on", "top": "head",
+    "text_field": "columns", "text_column": "columns", "label_column": "columns", "id_column": "columns",
 }  # fmt: skip
-"""Options with another name before version 0.2, for suggestions."""
+"""Options that had another name in an earlier version, for suggestions."""
 LONGEST_NAME = 100
 """Number of characters of an unknown name that are compared with known names; very long names would take seconds."""
 
@@ -41,7 +42,9 @@ LONGEST_NAME = 100
 class Option:
     """Properties of a field that its annotation cannot express. name: name on the command line, if not the field's own.
 
-    choices: returns the possible values of a text. metavar: placeholder for the value in the help.
+    choices: returns the possible values of a text. metavar: placeholder for the value in the help. unless: the option
+    without which this one is required, for a field that has a default for that case. suggestions: returns some of the
+    values that a text may have, for the completion of command lines.
     """
 
     name: str = ""
@@ -49,6 +52,8 @@ class Option:
     hidden: bool = False
     choices: Callable[[], Collection[str]] | None = None
     metavar: str = ""
+    unless: str = ""
+    suggestions: Callable[[], Collection[str]] | None = None
 
 
 @dataclass(frozen=True)

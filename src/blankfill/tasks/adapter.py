@@ -22,6 +22,8 @@ from blankfill.tasks.batching import Batches, EncodedItem, Epochs
 from blankfill.tasks.heads.models import AnswerModel, HeadKind
 from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import Item, Split
+from blankfill.tasks.metrics import intervals
+from blankfill.tasks.metrics.bootstrap import resampled
 from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.task import Task
@@ -89,7 +91,22 @@ class Adapter(ABC):
 
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics. Raises UserError when the items have no answers."""
-        return score(self.task, Split(items, self.labels), [prediction.value for prediction in predictions])
+        return score(self.task, Split(items, self.labels), self.values(items, predictions))
+
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
+        """Return bootstrap resamples of the metrics; see `metrics.bootstrap.resampled`."""
+        return resampled(self.task, Split(items, self.labels), self.values(items, predictions))
+
+    def assess(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> intervals.Scores:
+        """Return the metrics with their resamples, from which intervals are computed."""
+        return intervals.Scores(self.measure(items, predictions), len(items), self.resampled(items, predictions))
+
+    def values(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Any:
+        """Return the predictions as the metrics take them."""
+        return [prediction.value for prediction in predictions]
+
+    def tune(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:  # noqa: B027 (most have nothing)
+        """Choose what the adapter decides by, such as a threshold, so that these items are scored best."""
 
     @abstractmethod
     def parse(self, record: Mapping[str, Any]) -> Prediction:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from blankfill.corpus.tables.columns import FieldChoice
+
 LISTED = 3
 """Number of examples that a problem lists."""
 
@@ -115,17 +117,27 @@ Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | Lang
 T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, LanguageItem)
 
 
+class Remark(str):
+    """A problem of the data that leaves no item out."""
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a data set: items in the file's order, names of labels (for tagging, of BIO tags), and problems of
-    the data, one sentence each."""
+    the data, one sentence each; those that leave no item out are a `Remark`. columns: those that were chosen, where the
+    file is a table of the user."""
 
     items: Sequence[Item]
     labels: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
+    columns: tuple[FieldChoice, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def losses(self) -> list[str]:
+        """Return the problems that leave items out."""
+        return [problem for problem in self.problems if not isinstance(problem, Remark)]
 
     def texts(self) -> list[TextItem]:
         """Return the items, which must be texts to classify or score; TypeError otherwise."""
@@ -157,6 +169,19 @@ def _all_of(items: Sequence[Item], kind: type[T]) -> list[T]:
     if len(matches) != len(items):
         raise TypeError(f"This split does not hold {kind.__name__}s only.")
     return matches
+
+
+def labelled(item: Item) -> bool:
+    """Return whether the data have the answer of an item, so that predictions for it can be scored."""
+    if isinstance(item, MixedItem):
+        return labelled(item.item)
+    if isinstance(item, TextItem | ChoiceItem):
+        return item.label is not None
+    if isinstance(item, TaggedItem):
+        return item.tags is not None
+    if isinstance(item, QuestionItem):
+        return bool(item.answers) or bool(item.impossible)
+    return bool(item.targets) if isinstance(item, GenerationItem) else False
 
 
 def duplicate_ids(items: Sequence[Item], name: str) -> list[str]:

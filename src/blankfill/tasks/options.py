@@ -17,6 +17,7 @@ HeadKind = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze", "text"]
 MultiToken = Literal["surest-first", "at-once"]
 Blank = Literal["mask", "gmask"]
+AnswerColumns = Literal["context", "all"]
 HeadOn = Literal["auto", "encoder", "decoder"]
 
 
@@ -65,6 +66,10 @@ class FinetuneOptions:
     """Questions: maximum length of a question in tokens; longer questions are truncated."""
     max_answer_length: int = 30
     """Questions: maximum length of an answer in tokens."""
+    answer_columns: AnswerColumns = "context"
+    """Questions: columns among which training and prediction search the answer. context: [CLS] and the context, every
+    span of it. all: every column of the window, and of each window only the spans between its 20 best starts and its 20
+    best ends, as transformers' run_qa."""
     document_context: bool = False
     """Tagging: read each sentence together with its neighbours in the document, as far as they fit."""
     method: Method = "head"
@@ -120,6 +125,10 @@ class FinetuneOptions:
     validation_split: float = 0.1
     """Fraction of the training examples used for validation where a data set has no dev set; whole documents or
     articles."""
+    test_split: str = ""
+    """Test set that chooses nothing and is scored once, at the end, with the chosen checkpoint: a fraction of the
+    training examples, such as 0.1 (whole documents or articles, the same for every seed), or the name of a labelled
+    split of the data, such as test. Without it there is none."""
     max_train_samples: int = 0
     """Maximum number of training examples, drawn by the seed, for few-shot runs and learning curves; 0: all."""
     warmup: float = 0.1
@@ -170,9 +179,25 @@ class FinetuneOptions:
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
-        return out_of_bounds(self) + [
-            Problem(sentence) for sentence in (*self._cloze_problems(), *self._head_problems())
-        ]
+        own = (*self._test_problems(), *self._cloze_problems(), *self._head_problems())
+        return out_of_bounds(self) + [Problem(sentence) for sentence in own]
+
+    @property
+    def test_fraction(self) -> float | None:
+        """Fraction of the training examples that is the test set; None without one, and for a named split."""
+        try:
+            return float(self.test_split)
+        except ValueError:
+            return None
+
+    def _test_problems(self) -> Iterator[str]:
+        """Yield a sentence for an impossible test set."""
+        fraction = self.test_fraction
+        if fraction is not None and not 0 < fraction < 1:
+            yield (
+                f"{setting('test_split')} is {self.test_split}; it must be a fraction above 0 and below 1, or the name "
+                "of a split"
+            )
 
     def _head_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the head and of trained weights."""
@@ -182,6 +207,7 @@ class FinetuneOptions:
                 "features": self.features != "none",
                 "head": self.head != "linear",
                 "head_on": self.head_on != "auto",
+                "answer_columns": self.answer_columns != "context",
             }
             for name in (name for name, is_given in given.items() if is_given):
                 yield (

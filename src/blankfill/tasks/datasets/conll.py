@@ -1,15 +1,15 @@
 """Tagged words in CoNLL's form: a word and its tag on each line, an empty line after each sentence.
 
-Columns are separated by tabs or spaces; the first is the word, the last the tag. `-DOCSTART-` begins a document. Tags
-of every scheme are read (`entities`) and returned as BIO. Weibo's words are a character and the digit of its place in a
-word; the digit is removed.
+Columns are separated by tabs or spaces; the first is the word, the last the tag. Lines that begin with "# " before a
+sentence are comments. `-DOCSTART-` begins a document. Tags of every scheme are read (`entities`) and returned as BIO.
+Weibo's words are a character and the digit of its place in a word; the digit is removed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from blankfill.tasks.items import Split, TaggedItem, listed
 from blankfill.tasks.metrics.entities import bio, parts
 from blankfill.tasks.task import Task
 
+_INVISIBLE = " \t\r\n\x0b\x0c\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Characters that nobody sees; alone on a line they are an empty line."""
 _PLACE = re.compile(r"(?<=.)\d$", re.DOTALL)
 
 
@@ -29,6 +31,7 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
     that does not belong to them. Raises UserError for a line without a tag in a file with tags, and for an invalid tag.
     """
     items: list[TaggedItem] = []
+    starts: list[tuple[str, int]] = []
     document, parted = 0, False
     for sentence in _sentences(path):
         if sentence is None:
@@ -40,6 +43,7 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
         if digits:
             words = [_PLACE.sub("", word) for word in words]
         tags = _tags(path, sentence)
+        starts.append((sentence[0][0], sentence[0][2]))
         items.append(TaggedItem(str(len(items)), tuple(words), tags, document))
     if not parted:
         items = [replace(item, document=None) for item in items]
@@ -47,7 +51,11 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
         raise UserError(f"{path} has no sentences: copy or download it again.")
     tagged = sum(item.tags is not None for item in items)
     if 0 < tagged < len(items):
-        raise UserError(f"{path}: only {tagged} of {len(items)} sentences have tags: give all a tag on each line.")
+        word, line = next(start for item, start in zip(items, starts, strict=True) if item.tags is None)
+        raise UserError(
+            f"{path}, line {line} has no tag for {word!r}, and only {tagged} of {len(items)} sentences have tags: give "
+            "all a tag on each line."
+        )
     names_in_file = tag_names(items)
     unknown = [name for name in names_in_file if labels and name not in labels]
     if unknown:
@@ -57,22 +65,63 @@ def read_conll(path: Path, labels: tuple[str, ...] = (), digits: bool = False) -
     return Split(items, labels or names_in_file)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line of a file. cells: its columns; empty for an empty line, a comment, and one that begins a document."""
+
+    number: int
+    text: str
+    cells: Sequence[str] = ()
+    document: bool = False
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """Yield every line. Invisible characters alone are an empty line; lines that begin with "# " before a sentence are
+    comments, unless they have as many columns as the word after them, and a tag in the last one."""
+    held: list[_Line] = []
+    inside = False
+    for number, text in enumerate(text_lines(path), 1):
+        cells = [cell for cell in (text.split("\t") if "\t" in text else text.split(" ")) if cell]
+        if not text.strip(_INVISIBLE):
+            line = _Line(number, text)
+        elif cells[0] == "-DOCSTART-":
+            line = _Line(number, text, document=True)
+        else:
+            line = _Line(number, text, cells)
+            if not inside and text.startswith("# "):
+                held.append(line)
+                continue
+        for earlier in held:
+            alike = len(earlier.cells) == (len(line.cells) or 2) and _is_tag(earlier.cells[-1])
+            yield earlier if alike else _Line(earlier.number, earlier.text)
+        held = []
+        inside = bool(line.cells)
+        yield line
+    for earlier in held:
+        yield earlier if len(earlier.cells) == 2 and _is_tag(earlier.cells[-1]) else _Line(earlier.number, earlier.text)
+
+
+def _is_tag(text: str) -> bool:
+    try:
+        parts(text.strip())
+    except UserError:
+        return False
+    return True
+
+
 def _sentences(path: Path) -> Iterator[list[tuple[str, str, int]] | None]:
     """Yield each sentence as (word, tag or "", line number); None where a document begins."""
     sentence: list[tuple[str, str, int]] = []
-    for number, line in enumerate(text_lines(path), 1):
-        cells = line.split("\t") if "\t" in line else line.split(" ")
-        cells = [cell for cell in cells if cell]
-        if cells and cells[0] == "-DOCSTART-":
-            if sentence:
-                yield sentence
-            sentence = []
-            yield None
-        elif line.strip():
-            sentence.append((cells[0], cells[-1].strip() if len(cells) > 1 else "", number))
-        elif sentence:
+    for line in _lines(path):
+        if line.cells:
+            tag = line.cells[-1].strip() if len(line.cells) > 1 else ""
+            sentence.append((line.cells[0], tag, line.number))
+            continue
+        if sentence:
             yield sentence
             sentence = []
+        if line.document:
+            yield None
     if sentence:
         yield sentence
 
@@ -101,14 +150,15 @@ def predicted_lines(path: Path, tags: Sequence[Sequence[str]]) -> Iterator[str]:
     in a second column of a file of words alone. Everything else is unchanged."""
     tagged = any(tag for sentence in _sentences(path) for _, tag, _ in sentence or ())
     words = (tag for sentence in tags for tag in sentence)
-    for line in text_lines(path):
-        if not line.strip() or line.split()[0] == "-DOCSTART-":
-            yield line
+    for line in _lines(path):
+        text = line.text
+        if not line.cells:
+            yield text
         elif tagged:
-            before, mark, _ = line.rstrip().rpartition("\t" if "\t" in line else " ")
+            before, mark, _ = text.rstrip().rpartition("\t" if "\t" in text else " ")
             yield f"{before}{mark}{next(words)}"
         else:
-            yield f"{line.rstrip()}\t{next(words)}"
+            yield f"{text.rstrip()}\t{next(words)}"
 
 
 _METRICS = ("precision", "recall", "f1")

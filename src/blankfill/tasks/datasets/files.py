@@ -7,19 +7,19 @@ Not here: tables of the user, whose fields may be quoted (`tables`).
 
 from __future__ import annotations
 
-import lzma
-import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from blankfill.corpus.archives import DAMAGES, check_directory
 from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
-from blankfill.corpus.limits import LARGEST_DIRECTORY, LARGEST_DOCUMENT, too_long
-from blankfill.errors import UserError
+from blankfill.corpus.encodings import decide_encoding
+from blankfill.corpus.limits import LARGEST_DOCUMENT, too_long
+from blankfill.errors import Problem, UserError
+from blankfill.system import console
 from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
 
@@ -51,12 +51,28 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, compressed or not, cut at line feeds only and without a carriage return."""
+    """Yield the lines of a file of text, compressed or not, cut at line feeds only and without a carriage return; a
+    guessed encoding and damaged bytes are reported."""
+    for line in lines(text_pieces(path), str(path)):
+        yield line.removesuffix("\r")
+
+
+def text_pieces(path: Path) -> Iterator[str]:
+    """Yield the text of a file, compressed or not, in pieces; a guessed encoding and damaged bytes are reported."""
     regular_size(path)
     with readable(path), path.open("rb") as raw:
         compression = sniff_compression(raw.read(16))
-    for line in lines(read_text(str(path), compression), str(path)):
-        yield line.removesuffix("\r")
+        changed = path.stat().st_mtime_ns
+    yield from read_text(str(path), compression, _encoding(str(path), compression, changed))
+
+
+@lru_cache(maxsize=64)
+def _encoding(path: str, compression: str, changed: int) -> str:
+    """Return the encoding of a file, decided and reported once for each change of the file."""
+    encoding = decide_encoding(path, compression)
+    for remark in encoding.remarks(path):
+        console.say(f"Note: {console.worded(Problem(remark))}")
+    return encoding.name
 
 
 def tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -103,7 +119,7 @@ def unzipped(path: Path) -> str:
     """Return the text of the one .json file in a zip archive, unpacked step by step, whatever size the archive claims.
     Raises UserError when the archive is damaged, encrypted or too large."""
     try:
-        _check_directory(path)
+        check_directory(path)
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
             if len(names) != 1:
@@ -112,7 +128,7 @@ def unzipped(path: Path) -> str:
                 raise UserError(f"{path} is encrypted: unpack it with its password, and name the .json file.")
             with archive.open(names[0]) as member:
                 data = member.read(LARGEST_DOCUMENT + 1)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, *_DAMAGES) as error:
+    except DAMAGES as error:
         raise UserError(f"{path} is not a readable zip archive ({error}): copy or download it again.") from error
     if len(data) > LARGEST_DOCUMENT:
         raise too_long(f"{names[0]} in {path}", LARGEST_DOCUMENT, "unpack it and split it into several files", "bytes")
@@ -120,26 +136,6 @@ def unzipped(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{names[0]} in {path} is not UTF-8 (byte {error.start:,}): save it as UTF-8.") from error
-
-
-_DAMAGES = (EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
-"""Exceptions of damaged archives besides BadZipFile."""
-
-
-def _check_directory(path: Path) -> None:
-    """Raise UserError for an archive whose table of contents is so large that listing it would fill the memory."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _DIRECTORY_END), os.SEEK_SET)
-        tail = file.read(_DIRECTORY_END)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + 16 > len(tail):
-        raise zipfile.BadZipFile("its end is missing")
-    if int.from_bytes(tail[at + 12 : at + 16], "little") > LARGEST_DIRECTORY:
-        raise UserError(f"{path} holds too many files to look into: unpack it, and name the .json file.")
-
-
-_DIRECTORY_END = (1 << 16) + 22
-"""Bytes at the end of a zip archive in which its last record begins: that record and a comment."""
 
 
 class Faults:

@@ -11,12 +11,12 @@ from blankfill.errors import UserError
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
 
 
-def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
+def hold_out(split: Split, share: float = 0.1, seed: int = 0, name: str = "dev") -> tuple[Split, Split]:
     """Return (the remaining items, the held-out items), in the order of the split.
 
     About a share `share` of the items is held out, at least one. Items of one article, document or group stay together;
-    otherwise training would have seen parts of the held-out items. The choice depends only on the seed. Raises
-    UserError when the split has fewer than two groups.
+    otherwise training would have seen parts of the held-out items. The choice depends only on the seed. name: of the
+    held-out set, for sentences. Raises UserError when the split has fewer than two groups.
     """
     groups: dict[Hashable, list[int]] = {}
     for place, item in enumerate(split.items):
@@ -25,7 +25,8 @@ def hold_out(split: Split, share: float = 0.1, seed: int = 0) -> tuple[Split, Sp
     if len(members) < 2:
         together = " of one document" if len(split) > 1 else ""
         raise UserError(
-            f"{len(split)} rows{together} cannot be split into a training and a dev set: give more rows, or a dev set"
+            f"{len(split)} rows{together} cannot be split into a training and a {name} set: give more rows, or a "
+            f"{name} set"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, len(members)])).permutation(len(members))
     wanted, taken = share * len(split), set[int]()

@@ -86,6 +86,11 @@ def task_named(name: str) -> Task:
     raise UserError(f"There is no task {name!r}: {hint} tasks are {', '.join(names)}.")
 
 
+def task_names() -> list[str]:
+    """Return the names of all tasks, those of installed packages included."""
+    return list(dict.fromkeys([*TASKS, *(point.name for point in entry_points(group=GROUP))]))
+
+
 def _load(point: EntryPoint) -> Task:
     """Register the task of an installed package."""
     origin = f"the entry point {point.name} = {point.value} of the group {GROUP}"

@@ -1,8 +1,8 @@
 """Questions in SQuAD's JSON form: SQuAD 1.1 and 2.0, XQuAD, CMRC 2018, DRCD; and files of predicted answers.
 
-Answers that are not at the place in the data (200 of CMRC 2018's dev set, and places counted in UTF-16 units) keep
-their text, by which answers are scored, and lose their place, so that they are not used for training; `Split.problems`
-reports them.
+Answers that are not at the place in the data (200 of CMRC 2018's dev set, and places counted in UTF-16 units) are
+placed where they occur, if they occur once. The others keep their text, by which answers are scored, and lose their
+place, so that they are not used for training; `Split.problems` reports both.
 """
 
 from __future__ import annotations
@@ -14,30 +14,56 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.files import json_document
-from blankfill.tasks.items import Answer, QuestionItem, Split, duplicate_ids
+from blankfill.tasks.datasets.task_table import label_name, whole_number
+from blankfill.tasks.items import Answer, QuestionItem, Remark, Split, duplicate_ids
 from blankfill.tasks.task import Task
 
 
 def read_questions(path: Path, labels: tuple[str, ...] = ()) -> Split:
-    """Return all questions of a file, in its order. Raises UserError that names the part that does not have SQuAD's
-    form."""
+    """Return all questions of a file, in its order, without those whose answers are null. Raises UserError that names
+    the part that does not have SQuAD's form."""
     document = json_document(path)
-    misplaced, answers, items = [], 0, []
-    for title, context, question, where in _all_questions(document, path):
-        item = _question(question, context, title, where)
+    misplaced, placed, answers, items = [], 0, 0, []
+    questions = list(_all_questions(document, path))
+    unanswered = [_is_unanswered(question) for _, _, question, _ in questions]
+    labelled = not all(unanswered)  # a file in which all answers are null is for prediction
+    for (title, context, question, where), is_null in zip(questions, unanswered, strict=True):
+        if is_null and labelled:
+            continue
+        item, moved = _question(question, context, title, where)
         answers += len(item.answers)
+        placed += moved
         misplaced += [f"{item.id} ({answer.text[:20]})" for answer in item.answers if answer.start is None]
         items.append(item)
     if not items:
         raise UserError(f"{path} has no questions: copy or download it again.")
     problems = duplicate_ids(items, str(path))
-    if misplaced:
+    if labelled and any(unanswered):
+        first = next(question for (_, _, question, _), is_null in zip(questions, unanswered, strict=True) if is_null)
         problems.append(
+            f"{path}: {sum(unanswered)} of {len(questions)} questions left out: their answers are null, such as those "
+            f"of {first.get('id')}."
+        )
+    if placed:
+        remark = (
+            f"{path}: {placed} of {answers} answers do not lie at their answer_start but occur once in the context: "
+            "that place is taken."
+        )
+        problems.append(Remark(remark))
+    if misplaced:
+        remark = (
             f"{path}: {len(misplaced)} of {answers} answers do not lie at their answer_start, such as those of "
             f"{', '.join(misplaced[:3])}: they are used to score answers, not to train."
         )
+        problems.append(Remark(remark))
     return Split(items, (), problems)
+
+
+def _is_unanswered(question: Any) -> bool:
+    """Return whether the answers of a question are null, and it is not said to have none."""
+    return isinstance(question, Mapping) and question.get("answers", ()) is None and not question.get("is_impossible")
 
 
 def _all_questions(document: Any, path: Path) -> Iterator[tuple[str, str, Any, str]]:
@@ -53,16 +79,16 @@ def _all_questions(document: Any, path: Path) -> Iterator[tuple[str, str, Any, s
                 yield title, context, question, f"{in_paragraph}.qas[{q}]"
 
 
-def _question(question: Any, context: str, title: str, where: str) -> QuestionItem:
-    impossible = (
-        bool(question["is_impossible"]) if isinstance(question, Mapping) and "is_impossible" in question else None
-    )
-    answers = []
-    for answer in question.get("answers", []) if isinstance(question, Mapping) and not impossible else []:
-        text, start = _part(answer, "text", str, where), _part(answer, "answer_start", int, where)
-        lies_there = start >= 0 and text and context.startswith(text, start)
-        answers.append(Answer(text, start if lies_there else None))
-    return QuestionItem(
+def _question(question: Any, context: str, title: str, where: str) -> tuple[QuestionItem, int]:
+    """Return a question, and the number of its answers that were placed elsewhere than at their answer_start."""
+    impossible = _is_true(question, where)
+    answers, moved = [], 0
+    for answer in (question.get("answers") or []) if isinstance(question, Mapping) and not impossible else []:
+        text = _part(answer, "text", str, where)
+        place, was_moved = place_of(context, text, _start(answer, where))
+        moved += was_moved
+        answers.append(Answer(text, place))
+    item = QuestionItem(
         str(_part(question, "id", object, where)),
         _part(question, "question", str, where).strip(),
         context,
@@ -70,6 +96,26 @@ def _question(question: Any, context: str, title: str, where: str) -> QuestionIt
         False if answers else impossible,
         title,
     )
+    return item, moved
+
+
+def _start(answer: Mapping[str, Any], where: str) -> int:
+    """Return the first character of an answer; 45.0 and "45" are 45."""
+    start = whole_number(answer.get("answer_start"))
+    if start is None:
+        raise UserError(f"{where} has no 'answer_start' that is a whole number: is this a file of SQuAD's form?")
+    return start
+
+
+def _is_true(question: Any, where: str) -> bool | None:
+    """Return whether a question has no answer, None where the file does not say so; "false" and 0 are false."""
+    value = question.get("is_impossible") if isinstance(question, Mapping) else None
+    if value is None:
+        return None
+    name = label_name(value).lower()
+    if name not in ("true", "false", "1", "0"):
+        raise UserError(f"{where} has {name[:40]!r} for is_impossible: write true or false.")
+    return name in ("true", "1")
 
 
 def _part(value: Any, key: str, kind: type, where: str) -> Any:

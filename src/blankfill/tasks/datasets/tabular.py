@@ -6,18 +6,20 @@ all its rows are kept. In a file with labels, rows without a text or a label are
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.tables.reading import ENDINGS
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.conll import tag_names
-from blankfill.tasks.datasets.tables import ENDINGS, Row, table_rows
+from blankfill.tasks.datasets.task_table import Row, TaskRoles, TaskTable, is_empty, label_name, whole_number
 from blankfill.tasks.items import (
     Answer,
     ChoiceItem,
@@ -29,7 +31,7 @@ from blankfill.tasks.items import (
     TextItem,
     duplicate_ids,
     listed,
-)  # fmt: skip
+)
 from blankfill.tasks.metrics.entities import bio
 from blankfill.tasks.task import Task
 
@@ -38,105 +40,25 @@ _TEXTS = (
     ("text1", "text2"), ("query", "passage"), ("text",), ("sentence",), ("content",), ("review",), ("text_a",),
     ("文本",), ("内容",),
 )  # fmt: skip
-_WHOLE = re.compile(r"(-?\d+)\.0+\Z")
 _LABELS = ("label", "labels", "score", "target", "class", "category", "标签", "类别")
+SEPARATOR = ","
+"""What separates the labels in a multi-label text."""
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of columns; empty ones are guessed. Numbers count columns from 1 and mean that there is no header.
-
-    text: the text, or two; the words ("tag", a list or a text with spaces); the question and the context ("qa"); the
-    context and the choices ("choice": one list, or a column for each); the source and, if wanted, a second ("seq2seq").
-    label: the label or labels, score, tags, answer, number or text of the right choice, or target; "multilabel" also
-    takes several columns of 0 and 1. id: of a row; by default the number of the row. start: the first character of an
-    answer; by default the first occurrence of the answer. separator: separator of the labels in a multi-label text.
-    """
-
-    text: tuple[str, ...] = ()
-    label: tuple[str, ...] = ()
-    id: str | None = None
-    start: str | None = None
-    separator: str = ","
-
-
-class _Table:
-    """Rows of a file, with the columns checked once."""
-
-    def __init__(
-        self, path: Path, columns: Columns, texts: Sequence[tuple[str, ...]], labels: Sequence[str], most: int
-    ) -> None:
-        self.path, self._columns = path, columns
-        named = [*columns.text, *columns.label, columns.id or "", columns.start or ""]
-        headless = all(name.isdigit() for name in named if name) and any(named)
-        self._rows = [(line, row) for line, row in table_rows(path, headless) if _any(row)]
-        if not self._rows:
-            raise UserError(f"{path} has no rows: give a file that holds some.")
-        known = list(dict.fromkeys(name for _, row in self._rows[:100] for name in row))
-        self.text = columns.text or self._guess(known, texts)
-        if len(self.text) > most:
-            raise UserError(f"{len(self.text)} text columns are named where {most} can be read: name fewer.")
-        self.label = columns.label or tuple(name for name in labels if name in known)[:1]
-        for name in (*self.text, *columns.label, columns.id, columns.start):
-            if name is not None and name not in known:
-                raise UserError(f"{path} has no column {name!r}: its columns are {listed(known, 30)}.")
-        self.left_out: dict[str, list[int]] = {}
-        # A file in which no row has a label is for prediction.
-        self.labelled = any(not _empty(row.get(name)) for _, row in self._rows for name in self.label)
-
-    def _guess(self, known: Sequence[str], usual: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        guess = next((names for names in usual if all(name in known for name in names)), None)
-        if guess is None:
-            raise UserError(
-                f"{self.path} has no column that is obviously the text: name one; its columns are {listed(known, 30)}."
-            )
-        return guess
-
-    def items(self, build: Callable[[Row, str, int], Item | str]) -> list[Item]:
-        """Return the items of all rows. build: (row, id, line) → item, or a text that says why to leave the row out."""
-        built: list[Item] = []
-        for number, (line, row) in enumerate(self._rows):
-            id = str(row[self._columns.id]) if self._columns.id else str(number)
-            item = build(row, id, line)
-            if isinstance(item, str):
-                self.left_out.setdefault(item, []).append(line)
-            else:
-                built.append(item)
-        if not built:
-            raise UserError(f"{self.path}: every row {next(iter(self.left_out))}: fill that column in.")
-        return built
-
-    def problems(self, items: Sequence[Item]) -> list[str]:
-        """Return the reasons for rows left out, and ids that occur twice."""
-        reasons = [
-            f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
-            for why, lines in self.left_out.items()
-        ]
-        return reasons + duplicate_ids(items, str(self.path))
-
-    def where(self, line: int) -> str:
-        return f"{self.path}, line {line}"
-
-
-def _empty(value: Any) -> bool:
-    if isinstance(value, float) and math.isnan(value):
-        return True
-    return value is None or (isinstance(value, str | list | tuple) and not len(value)) or str(value).strip() == ""
-
-
-def _any(row: Row) -> bool:
-    return any(not _empty(value) for value in row.values())
-
-
-def _string(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def label_name(value: Any) -> str:
-    """Return the name of a label: texts stripped, 1.0 as 1 (pandas writes either), true and false in small letters."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _WHOLE.sub(r"\1", str(value).strip())
+_CLASSES = TaskRoles(("text", "second"), _TEXTS, "label", _LABELS)
+_LABEL_SETS = TaskRoles(("text", "second"), _TEXTS, "label", _LABELS, several_labels=True)
+_TAGS = TaskRoles(("words",), (("words",), ("tokens",), ("text",)), "tags", ("tags", "ner_tags", "labels", "label"))
+_ANSWERS = TaskRoles(
+    ("question", "context"), (("question", "context"), ("question", "passage")), "answer", ("answer", "answers"), 2,
+    more=("start",),
+)  # fmt: skip
+_CHOICES = TaskRoles(
+    ("context", "choices"), (("context", "choices"), ("question", "choices"), ("question", "options")), "label",
+    ("label", "answer"), 2, several_texts=True, more=("question", "answer"),
+)  # fmt: skip
+_PAIRS = TaskRoles(
+    ("source", "second"), (("source",), ("input",), ("document",), ("article",), ("text",)), "target",
+    ("target", "output", "summary", "title", "label"),
+)  # fmt: skip
 
 
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
@@ -148,7 +70,7 @@ def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(distinct))
 
 
-def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, ...]) -> tuple[str, ...]:
+def _known(table: TaskTable, names: Iterable[tuple[int, str]], labels: tuple[str, ...]) -> tuple[str, ...]:
     """Return the labels: the known labels, or those of the file, given as (line, name). Raises UserError for unknown
     labels."""
     met = list(names)
@@ -163,16 +85,16 @@ def _known(table: _Table, names: Iterable[tuple[int, str]], labels: tuple[str, .
     return labels
 
 
-def read_texts(path: Path, labels: tuple[str, ...], columns: Columns, several: bool = False) -> Split:
+def read_texts(path: Path, labels: tuple[str, ...], options: TableOptions, several: bool = False) -> Split:
     """Read texts or pairs with one label each, or with `several`."""
-    table = _Table(path, columns, _TEXTS, _LABELS, 2)
+    table = TaskTable(path, options, _LABEL_SETS if several else _CLASSES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [_string(row.get(name)) for name in table.text]
+        texts = [table.text_of(row, name, line) for name in table.text]
         if table.labelled and not texts[0]:
             return "has no text"
-        names = _labels_of(table, row, line, columns.separator, several)
-        if table.labelled and not names and not (several and not _missing(table, row)):
+        names = _labels_of(table, row, line, several)
+        if table.labelled and not names and not (several and not _unlabelled(table, row)):
             return "has no label"
         met.extend((line, name) for name in names)
         wanted.append(names)
@@ -183,7 +105,7 @@ def read_texts(path: Path, labels: tuple[str, ...], columns: Columns, several: b
     items = [item for item in table.items(build) if isinstance(item, TextItem)]
     problems = table.problems(items)
     if not table.labelled:
-        return Split(items, labels, problems)
+        return Split(items, labels, problems, table.choices())
     first = () if labels else table.label if several and len(table.label) > 1 else ()
     classes = first or _known(table, met, labels)
     if len(classes) < 2:
@@ -195,49 +117,55 @@ def read_texts(path: Path, labels: tuple[str, ...], columns: Columns, several: b
         replace(item, label=tuple(sorted(place[name] for name in names)) if several else place[names[0]])
         for item, names in zip(items, wanted, strict=True)
     ]
-    return Split(labelled, classes, problems)
+    return Split(labelled, classes, problems, table.choices())
 
 
-def _missing(table: _Table, row: Row) -> bool:
-    return all(row.get(name) is None for name in table.label)
+def _unlabelled(table: TaskTable, row: Row) -> bool:
+    """Return whether a row has no labels, as opposed to an empty list of labels."""
+    values = [table.value(row, name) for name in table.label]
+    if len(values) > 1:
+        return all(map(is_empty, values))
+    return values[0] is None or (isinstance(values[0], float) and is_empty(values[0]))
 
 
-def _labels_of(table: _Table, row: Row, line: int, separator: str, several: bool) -> list[str]:
+def _labels_of(table: TaskTable, row: Row, line: int, several: bool) -> list[str]:
     """Return the names of a row's labels."""
+    values = {name: table.value(row, name) for name in table.label}
+    name, value = next(iter(values.items()), ("", None))
     if not several:
-        value = row.get(table.label[0]) if table.label else None
-        if isinstance(value, list | dict):
+        if isinstance(value, list):
             raise UserError(f"{table.where(line)} has several labels: use multilabel.")
-        return [] if _empty(value) else [label_name(value)]
-    if len(table.label) > 1:
-        marks = {name: label_name(row.get(name)).lower() for name in table.label}
-        for name, value in marks.items():
-            if value not in ("0", "1", "true", "false"):
-                raise UserError(f"{table.where(line)} has {value!r} in column {name!r}, where 0 or 1 is wanted.")
-        return [name for name, value in marks.items() if value in ("1", "true")]
-    value = row.get(table.label[0]) if table.label else None
-    parts = value if isinstance(value, list) else _string(value).split(separator)
-    return list(dict.fromkeys(label_name(part) for part in parts if not _empty(part)))
+        return [] if is_empty(value) else [table.label_of(value, name, line)]
+    if len(values) > 1:
+        if all(map(is_empty, values.values())):
+            return []
+        marks = {name: table.label_of(value, name, line).lower() for name, value in values.items()}
+        for name, mark in marks.items():
+            if mark not in ("0", "1", "true", "false"):
+                raise UserError(f"{table.where(line)} has {mark!r} in column {name!r}, where 0 or 1 is wanted.")
+        return [name for name, mark in marks.items() if mark in ("1", "true")]
+    parts = value if isinstance(value, list) else table.label_of(value, name, line).split(SEPARATOR)
+    return list(dict.fromkeys(table.label_of(part, name, line) for part in parts if not is_empty(part)))
 
 
-def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
+def read_numbers(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read texts or pairs with a score each. Raises UserError that names the line of a score that is not a finite
     number."""
-    table = _Table(path, columns, _TEXTS, _LABELS, 2)
+    table = TaskTable(path, options, _CLASSES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [_string(row.get(name)) for name in table.text]
+        texts = [table.text_of(row, name, line) for name in table.text]
         second = texts[1] if len(texts) > 1 else None
         if not table.labelled:
             return TextItem(id, texts[0], second)
         if not texts[0]:
             return "has no text"
-        value = row.get(table.label[0])
-        if value is None or _string(value) == "":
+        value = table.value(row, table.label[0])
+        if value is None or value == "":
             return "has no score"
         try:
-            score = float(_string(value))
-        except ValueError:
+            score = math.nan if isinstance(value, bool | list | Mapping) else float(value)
+        except (ValueError, TypeError):
             score = math.nan
         if not math.isfinite(score):
             raise UserError(
@@ -246,20 +174,22 @@ def read_numbers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
         return TextItem(id, texts[0], second, score)
 
     items = table.items(build)
-    return Split(items, (), table.problems(items))
+    return Split(items, (), table.problems(items), table.choices())
 
 
-def read_tags(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
+def read_tags(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read lists of words with lists of tags (texts are cut at spaces)."""
-    table = _Table(path, columns, (("words",), ("tokens",), ("text",)), ("tags", "ner_tags", "labels", "label"), 1)
+    table = TaskTable(path, options, _TAGS)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        words = _list(row.get(table.text[0]))
+        words = _words(table, row, table.text[0], line)
         if not words:
             return "has no words"
         if not table.labelled:
             return TaggedItem(id, words)
-        tags = _list(row.get(table.label[0]))
+        tags = _words(table, row, table.label[0], line)
+        if not tags:
+            return "has no tags"
         if len(tags) != len(words):
             raise UserError(f"{table.where(line)} has {len(words)} words and {len(tags)} tags: give one for each word.")
         try:
@@ -270,73 +200,108 @@ def read_tags(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
     items = [item for item in table.items(build) if isinstance(item, TaggedItem)]
     tags_in_file = tag_names(items)
     known = _known(table, [(0, name) for name in tags_in_file], labels) if labels else tags_in_file
-    return Split(items, known, table.problems(items))
+    return Split(items, known, table.problems(items), table.choices())
 
 
-def _list(value: Any) -> tuple[str, ...]:
+def _words(table: TaskTable, row: Row, name: str, line: int) -> tuple[str, ...]:
+    value = table.value(row, name)
     if isinstance(value, list | tuple | np.ndarray):
-        return tuple(str(part) for part in value)
-    return tuple(_string(value).split())
+        return tuple(table.short_text(part, name, line) for part in value)
+    return () if is_empty(value) else tuple(table.short_text(value, name, line).split())
 
 
-def read_answers(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
-    """Read questions with contexts and an answer each (a text, or a list of texts; empty: no answer)."""
-    table = _Table(path, columns, (("question", "context"), ("question", "passage")), ("answer", "answers"), 2)
+def read_answers(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
+    """Read questions with contexts and their answers: a text, or a list of texts (empty: no answer), or SQuAD's objects
+    with texts and places, as lists side by side or as a list of objects."""
+    table = TaskTable(path, options, _ANSWERS)
     elsewhere: list[int] = []
-    if len(table.text) < 2:
-        raise UserError(f"{path}: questions need two text columns, the question and the context.")
+    moved: list[int] = []
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        question, context = (_string(row.get(name)) for name in table.text)
+        question, context = (table.text_of(row, name, line) for name in table.text)
         if not question or not context:
             return "has no question or no context"
         if not table.labelled:
             return QuestionItem(id, question, context)
-        value = row.get(table.label[0])
-        texts = [_string(part) for part in value] if isinstance(value, list) else [_string(value)]
-        start = row.get(columns.start) if columns.start else None
-        answers = tuple(Answer(text, _place(context, text, start)) for text in texts if text)
-        if any(answer.start is None for answer in answers):
-            elsewhere.append(line)
-        return QuestionItem(id, question, context, answers, not answers)
+        name = table.label[0]
+        value = table.value(row, name)
+        if value is None:
+            return "has no answer (null)"
+        answers = []
+        for text, start in _answers_of(table, value, table.value(row, table.start), name, line):
+            place, was_moved = place_of(context, text, start)
+            answers.append(Answer(text, place))
+            if place is None:
+                elsewhere.append(line)
+            elif was_moved:
+                moved.append(line)
+        return QuestionItem(id, question, context, tuple(answers), not answers)
 
     items = table.items(build)
     if duplicate_ids(items, str(path)):
         raise UserError(duplicate_ids(items, str(path))[0] + " Answers are identified by id: give each row its own.")
     problems = table.problems(items)
+    if moved:
+        problems.append(
+            f"{path}: {len(moved)} answers are not at their start in the context, but occur there once: that place is "
+            f"taken (line {listed(moved)})."
+        )
     if elsewhere:
         problems.append(
             f"{path}: {len(elsewhere)} rows have an answer that is not at its place in the context: line "
             f"{listed(elsewhere)}; such answers are used to score, not to train."
         )
-    return Split(items, (), problems)
+    return Split(items, (), problems, table.choices())
 
 
-def _place(context: str, text: str, start: Any) -> int | None:
-    if _empty(start):
-        return context.find(text) if text in context else None
-    at = int(float(_string(start))) if _string(start).removesuffix(".0").isdigit() else -1
-    return at if at >= 0 and context.startswith(text, at) else None
+def _answers_of(table: TaskTable, value: Any, start: Any, name: str, line: int) -> list[tuple[str, int | None]]:
+    """Return (text, first character or None) of each answer of a row. start: the cell of the column for it."""
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text", value.get("texts")), value.get("answer_start", value.get("start"))
+        if texts is None:
+            raise UserError(
+                f"{table.where(line)} has an object with {listed(list(value)) or 'nothing'} in {name!r} where answers "
+                "with `text` and `answer_start` are wanted: correct it."
+            )
+        texts = texts if isinstance(texts, list) else [texts]
+        starts = starts if isinstance(starts, list) else [starts] * len(texts)
+        if len(starts) != len(texts):
+            raise UserError(
+                f"{table.where(line)} has {len(texts)} answers and {len(starts)} places in {name!r}: give one for each."
+            )
+        pairs = list(zip(texts, starts, strict=True))
+    elif isinstance(value, list):
+        pairs = []
+        for part in value:
+            pairs += _answers_of(table, part, start, name, line) if isinstance(part, Mapping) else [(part, start)]
+    else:
+        pairs = [(value, start)]
+    answers = [(table.short_text(text, name, line), whole_number(place), place) for text, place in pairs]
+    for text, number, place in answers:
+        if number is None and not is_empty(place):
+            raise UserError(
+                f"{table.where(line)} says that the answer {text[:40]!r} begins at {place!r}: give the number of its "
+                "first character, from 0."
+            )
+    return [(text, number) for text, number, _ in answers if text]
 
 
-def read_choices(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
+def read_choices(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read contexts with choices: one column that holds a list, or a column for each; the label is the number of the
-    right choice from 0, or its text."""
-    usual = (("context", "choices"), ("question", "choices"), ("question", "options"))
-    table = _Table(path, columns, usual, ("label", "answer"), 100)
-    if len(table.text) < 2:
-        raise UserError(f"{path}: choices need two columns or more, the context and the choices.")
+    right choice from 0, or its text, or its key where the choices are an object with `text` and `label`."""
+    table = TaskTable(path, _with_aliases(options), _CHOICES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        values = [row.get(name) for name in table.text[1:]]
-        choices = tuple(_string(v) for v in (values[0] if isinstance(values[0], list) else values) if not _empty(v))
+        context = table.text_of(row, table.text[0], line)
+        choices, keys = _choices_of(table, row, line)
         if len(choices) < 2:
             return "has fewer than two choices"
-        value = row.get(table.label[0]) if table.label else None
+        value = table.value(row, table.label[0]) if table.label else None
         label = None
-        if not _empty(value):
-            name = label_name(value)
-            label = int(name) if name.isdigit() else choices.index(name) if name in choices else len(choices)
+        if not is_empty(value):
+            name = table.label_of(value, table.label[0], line)
+            places = [names.index(name) for names in (keys, choices) if name in names]
+            label = int(name) if name.isdigit() and not keys else places[0] if places else len(choices)
             if label >= len(choices):
                 raise UserError(
                     f"{table.where(line)} has the label {name!r}, which is neither the number (from 0) nor the text of "
@@ -344,21 +309,43 @@ def read_choices(path: Path, labels: tuple[str, ...], columns: Columns) -> Split
                 )
         elif table.labelled:
             return "has no label"
-        return ChoiceItem(id, _string(row.get(table.text[0])), choices, label, () if label is None else (label,))
+        return ChoiceItem(id, context, choices, label, () if label is None else (label,))
 
     items = table.items(build)
-    return Split(items, (), table.problems(items))
+    return Split(items, (), table.problems(items), table.choices())
 
 
-def read_pairs(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
+def _with_aliases(options: TableOptions) -> TableOptions:
+    """Return the options with `question` and `answer` as what they are to a choice: the context and the label."""
+    names = {"question": "context", "answer": "label"}
+    columns = (column.partition("=") for column in options.columns)
+    return replace(options, columns=tuple(f"{names.get(role, role)}{sign}{name}" for role, sign, name in columns))
+
+
+def _choices_of(table: TaskTable, row: Row, line: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the choices of a row, and their keys where they have some."""
+    names = table.text[1:]
+    values = [table.value(row, name) for name in names]
+    keys: list[Any] = []
+    if isinstance(values[0], Mapping) and isinstance(values[0].get("text"), list):
+        keys = values[0].get("label") or []
+        values = values[0]["text"]
+    elif isinstance(values[0], list):
+        values = values[0]
+    choices = tuple(table.short_text(value, names[0], line) for value in values if not is_empty(value))
+    return choices, tuple(map(label_name, keys)) if len(keys) == len(choices) else ()
+
+
+def read_pairs(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read sources, with a second text if its column is named, and targets (a text, or a list of alternatives)."""
-    usual = (("source",), ("input",), ("document",), ("article",), ("text",))
-    table = _Table(path, columns, usual, ("target", "output", "summary", "title", "label"), 2)
+    table = TaskTable(path, options, _PAIRS)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [_string(row.get(name)) for name in table.text]
-        value = row.get(table.label[0]) if table.label else None
-        targets = tuple(_string(part) for part in (value if isinstance(value, list) else [value]) if not _empty(part))
+        texts = [table.text_of(row, name, line) for name in table.text]
+        name = table.label[0] if table.label else ""
+        value = table.value(row, name)
+        parts = [part for part in (value if isinstance(value, list) else [value]) if not is_empty(part)]
+        targets = tuple(table.short_text(part, name, line) for part in parts)
         if table.labelled and not texts[0]:
             return "has no source"
         if table.labelled and not targets:
@@ -366,7 +353,7 @@ def read_pairs(path: Path, labels: tuple[str, ...], columns: Columns) -> Split:
         return GenerationItem(id, texts[0], targets, texts[1] if len(texts) > 1 else None)
 
     items = table.items(build)
-    return Split(items, (), table.problems(items))
+    return Split(items, (), table.problems(items), table.choices())
 
 
 _SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -374,22 +361,29 @@ _FILES = {
     split: tuple(f"{name}{more}.{ending}" for name in names for more in ("", "-*") for ending in ENDINGS)
     for split, names in _SPLITS.items()
 }
-_READERS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
-    "classify": ("classify", read_texts, ("accuracy", "macro-f1"), "accuracy"),
-    "regress": ("regress", read_numbers, ("pearson", "spearman", "mse"), "pearson"),
-    "multilabel": ("multilabel", partial(read_texts, several=True), ("micro-f1", "macro-f1", "exact"), "micro-f1"),
-    "tag": ("tag", read_tags, ("precision", "recall", "f1"), "f1"),
-    "qa": ("answer", read_answers, ("exact", "f1"), "f1"),
-    "choice": ("choice", read_choices, ("accuracy",), "accuracy"),
-    "seq2seq": ("generate", read_pairs, ("rouge1", "rouge2", "rougeL", "bleu"), "rougeL"),
-}
+_READERS: dict[str, tuple[Any, Any, TaskRoles, tuple[str, ...], str]] = {
+    "classify": ("classify", read_texts, _CLASSES, ("accuracy", "macro-f1"), "accuracy"),
+    "regress": ("regress", read_numbers, _CLASSES, ("pearson", "spearman", "mse"), "pearson"),
+    "multilabel": (
+        "multilabel", partial(read_texts, several=True), _LABEL_SETS, ("micro-f1", "macro-f1", "exact"), "micro-f1",
+    ),
+    "tag": ("tag", read_tags, _TAGS, ("precision", "recall", "f1"), "f1"),
+    "qa": ("answer", read_answers, _ANSWERS, ("exact", "f1"), "f1"),
+    "choice": ("choice", read_choices, _CHOICES, ("accuracy",), "accuracy"),
+    "seq2seq": ("generate", read_pairs, _PAIRS, ("rouge1", "rouge2", "rougeL", "bleu"), "rougeL"),
+}  # fmt: skip
 
 
-def tabular_task(name: str, columns: Columns | None = None, by_characters: bool = False) -> Task:
+def tabular_task(name: str, options: TableOptions | None = None, by_characters: bool = False) -> Task:
     """Return a task on the user's own data. name: classify, regress, multilabel, tag, qa, choice or seq2seq.
-    by_characters: words are characters (Chinese), for metrics and for joining words."""
-    kind, reader, metrics, primary_metric = _READERS[name]
-    parse = partial(reader, columns=columns or Columns())
+
+    options: how its tables are read, with the columns of its roles. by_characters: words are characters (Chinese), for
+    metrics and for joining words. Raises ConfigError for roles that the task does not have.
+    """
+    kind, reader, roles, metrics, primary_metric = _READERS[name]
+    options = options or TableOptions()
+    roles.check(options)
+    parse = partial(reader, options=options)
     return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)
 
 

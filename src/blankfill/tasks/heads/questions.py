@@ -9,11 +9,10 @@ import numpy as np
 
 from blankfill.tasks.adapter import EncodedSet, HeadAdapter, Prediction, Scores
 from blankfill.tasks.batching import EncodedItem
-from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans
-from blankfill.tasks.items import Item, QuestionItem, Split
+from blankfill.tasks.heads.windows import Window, WindowOptions, all_windows, best_spans, n_best_spans
+from blankfill.tasks.items import Item, QuestionItem
 from blankfill.tasks.metrics.error_analysis import question_analysis
 from blankfill.tasks.metrics.questions import best_threshold
-from blankfill.tasks.metrics.scoring import score
 
 USUAL_LENGTH = 384
 """Columns of a window without --max-length (BERT)."""
@@ -24,14 +23,16 @@ SHOWN = 5
 class Answer(HeadAdapter):
     """A span of the context, or none.
 
-    The target columns are the pooled column and those of the context; the pooled column represents no answer.
+    The target columns are the pooled column and those of the context, in this order; the pooled column represents no
+    answer. With `answer_columns` "all" the other columns of the row follow: they can be no part of an answer, but
+    compete with those that can.
     """
 
     head = "span"
     pooled = False
     threshold: float | None = None
     """If questions may have no answer: no answer is predicted when its score exceeds the best answer's by more than
-    this value. `measure` tunes it for later predictions."""
+    this value, which `tune` chooses."""
 
     @property
     def outputs(self) -> int:
@@ -54,6 +55,9 @@ class Answer(HeadAdapter):
                 continue
             framed = self.input_format.frame(window.question, window.context)
             columns = np.concatenate([[framed.pooled], np.arange(*framed.second)]).astype(np.int32)
+            if self.options.answer_columns == "all":
+                others = np.setdiff1d(np.arange(len(framed.example), dtype=np.int32), columns)
+                columns = np.concatenate([columns, others])
             answers = np.zeros((len(columns), 2), np.int64)
             for side, place in enumerate((window.start, window.end)):
                 answers[0 if place is None or place < 0 else 1 + place, side] = 1
@@ -69,14 +73,19 @@ class Answer(HeadAdapter):
             of[window.item].append((window, scores_KC))
         predictions = []
         for item, given in zip(questions, of, strict=True):
-            spans = best_spans(
-                item,
-                [window for window, _ in given],
-                [scores_KC[1:, 0] for _, scores_KC in given],
-                [scores_KC[1:, 1] for _, scores_KC in given],
-                [float(scores_KC[0].sum()) for _, scores_KC in given],
-                longest=self.options.max_answer_length,
-            )
+            longest, windows = self.options.max_answer_length, [window for window, _ in given]
+            of_windows = [scores_KC for _, scores_KC in given]
+            if self.options.answer_columns == "all":
+                spans = n_best_spans(item, windows, of_windows, longest=longest)
+            else:
+                spans = best_spans(
+                    item,
+                    windows,
+                    [scores_KC[1:, 0] for scores_KC in of_windows],
+                    [scores_KC[1:, 1] for scores_KC in of_windows],
+                    [float(scores_KC[0].sum()) for scores_KC in of_windows],
+                    longest=longest,
+                )
             best = [
                 {"text": text, "score": round(score, 4)}
                 for text, score in zip(spans.texts[:SHOWN], spans.scores, strict=False)
@@ -85,23 +94,21 @@ class Answer(HeadAdapter):
             predictions.append(Prediction(spans, shown))
         return predictions
 
-    def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Return exact match and F1; if questions may have no answer, with the best threshold for these items."""
-        questions = _questions(items)
+    def tune(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        """Choose the threshold that gives these items the best F1, if questions may have no answer."""
         if self.may_refuse:
-            best = {item.id: prediction.value.answer() for item, prediction in zip(questions, predictions, strict=True)}
-            odds = {
-                item.id: prediction.value.null_odds for item, prediction in zip(questions, predictions, strict=True)
-            }
-            _, self.threshold = best_threshold(questions, best, odds)
-        answers = {
-            item.id: prediction.value.answer(self.threshold)
-            for item, prediction in zip(questions, predictions, strict=True)
-        }
-        return score(self.task, Split(items), answers)
+            pairs = list(zip(_questions(items), predictions, strict=True))
+            best = {item.id: prediction.value.answer() for item, prediction in pairs}
+            odds = {item.id: prediction.value.null_odds for item, prediction in pairs}
+            _, self.threshold = best_threshold(_questions(items), best, odds)
+
+    def values(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, str]:
+        """Return the answer to each question, by its id."""
+        pairs = zip(_questions(items), predictions, strict=True)
+        return {item.id: prediction.value.answer(self.threshold) for item, prediction in pairs}
 
     def record(self, prediction: Prediction) -> dict[str, Any]:
-        """Return the answer by the threshold that `measure` computed, which was unknown before."""
+        """Return the answer by the threshold that `tune` chose, which was unknown before."""
         return {**prediction.record, "answer": prediction.value.answer(self.threshold)}
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:

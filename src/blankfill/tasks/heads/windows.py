@@ -179,6 +179,35 @@ def best_spans(
     return Spans(tuple(texts), tuple(texts.values()), float(min(null_scores)))
 
 
+def n_best_spans(
+    item: QuestionItem, windows: Sequence[Window], scores: Sequence[Float], best: int = 20, longest: int = 30
+) -> Spans:
+    """Return the best answers to a question as transformers' run_qa searches them (postprocess_qa_predictions).
+
+    Of each window the `best` starts and the `best` ends of all columns are paired, whether the column can be part of an
+    answer or not; pairs outside the context, in the wrong order or longer than `longest` are left out. Any window may
+    give an answer at a token that several windows have. Without any pair the answer is "", with a score of 0.
+
+    windows: all of the question's. scores: for each window the start and the end score of its columns, [K, 2]: of no
+    answer, of the T tokens of its context, and of its other columns. Raises UserError for scores that are not finite.
+    """
+    texts: dict[str, float] = {}
+    spans: list[tuple[float, int, int, int]] = []
+    for number, (window, scores_KC) in enumerate(zip(windows, scores, strict=True)):
+        if not np.isfinite(scores_KC).all():
+            raise UserError(f"The scores of question {item.id} are not numbers: the model has diverged.")
+        start, end = (np.argsort(-scores_KC[:, side], kind="stable")[:best] - 1 for side in (0, 1))
+        first_P, last_P = np.repeat(start, len(end)), np.tile(end, len(start))
+        inside_P = (first_P >= 0) & (last_P < len(window.context)) & (first_P <= last_P) & (last_P < first_P + longest)
+        for first, last in zip(first_P[inside_P].tolist(), last_P[inside_P].tolist(), strict=True):
+            spans.append((float(scores_KC[1 + first, 0]) + float(scores_KC[1 + last, 1]), number, first, last))
+    for score, number, first, last in sorted(spans, key=lambda span: -span[0])[:best]:
+        places = windows[number].places
+        texts.setdefault(item.context[int(places[first, 0]) : int(places[last, 1])], score)
+    null = min(float(scores_KC[0].sum()) for scores_KC in scores)
+    return Spans(tuple(texts) or ("",), tuple(texts.values()) or (0.0,), null)
+
+
 def _best_of(window: Window, start_T: Float, end_T: Float, best: int, longest: int) -> list[tuple[float, int, int]]:
     """Return (score, first, last) of the best spans of a window."""
     tokens = len(window.context)

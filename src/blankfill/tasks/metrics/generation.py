@@ -80,7 +80,29 @@ def _bleu(targets: Sequence[Sequence[str]], written: Sequence[str], by_character
     most = max(map(len, targets))
     # sacrebleu takes a list of the first targets of all texts, a list of the second targets, …
     references = [[right[k] if k < len(right) else None for right in targets] for k in range(most)]
-    return float(bleu.corpus_bleu(list(written), references, tokenize="zh" if by_characters else "13a").score) / 100
+    return float(bleu.corpus_bleu(list(written), references, tokenize=_cut(by_characters)).score) / 100
+
+
+def bleu_rows(
+    targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
+) -> list[list[float]]:
+    """Return the counts of each text whose sums make BLEU: of n-grams that match and of all, by length, and the lengths
+    of the text and of its nearest target."""
+    bleu = _library("sacrebleu.metrics", "BLEU", "sacrebleu").BLEU(tokenize=_cut(by_characters), effective_order=True)
+    of_each = [bleu.sentence_score(text, list(right)) for right, text in zip(targets, written, strict=True)]
+    return [[*row.counts, *row.totals, row.sys_len, row.ref_len] for row in of_each]
+
+
+def bleu_of_sums(sums: Sequence[int]) -> float:
+    """Return BLEU of a set of texts from the sums of their `bleu_rows`."""
+    bleu = _library("sacrebleu.metrics", "BLEU", "sacrebleu").BLEU
+    orders = (len(sums) - 2) // 2
+    return float(bleu.compute_bleu(list(sums[:orders]), list(sums[orders:-2]), sums[-2], sums[-1]).score) / 100
+
+
+def _cut(by_characters: bool) -> str:
+    """Return sacrebleu's name of the tokenization."""
+    return "zh" if by_characters else "13a"
 
 
 def _library(module: str, metric: str, package: str) -> Any:

@@ -58,7 +58,7 @@ def _sets(task: Task, split: Split, predicted: Sequence[Sequence[int]]) -> dict[
 def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, float]:
     items = split.choices()
     gold = _all_answers([item.label for item in items])
-    right = [_choice_scores(item, int(place)) for item, place in zip(items, predicted, strict=True)]
+    right = [choice_scores(item, int(place)) for item, place in zip(items, predicted, strict=True)]
     values = {
         "accuracy": lambda: classes.class_metrics(["accuracy"], gold, predicted)["accuracy"],
         "exact": lambda: sum(exact for exact, _ in right) / len(right),
@@ -67,7 +67,7 @@ def _choices(task: Task, split: Split, predicted: Sequence[int]) -> dict[str, fl
     return {name: float(values[name]()) for name in task.metrics}
 
 
-def _choice_scores(item: ChoiceItem, place: int) -> tuple[float, float]:
+def choice_scores(item: ChoiceItem, place: int) -> tuple[float, float]:
     """Return (1 for a right choice, F1 of its words with those of the nearest right choice), as ReCoRD counts."""
     names = item.names or item.choices
     pairs = [scores(names[place], names[other]) for other in item.right]

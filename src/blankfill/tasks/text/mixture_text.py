@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blankfill.errors import ConfigError, Problem, setting, template_of
 from blankfill.generation.beam import Hypothesis
@@ -115,6 +116,22 @@ class MixedText(Write):
                 result |= {f"{name} {metric}": value for metric, value in metrics.items()}
                 main.append(metrics[member.task.primary_metric])
         return {**result, "average": sum(main) / len(main)}
+
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
+        """Return bootstrap resamples of each member's metrics, whose items are drawn apart, and of their mean."""
+        result: dict[str, NDArray[np.float64]] = {}
+        main = []
+        for name, places in self._places(items).items():
+            if places:
+                member = self.members[name]
+                values = member.resampled(_own(items, places), [predictions[k] for k in places])
+                result |= {f"{name} {metric}": of for metric, of in values.items()}
+                main.append(values.get(member.task.primary_metric))
+        known = [of for of in main if of is not None]
+        if known and len(known) == len(main):
+            fewest = min(map(len, known))  # very large members have fewer resamples
+            result["average"] = np.mean([of[:fewest] for of in known], axis=0)
+        return result
 
     def written(self, items: Sequence[Item], texts: Sequence[Sequence[Hypothesis]]) -> list[Prediction]:
         """Return predictions from the generated texts of each item, with its task."""

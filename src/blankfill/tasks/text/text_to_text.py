@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blankfill.errors import UserError, setting
 from blankfill.generation.beam import Hypothesis
 from blankfill.tasks.adapter import Adapter, EncodedSet, Prediction
@@ -96,6 +99,10 @@ class TextToText(Write):
     def measure(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return the task's metrics."""
         return self.read_by.measure(items, predictions)
+
+    def resampled(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> Mapping[str, NDArray[np.float64]]:
+        """Return bootstrap resamples of the metrics."""
+        return self.read_by.resampled(items, predictions)
 
     def parse(self, record: Mapping[str, Any]) -> Prediction:
         """Return the prediction as the adapter of the task's kind does."""

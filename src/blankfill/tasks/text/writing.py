@@ -32,6 +32,7 @@ class WritingEvaluator:
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:
         """Return 1 − the primary metric of the sample, and its mean loss by token with all its metrics."""
         predictions = self._write(model, self.sample)
+        self.adapter.tune(self._sampled, predictions)
         metrics = self.adapter.measure(self._sampled, predictions)
         batches = (packed.batch for packed in self._batches)
         loss = evaluate(model, batches, device, dtype, task_losses).get(ANSWER, math.nan)
