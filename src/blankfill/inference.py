@@ -10,7 +10,7 @@ Not here: filling (`generation.fill`), generation (`generation.write`), embeddin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
     from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.finetuning.rows import PythonRow
     from blankfill.generation.blanks import FillResult
     from blankfill.generation.cancel import CancelFlag
     from blankfill.generation.fill import Filler
     from blankfill.generation.write import Generation
+    from blankfill.tasks.task import Task
 
 Part = TypeVar("Part")
 
@@ -57,6 +59,16 @@ class Model:
         if self._predictor is None:
             raise UserError(f"{self.loaded.path}: not a fine-tuned model; train one with `blankfill finetune`")
         return self._predictor
+
+    @property
+    def task(self) -> Task:
+        """The task for which the model was fine-tuned. Raises UserError for a pretrained model."""
+        return self.predictor.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels or tags, in the order of the model's outputs; () for a task without labels."""
+        return tuple(self.predictor.labels)
 
     @property
     def filler(self) -> Filler:
@@ -135,12 +147,22 @@ class Model:
         with counting("the texts", allow=allow_unknown):
             return self.embedder(pooling, normalize).vectors(texts).array
 
-    def predict(self, rows: Sequence[str | Mapping[str, Any]], allow_unknown: bool = False) -> list[dict[str, Any]]:
-        """Predict the rows of the task for which the model was fine-tuned: an object with `id` and prediction for each.
+    def predict(self, rows: Iterable[PythonRow], allow_unknown: bool = False) -> list[dict[str, Any]]:
+        """Predict the rows of the task for which the model was fine-tuned.
 
-        rows: objects with the fields of the task, or plain lines, as `blankfill predict` takes them. Raises UserError
-        for a row that is neither, for a model that is not fine-tuned, and where more than 5% of the tokens are unknown,
-        unless allow_unknown.
+        Args:
+            rows: A row is a text, two with a tab between, a mapping with the fields of the task (`text` and `second`;
+                `words`; `question` and `context`; `context` and `choices`; `source` and `second`), or a sequence of
+                their values, such as (text, second) or a list of words.
+            allow_unknown: Predict although more than 5% of the tokens are unknown to the model's tokenizer.
+
+        Returns:
+            A dictionary for each row, as `blankfill predict` writes it: `id`, and by the kind of task `label` with
+            `probabilities`, `labels` with `probabilities`, `score`, `tags` with `entities`, `answer` with `best`, or
+            `text`.
+
+        Raises:
+            UserError: A row has another form, the model is not fine-tuned, or the text is unknown to it.
         """
         from blankfill.finetuning.predict import predict
 
