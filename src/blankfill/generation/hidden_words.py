@@ -156,9 +156,8 @@ class HiddenWords:
         return np.bincount(self._tokens(), minlength=self._size)
 
     def _shares(self) -> NDArray[np.float64]:
-        counts: NDArray[np.float64] = self._counts()[self.candidates] + UNSEEN
-        shares: NDArray[np.float64] = counts / counts.sum()
-        return shares
+        counts = self._counts()[self.candidates] + UNSEEN
+        return np.asarray(counts / counts.sum(), np.float64)
 
     def _named(self, scores_NC: NDArray[np.float64]) -> Named:
         right = np.searchsorted(self.candidates, self.ids)
