@@ -70,7 +70,8 @@ class Training:
         device, dtype = context.device, context.dtype
         return Trainer(
             model, self.optimizer, self.settings, self.options.seed, device, dtype, self.recorder, lambda step: [],
-            self.save, self.batches, stop=context.should_stop, validated=lambda now: renew_report(context.folder),
+            self.save, self.batches, stop=context.should_stop,
+            validated=lambda now: renew_report(context.folder, live=True),
             loss=models.task_losses, examine=lambda: self.evaluator.examine(model, device, dtype),
             examine_first=isinstance(self.setup.adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
         )  # fmt: skip
