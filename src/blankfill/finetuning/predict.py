@@ -96,7 +96,8 @@ def predict(
     Args:
         model: A run made by `finetune`, one of its checkpoints, the folder of a grid (its best run predicts) or of all
         patterns (their ensemble predicts); or a model that `open_predictor` has opened, to use it again.
-        items: Items of the task; or rows: a text, two with a tab between, or a mapping with the fields of the task.
+        items: Items of the task; or rows: a text, two with a tab between, or a mapping with the fields of the task or
+        with the columns of the table that the model was fine-tuned on.
         data: In place of `items`, the task's folder, that of its benchmark, or the file of the split itself.
         split: The split of `data`.
         task: The task of `data`, if it differs from the model's own: one with the same labels.
@@ -123,15 +124,20 @@ def predict(
 
         of_task, read = task_for(opened, task), list(split_of(opened, Path(data), split, task).items)
     else:
-        of_task, read = opened.task, list(_read(opened.task, items or ()))
+        of_task, read = opened.task, list(_read(opened, items or ()))
     return Predictions(opened, of_task, read, opened.predict(read))
 
 
-def _read(task: Task, rows: Iterable[str | Mapping[str, Any] | Item]) -> Iterator[Item]:
+def _read(model: AnyPredictor, rows: Iterable[str | Mapping[str, Any] | Item]) -> Iterator[Item]:
     """Return the items of rows; rows that are items already are returned unchanged."""
     for number, row in enumerate(rows):
         if isinstance(row, str | Mapping):
-            line = row if isinstance(row, str) else json.dumps(dict(row))
-            yield from items_of(task, iter([(f"item {number}", line)]), number)
+            line = row if isinstance(row, str) else json.dumps(dict(row), default=_as_json)
+            yield from items_of(model.task, iter([(f"item {number}", line)]), number, model.tables)
         else:
             yield row
+
+
+def _as_json(value: Any) -> Any:
+    """Return a cell that JSON does not know, such as an array or a date, as a list or a text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
