@@ -122,6 +122,7 @@ def _rows_by_fields(task: Task, path: Path, form: str, options: TableOptions) ->
         number = 0
         for line, row in table.objects():
             if all(is_empty(value) for value in row.values()):
+                yield GivenRow(row, [], line, "is empty")
                 continue
             cells = {name: listed_cell(value) for name, value in row.items() if not is_empty(value)}
             yield GivenRow(row, items_of_row_given(task, number, table.where(line), cells), line)

@@ -130,11 +130,12 @@ class PredictedTable:
         say(f"{self.path}: {self.table.form}; {shown}{instead if self.missed else ''}")
 
     def rows(self) -> Iterator[PredictedRow]:
-        """Yield every row that is not empty; then say what was decided on the way."""
+        """Yield every row. Raises UserError where all are empty."""
         rest = len(self._of.text) == 1 and self._of.text == self.table.columns[-1:]
         number = 0
         for line, row in self.table.objects(rest):
             if all(is_empty(value) for value in row.values()):
+                yield PredictedRow(row, line, None, "is empty")  # such rows count in no numbering of rows
                 continue
             item = self._build(self._of, row, self._id(row, number), line)
             number += 1
