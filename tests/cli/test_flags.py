@@ -136,6 +136,10 @@ PLAIN = {
     "predict": {
         "model",
         "data",
+        "columns",
+        "encoding",
+        "delimiter",
+        "sheet",
         "split",
         "task",
         "submission",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.corpus.tables.given import given_kind
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tables.reading import Table, open_table
-from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, table_writer
+from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, free_name, table_writer
 from blankfill.errors import UserError
 from blankfill.finetuning.rows import FIELDS, items_of_row_given
 from blankfill.system.console import say
@@ -178,11 +178,8 @@ class AnswerColumns:
         used = {name.lower() for name in taken}
         self._names: dict[str, str] = {}
         for name in types:
-            number, free = 2, name
-            while free.lower() in used:
-                number, free = number + 1, f"{name}_{number}"
-            used.add(free.lower())
-            self._names[name] = free
+            self._names[name] = free_name(name, used)
+            used.add(self._names[name].lower())
         self.columns = tuple(Column(self._names[name], kind) for name, kind in types.items())
         self.renamed = {name: free for name, free in self._names.items() if name != free}
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blankfill.corpus.compression import open_binary, sniff_compression
-from blankfill.corpus.limits import LONGEST_GIVEN
+from blankfill.corpus.limits import LONGEST_GIVEN, too_long
 from blankfill.corpus.tables.columns import EACH_VALUE, MISSING, USUAL_FIELDS, cell_at, kind_of
 from blankfill.corpus.tables.delimiters import CANDIDATES
 from blankfill.corpus.tables.options import TableOptions, roles_of
 from blankfill.corpus.tables.parquet_rows import is_parquet
 from blankfill.corpus.tables.prose import is_json_lines, text_choices
-from blankfill.corpus.tables.reading import Table, open_table, table_kind
-from blankfill.errors import UserError, setting
+from blankfill.corpus.tables.reading import open_table, table_kind
+from blankfill.corpus.tables.writing import Column, columns_of
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.console import say
 from blankfill.system.files import is_special
 from blankfill.system.reading import readable
@@ -83,41 +84,61 @@ def _is_array(text: str) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class TextRow:
+    """A row of a table and its text, "" for an empty cell. where: its place, for messages. cells: by name."""
+
+    where: str
+    cells: Mapping[str, Any]
+    text: str
+
+
 class TextTable:
-    """A table with a column of texts, in the order of its rows."""
+    """A table with a column of texts, in the order of its rows. table: how it was opened. fields: the columns of the
+    text."""
 
     def __init__(self, path: Path, kind: str, options: TableOptions, remembered: tuple[str, ...] = ()) -> None:
-        """Open a table and choose the column of its text, as `prepare` does.
+        """Open a table, choose the column of its text as `prepare` does, and say which.
 
         remembered: names of the columns that a model was trained on, which are taken where the table has them and
         `options` names none. Raises UserError.
         """
-        table = open_table(path, options, kind=kind)
-        if "text" not in roles_of(options.columns) and remembered and set(remembered) <= set(table.columns):
-            options = replace(options.table_options(), columns=(*options.columns, f"text={','.join(remembered)}"))
-        choices = text_choices(table, options)
-        self.table, self.fields = table, [choice.field for choice in choices]
-        shown = ", ".join(f"{choice.field!r} (by {choice.by})" for choice in choices if choice.field)
-        say(f"{path}: {table.form}; text {shown}" if shown else f"{path}: {table.form}")
-        for note in table.notes:
+        if problems := options.table_problems(("text",)):
+            raise ConfigError(problems)
+        options = options.table_options()
+        self.table = open_table(path, options, kind=kind)
+        if "text" not in roles_of(options.columns) and remembered and set(remembered) <= set(self.table.columns):
+            options = replace(options, columns=(*options.columns, f"text={','.join(remembered)}"))
+        choices = text_choices(self.table, options)
+        self.fields = [choice.field for choice in choices]
+        named = ", ".join(repr(field) for field in self.fields if field)
+        say(f"{path}: {self.table.form}; text {named}" if named else f"{path}: {self.table.form}, each value a text")
+        for note in self.table.notes:
             say(note)
-        self._said = len(table.notes)
+        self._said = len(self.table.notes)
 
-    def rows(self) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-        """Yield (place, cells by name, text) for every row; an empty cell is the text ""."""
-        fields = self.fields
-        rest = len(fields) == 1 and fields[0] == self.table.columns[-1:][:1]
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns, with the types of their cells."""
+        return (Column("text"),) if self.fields == [EACH_VALUE] else columns_of(self.table)
+
+    def rows(self) -> Iterator[TextRow]:
+        """Yield every row. Raises UserError for a cell that is no text, and where there are no rows."""
+        fields, empty = self.fields, True
+        rest = len(fields) == 1 and tuple(fields) == self.table.columns[-1:]
         for number, record in self.table.rows(rest=rest):
-            where = self.table.where(number)
+            where, empty = self.table.where(number), False
             if fields == [EACH_VALUE]:
-                yield where, {"text": record}, _text(record, "", where)
+                yield TextRow(where, {"text": record}, _text(record, EACH_VALUE, where))
                 continue
             if not isinstance(record, Mapping):
                 raise UserError(f"{where} is not a JSON object: each {self.table.unit} must hold one.")
             text = " ".join(part for part in (_text(cell_at(record, field), field, where) for field in fields) if part)
             if len(text) > LONGEST_GIVEN:
-                raise UserError(f"{where} has a text of {len(text):,} characters, more than {LONGEST_GIVEN:,}: split it.")
-            yield where, record, text
+                raise too_long(f"{where}: its text", LONGEST_GIVEN, "split it over several rows")
+            yield TextRow(where, record, text)
+        if empty:
+            raise UserError(f"{self.table.name} has no rows: give a file that holds some.")
         for note in self.table.notes[self._said :]:
             say(note)
 
@@ -130,7 +151,7 @@ def _text(value: Any, field: str, where: str) -> str:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return " ".join(part.strip() for part in value)
     raise UserError(
-        f"{where} has {kind_of(value)} in {field!r} where a text is wanted: correct it, or name another column with "
+        f"{where} has {kind_of(value)}{f' in {field!r}' if field else ''} where a text is wanted: correct it, or name another column with "
         f"{setting('columns', 'text=NAME')}."
     )
 

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -57,6 +57,16 @@ def columns_of(table: Table) -> tuple[Column, ...]:
             if value is not None:
                 met.add(_type_of(value))
     return tuple(Column(name, _joined(met)) for name, met in types.items())
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name for a further column of a table: with a number where a column of it is there. taken: the names that
+    are there, in small letters."""
+    number, free = 1, name
+    while free.lower() in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
 
 
 def _type_of(value: Any) -> str:
@@ -199,7 +209,7 @@ def _spreadsheet(file: IO[bytes], columns: Sequence[Column], out: Path) -> Itera
             "Writing spreadsheets needs the openpyxl package: pip install 'blankfill[office]', or write a .csv file."
         ) from error
     book = Workbook(write_only=True)
-    sheet = book.create_sheet("predictions")
+    sheet = book.create_sheet("rows")
     count = 0
 
     def cell(value: Any) -> Any:
