@@ -30,13 +30,13 @@ def test_rows_of_a_table(
     case: Callable[[str], Path], model: Path, capsys: pytest.CaptureFixture[str], name: str, texts: list[str]
 ):
     folder = case("predict-a-table")
-    assert main(["predict", "--model", str(model), str(folder / name), "--json"]) == 0
+    assert main(["predict", "--model", str(model), str(folder / name), "--allow-unknown", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows == predict(model, texts, device="cpu", threads=1).rows
+    assert rows == predict(model, texts, device="cpu", threads=1, allow_unknown=True).rows
 
 
 def test_a_value_that_is_no_object(case: Callable[[str], Path], model: Path, capsys: pytest.CaptureFixture[str]):
     table = case("predict-a-table") / "reviews.json"
     table.write_text('[\n{"text": "good soup"},\n"bad tea"\n]\n', encoding="utf-8")
-    assert main(["predict", "--model", str(model), str(table)]) == 2
+    assert main(["predict", "--model", str(model), str(table), "--allow-unknown"]) == 2
     assert "record 2 is not a JSON object" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from blankfill.corpus.inventory import MOST_LINES, ReadSource, dropped_rows, rea
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
+from blankfill.report.sections import _read_table
 
 
 def tally(source: str, folder: str = "", form: str = "plain text", text: str = "", **counts: int) -> dict:
@@ -77,3 +78,9 @@ def test_reports_of_older_versions_have_no_lines(tmp_path: Path):
     assert made.inventory and '"inventory"' in text
     path.write_text(text.replace('"inventory"', '"inventory_of_a_later_version"'))
     assert CorpusReport.read(tmp_path / "out").inventory == ()
+
+
+def test_the_page_of_a_run_has_the_table():
+    page = _read_table((ReadSource("a<b>.csv", "CSV, ';'", "story (guess)", 2, 1300),))
+    assert page.count("<th ") == 5 and page.count("<td") == 5
+    assert "a&lt;b&gt;.csv" in page and ">1,300<" in page and "story (guess)" in page

@@ -150,13 +150,19 @@ def test_cells_of_parquet_keep_their_types(model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     table = pyarrow.table(values)
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
-    assert main(["predict", "--model", str(model), str(tmp_path / "t.parquet"), "--out", str(tmp_path / "o.parquet")]) == 0
+    command = ["predict", "--model", str(model), str(tmp_path / "t.parquet")]
+    assert main([*command, "--out", str(tmp_path / "o.parquet")]) == 0
     written = pyarrow.parquet.read_table(tmp_path / "o.parquet")
     assert [written.schema.field(name).type for name in values] == [table.schema.field(name).type for name in values]
     assert written.select(list(values)).to_pylist() == table.to_pylist()
-    assert main(["predict", "--model", str(model), str(tmp_path / "t.parquet"), "--out", str(tmp_path / "o.csv")]) == 0
+    assert main([*command, "--out", str(tmp_path / "o.csv")]) == 0
     first = read_table(tmp_path / "o.csv")[0]
-    assert (first["day"], first["price"], first["parts"], first["at"]) == ("2026-01-02", "1.50", '["x", "y"]', '{"k": 1}')
+    assert (first["day"], first["price"], first["parts"], first["at"]) == (
+        "2026-01-02",
+        "1.50",
+        '["x", "y"]',
+        '{"k": 1}',
+    )
 
 
 def test_cells_of_json_keep_their_types(model: Path, tmp_path: Path) -> None:
@@ -167,7 +173,9 @@ def test_cells_of_json_keep_their_types(model: Path, tmp_path: Path) -> None:
         {"review": "poor dog", "n": None, "x": 2.5, "yes": False, "tags": [], "mixed": "b", "late": "z"},
     ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert main(["predict", "--model", str(model), str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "o.parquet")]) == 0
+    assert (
+        main(["predict", "--model", str(model), str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "o.parquet")]) == 0
+    )
     schema = pyarrow.parquet.read_schema(tmp_path / "o.parquet")
     assert [str(schema.field(name).type) for name in ("n", "x", "yes", "tags", "mixed", "late")] == [
         "int64", "double", "bool", "list<element: string>", "string", "string",

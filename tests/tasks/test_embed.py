@@ -228,7 +228,7 @@ def test_the_rows_of_a_table_keep_their_columns(
     (tmp_path / "t.csv").write_text('id,body,vector\n7,"the cat,\ndog",x\n8,,y\n', encoding="utf-8")
     expected = Embedder(model).vectors(["the cat,\ndog", ""]).array
     out = tmp_path / f"v.{form}"
-    command = ["embed", str(tmp_path / "t.csv"), "--model", "RUN"]
+    command = ["embed", str(tmp_path / "t.csv"), "--model", "RUN", "--allow-unknown"]
     assert main([*command, "--out", str(out)]) == 0
     notices = capsys.readouterr().err
     assert "t.csv: CSV, ','; text 'body'" in notices and "that of the vectors is 'vector_2'" in notices
@@ -273,15 +273,17 @@ def test_the_columns_of_the_corpus_are_remembered(model: Loaded, tmp_path: Path)
     prepare([tmp_path / "t.csv"], tmp_path / "corpus", config)
     (tmp_path / "run").mkdir()
     note_corpus(tmp_path / "run", tmp_path / "corpus")
-    assert text_columns_of(tmp_path / "run") == ("story line",) and text_columns_of(tmp_path) == ()
-    assert main(["embed", str(tmp_path / "t.csv"), "--model", str(tmp_path / "run"), "--out", str(tmp_path / "v.jsonl")]) == 0
+    assert text_columns_of(tmp_path / "run") == ("story line",) and text_columns_of(tmp_path / "none") == ()
+    command = ["embed", str(tmp_path / "t.csv"), "--model", str(tmp_path / "run"), "--allow-unknown"]
+    assert main([*command, "--out", str(tmp_path / "v.jsonl")]) == 0
     assert len((tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()) == 60
 
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
     table = ["encoding", "delimiter", "sheet", "columns"]
-    assert names == [*table, "file", "model", "out", "pooling", "normalize", "dtype", "device", "threads"]
+    names_of_embed = ["file", "model", "out", "pooling", "normalize", "allow_unknown", "dtype", "device", "threads"]
+    assert names == [*table, *names_of_embed]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from blankfill.embedding.embed import Embedder
 
-    Write = Callable[[Sequence[Given], np.ndarray], None]
-
 
 Row = dict[str, Any]
 """A text and its vector, as JSON."""
@@ -41,6 +39,9 @@ class Given(NamedTuple):
 
     cells: Mapping[str, Any]
     text: str
+
+
+Write = Callable[[Sequence[Given], "np.ndarray"], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class EmbedArguments(TableOptions):
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model pooling normalize",
-        "Table": "columns encoding delimiter sheet",
+        "Input": "columns encoding delimiter sheet allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
@@ -86,6 +87,8 @@ class EmbedArguments(TableOptions):
     """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    allow_unknown: bool = False
+    """Compute vectors although more than 5% of the tokens are unknown to the model's tokenizer."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
@@ -113,11 +116,11 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     if name != VECTOR:
         say(f"{source} has a column {VECTOR!r}; that of the vectors is {name!r}")
     if args.out is None:
-        rows = (row for window in embedded(embedder, texts) for row in json_rows(*window, name))
+        rows = (row for window in embedded(embedder, texts, args.allow_unknown) for row in json_rows(*window, name))
         return Rows(rows=rows, values=lambda row: row, show=show_json)
     count = 0
     with writer(args.out, embedder.width, texts, name) as write:
-        for window, array in embedded(embedder, texts):
+        for window, array in embedded(embedder, texts, args.allow_unknown):
             write(window, array)
             count += len(window)
     if texts.is_table and args.out.suffix == ".npy":
@@ -143,15 +146,22 @@ def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
     return Texts(rows, table.columns, None, delimiter, True)
 
 
-def embedded(embedder: Embedder, texts: Texts) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
+def embedded(
+    embedder: Embedder, texts: Texts, allow_unknown: bool = False
+) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
     """Yield the texts of a source and their vectors, window by window; then a notice says how many there were."""
+    from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW
     from blankfill.system.console import progress
 
     began, count, cut = time.monotonic(), 0, 0
-    with progress("embedding", texts.total, "texts", 0) as bar:
+    with (
+        counting("the texts", allow=allow_unknown, streams=True, report=True) as unknown,
+        progress("embedding", texts.total, "texts", 0) as bar,
+    ):
         for window in windows(texts.rows, WINDOW, lambda given: len(given.text)):
             vectors = embedder.vectors([given.text for given in window], first=count + 1)
+            unknown.decide()
             yield window, vectors.array
             count, cut = count + len(window), cut + vectors.cut
             bar.advance(len(window))

@@ -52,7 +52,7 @@ class PredictArguments(TableOptions):
     } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model",
-        "Data": "data split task columns encoding delimiter sheet",
+        "Data": "data split task columns encoding delimiter sheet allow_unknown",
         "Output": "out submission",
         "Generation": "n_best beams length_penalty no_repeat_ngram",
         "Machine": "device threads",
@@ -73,6 +73,8 @@ class PredictArguments(TableOptions):
     """Split of --data."""
     task: Annotated[str | None, Option(suggestions=known_tasks)] = None
     """Task of --data, where it is not the model's own: one with the same labels, such as ax-b for a model of sg-rte."""
+    allow_unknown: bool = False
+    """Predict although more than 5% of the tokens are unknown to the model's tokenizer."""
     submission: bool = False
     """Write the files that the benchmark of --data expects into the folder --out."""
     out: Path | None = None
@@ -100,8 +102,12 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     if args.file is not None and (args.submission or args.task):
         raise UserError(f"{setting('submission')} and {setting('task')} go with {setting('data')}; leave them out")
     if args.data is not None and args.table_options() != TableOptions():
-        given = ", ".join(setting(field.name) for field in dataclasses.fields(TableOptions) if getattr(args, field.name))
-        raise UserError(f"{given} is for a table to predict; the model knows how to read {setting('data')}; leave it out")
+        given = ", ".join(
+            setting(field.name) for field in dataclasses.fields(TableOptions) if getattr(args, field.name)
+        )
+        raise UserError(
+            f"{given} is for a table to predict; the model knows how to read {setting('data')}; leave it out"
+        )
     if problems := args.table_problems():
         raise ConfigError(problems)
     refuse_input(args.out, args.file, args.data)
@@ -140,19 +146,22 @@ def predictions(
 ) -> Iterator[tuple[GivenRow, Row | None]]:
     """Yield each row with its prediction, which is None for a row that cannot be predicted; a row with several items
     comes several times."""
+    from blankfill.corpus.unknown import counting
+
     is_scored = args.data is not None or (given.table is not None and bool(given.table.label))
     scored: list[tuple[Item, Prediction]] = []
-    for window in windows(given.rows, WINDOW, lambda row: len(repr(row.items))):
-        items = [item for row in window for item in row.items]
-        answers = iter(predictor.predict(items))
-        for row in window:
-            if not row.items:
-                yield row, None
-            for item in row.items:
-                answer = next(answers)
-                if is_scored:
-                    scored.append((item, answer))
-                yield row, {"id": item.id, **answer.record}
+    with counting("the rows", allow=args.allow_unknown, streams=True, report=True) as count:
+        for window in windows(given.rows, WINDOW, lambda row: len(repr(row.items))):
+            answers = iter(predictor.predict([item for row in window for item in row.items]))
+            count.decide()
+            for row in window:
+                if not row.items:
+                    yield row, None
+                for item in row.items:
+                    answer = next(answers)
+                    if is_scored:
+                        scored.append((item, answer))
+                    yield row, {"id": item.id, **answer.record}
     if args.data is not None:
         say_scores(predictor, args, scored)
     elif given.table is not None and scored:
@@ -205,11 +214,13 @@ def submit(args: PredictArguments) -> Result:
     """Write a submission's files."""
     if args.out is None:
         raise UserError(f"{setting('submission')} writes files; name their folder with {setting('out')}")
+    from blankfill.corpus.unknown import counting
     from blankfill.finetuning.submit import write_submission
 
     assert args.data is not None
     predictor = opened(args)
-    files = dict(write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW))
+    with counting("the rows", allow=args.allow_unknown, streams=True, report=True):
+        files = dict(write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW))
 
     def show_files() -> None:
         for path, count in files.items():

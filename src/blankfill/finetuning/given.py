@@ -17,7 +17,7 @@ from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tables.reading import Table, open_table
 from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, free_name, table_writer
 from blankfill.errors import UserError
-from blankfill.finetuning.rows import FIELDS, items_of_row_given
+from blankfill.finetuning.rows import FIELDS, items_of_one
 from blankfill.system.console import say
 from blankfill.tasks.datasets.predicted import PredictedTable, text_names
 from blankfill.tasks.datasets.row_formats import NEEDED
@@ -94,7 +94,8 @@ def _delimiter(table: Table) -> str:
 
 def _rows(table: PredictedTable, given: GivenRows) -> Iterator[GivenRow]:
     empty, count = [], 0
-    for count, row in enumerate(table.rows(), 1):
+    for row in table.rows():
+        count += 1
         if row.item is None:
             given.left_out.setdefault(row.problem, []).append(row.line)
         elif not getattr(row.item, "first", True):
@@ -104,7 +105,9 @@ def _rows(table: PredictedTable, given: GivenRows) -> Iterator[GivenRow]:
         say(note)
     unit = table.table.unit
     for problem, lines in given.left_out.items():
-        say(f"{table.path}: {len(lines):,} of {count:,} rows are not predicted: each {problem} ({unit} {listed(lines)})")
+        say(
+            f"{table.path}: {len(lines):,} of {count:,} rows are not predicted: each {problem} ({unit} {listed(lines)})"
+        )
     if empty:
         say(
             f"{table.path}: {len(empty):,} of {count:,} rows have no text, so their predictions mean little ({unit} "
@@ -125,7 +128,7 @@ def _rows_by_fields(task: Task, path: Path, form: str, options: TableOptions) ->
                 yield GivenRow(row, [], line, "is empty")
                 continue
             cells = {name: listed_cell(value) for name, value in row.items() if not is_empty(value)}
-            yield GivenRow(row, items_of_row_given(task, number, table.where(line), cells), line)
+            yield GivenRow(row, items_of_one(task, number, table.where(line), cells), line)
             number += 1
         if not number:
             raise UserError(f"{path} has no rows: give a file that holds some.")
@@ -247,9 +250,7 @@ def write_table(
     return count
 
 
-def say_scores_of_table(
-    model: AnyPredictor, table: PredictedTable, scored: Sequence[tuple[Item, Prediction]]
-) -> None:
+def say_scores_of_table(model: AnyPredictor, table: PredictedTable, scored: Sequence[tuple[Item, Prediction]]) -> None:
     """Print the scores of predictions as a notice, where the table has labels; why not, where these cannot be used."""
     from blankfill.finetuning.predict import Predictions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError
@@ -16,6 +16,10 @@ from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, Q
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
+if TYPE_CHECKING:
+    PythonRow = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
+    """A row in Python; see `line_of`."""
+
 FIELDS: dict[str, tuple[str, ...]] = {
     "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
     "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
@@ -24,29 +28,61 @@ FIELDS: dict[str, tuple[str, ...]] = {
 """Fields of a row, for each kind of task; `second` may be missing."""
 
 
+def line_of(task: Task, row: PythonRow, where: str) -> str:
+    """Return a row of Python as a line for `items_of`: a text is the line itself, a mapping has the fields of the task,
+    and a sequence has their values in order: (text, second), the words of a sentence, (question, context), (context,
+    choices), (source, second).
+
+    Raises UserError for anything else.
+    """
+    if isinstance(row, str):
+        return row
+    if isinstance(row, Mapping):
+        given: Mapping[str, Any] = row
+    elif isinstance(row, Sequence) and not isinstance(row, bytes):
+        fields = NEEDED.get(task.name, FIELDS.get(task.kind, ()))
+        values = (
+            [list(row)]
+            if task.kind == "tag"
+            else [
+                value if isinstance(value, str) else list(value) if isinstance(value, Sequence) else value
+                for value in row
+            ]
+        )
+        if isinstance(task, Mixture) or len(values) > len(fields):
+            raise UserError(f"{where}: {len(values)} values; give an object with {', '.join(fields) or 'its task'}")
+        given = dict(zip(fields, values, strict=False))
+    else:
+        raise UserError(f"{where}: a row is a text, a sequence of texts or an object, not {type(row).__name__}")
+    try:
+        return json.dumps(dict(given), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: a value is no text, number or list ({error}); give JSON values") from error
+
+
 def items_of(
-    task: Task, rows: Iterator[tuple[str, str | Mapping[str, Any]]], first: int = 0, tables: TableOptions | None = None
+    task: Task, rows: Iterator[tuple[str, str]], first: int = 0, tables: TableOptions | None = None
 ) -> Iterator[Item]:
-    """Read items from (place, row): objects with the fields of the task, as mappings or as lines of JSON, or plain lines.
+    """Read items from lines, (place in the file, line) each: JSON objects with the fields of the task, or plain lines.
 
     Rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); rows of other tasks
     have the fields of their kind, or the columns of the table that the model was fine-tuned on (tables). A plain line
     is a text, or two texts separated by a tab; for tagging, words separated by spaces. Raises UserError with the line
     for anything else.
     """
-    for number, (where, row) in enumerate(rows, first):
-        if isinstance(row, str) and not row.strip():
+    for number, (where, line) in enumerate(rows, first):
+        if not line.strip():
             raise UserError(f"{where}: the line is empty; leave it out")
-        yield from items_of_row_given(task, number, where, row, tables)
+        yield from items_of_one(task, number, where, line, tables)
 
 
-def items_of_row_given(
+def items_of_one(
     task: Task, number: int, where: str, row: str | Mapping[str, Any], tables: TableOptions | None = None
 ) -> Sequence[Item]:
     """Return the items of one row; see `items_of`. number: its id, where it has none of its own."""
     if isinstance(task, Mixture):
         member = _member(task, where, row)
-        return [MixedItem(item.id, member.name, item) for item in items_of_row_given(member, number, where, row, tables)]
+        return [MixedItem(item.id, member.name, item) for item in items_of_one(member, number, where, row, tables)]
     given: Any = None
     fields = NEEDED.get(task.name, FIELDS[task.kind])
     if not isinstance(row, str):

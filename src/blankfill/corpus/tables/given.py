@@ -150,8 +150,9 @@ def _text(value: Any, field: str, where: str) -> str:
         return ""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return " ".join(part.strip() for part in value)
+    place = f" in {field!r}" if field else ""
     raise UserError(
-        f"{where} has {kind_of(value)}{f' in {field!r}' if field else ''} where a text is wanted: correct it, or name another column with "
+        f"{where} has {kind_of(value)}{place} where a text is wanted: correct it, or name another column with "
         f"{setting('columns', 'text=NAME')}."
     )
 

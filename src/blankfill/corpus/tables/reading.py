@@ -57,9 +57,10 @@ class Table:
     """An open table.
 
     name: of the file, for messages. form: for people, such as "CSV, ';'". delimiter: between the cells of a CSV file.
-    unit: what numbers of rows count, "line", "row" or "record". columns: names, in order; of JSON those of the sample. text_columns: those that can be text by
-    their type, where columns have types. header: the line of the header, 0 without one. sample: the first rows. notes:
-    what was decided, a sentence each; complete only after `rows`. choices: the columns that were chosen, for reports.
+    unit: what numbers of rows count, "line", "row" or "record". columns: names, in order; of JSON those of the
+    sample. text_columns: those that can be text by their type, where columns have types. header: the line of the
+    header, 0 without one. sample: the first rows. notes: what was decided, a sentence each; complete only after `rows`.
+    choices: the columns that were chosen, for reports.
     """
 
     path: str

@@ -24,7 +24,7 @@ from blankfill.tasks.items import Item
 
 
 def options_of(choices: Iterable[FieldChoice], given: TableOptions) -> TableOptions:
-    """Return the options that read another table as one was read: the columns that were chosen, and the rest as given."""
+    """Return the options that read another table as this one: its columns that were chosen, and the rest as given."""
     roles: dict[str, list[str]] = {}
     for choice in choices:
         roles.setdefault(choice.role, []).append(choice.field)
@@ -36,9 +36,9 @@ def merged(given: TableOptions, remembered: TableOptions, roles: TaskRoles) -> T
     role text all texts."""
     own = roles_of(given.columns)
     replaced = {*own, *(roles.texts if "text" in own else ())} | ({roles.label, "label"} if "label" in own else set())
-    columns = (*given.columns, *(
-        f"{role}={name}" for role, names in roles_of(remembered.columns).items() if role not in replaced for name in names
-    ))  # fmt: skip
+    own_columns = roles_of(remembered.columns).items()
+    kept = (f"{role}={name}" for role, names in own_columns if role not in replaced for name in names)
+    columns = (*given.columns, *kept)
     return TableOptions(
         encoding=given.encoding or remembered.encoding, delimiter=given.delimiter or remembered.delimiter,
         sheet=given.sheet or remembered.sheet, columns=columns,
@@ -97,7 +97,9 @@ class PredictedTable:
             (role, name) for role, names in columns.items() for name in names
             if role not in own and name not in known and name.split(".")[0] not in known
         ]  # fmt: skip
-        kept = {role: names for role, names in columns.items() if role in own or not {(role, n) for n in names} & {*lacking}}
+        kept = {
+            role: names for role, names in columns.items() if role in own or not {(role, n) for n in names} & {*lacking}
+        }
         missed = [name for role, name in lacking if role in texts]
         others = {role: names for role, names in kept.items() if role not in texts or role in own}
         if missed:
@@ -182,4 +184,3 @@ def with_fields(kind: str, row: Mapping[str, Any], remembered: TableOptions) -> 
     if roles.several_texts and len(cells) > len(roles.texts):
         cells = [cells[0], cells[1:]]
     return {**row, **dict(zip(roles.texts, cells, strict=False))}
-

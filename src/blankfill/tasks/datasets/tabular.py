@@ -19,7 +19,16 @@ from blankfill.corpus.tables.reading import ENDINGS
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.conll import tag_names
-from blankfill.tasks.datasets.task_table import Row, TaskColumns, TaskRoles, TaskTable, is_empty, label_name, listed_cell, whole_number
+from blankfill.tasks.datasets.task_table import (
+    Row,
+    TaskColumns,
+    TaskRoles,
+    TaskTable,
+    is_empty,
+    label_name,
+    listed_cell,
+    whole_number,
+)
 from blankfill.tasks.items import (
     Answer,
     ChoiceItem,
