@@ -4,6 +4,7 @@ parsers."""
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,14 +132,15 @@ def only_names(kind: type, command: str, argv: Sequence[str], recipe: Recipe | N
     return [*problems, *unknown_values(kind, texts)]
 
 
-def known_options() -> set[str]:
+@cache
+def known_options() -> frozenset[str]:
     """Every option of every command, with its dashes, those of all recipes included."""
     options = {name for names in COMMON for name in names}
     for command in COMMANDS:
         kind = arguments_of(command)
         for recipe in recipes_of(kind, ["--from", "…"]):
             options |= {f"--{name}" for name in flags_of(kind, sections_of(recipe))}
-    return options
+    return frozenset(options)
 
 
 def everything(kind: type, command: str, argv: Sequence[str], recipe: Recipe | None) -> list[str]:

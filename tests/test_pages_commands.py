@@ -72,7 +72,7 @@ $ blankfill of a picture
 
 def test_command_lines_are_found() -> None:
     assert [(line.number, line.words, line.whole) for line in lines_of(PAGE)] == [
-        (8, ["pretrain", "a.txt", "--recipe", "bert-nano", "--train.lr", "5e-4", "--out"] + ["runs/my run"], True),
+        (8, ["pretrain", "a.txt", "--recipe", "bert-nano", "--train.lr", "5e-4", "--out", "runs/my run"], True),
         (11, ["embed", "--model", "$m", "x.txt", "--out", "$n.npy"], True),
         (12, ["completion", "bash"], True),
         (3, ["pretrain", "[PATH…]", "--recipe", "NAME"], False),
