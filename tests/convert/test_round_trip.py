@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from blankfill.checkpoint.load import load_model
-from blankfill.finetuning.exporting import export_model
+from blankfill.exporting.model import export_model
 from blankfill.finetuning.importing import import_model
 from parity_cases import CASES, SAVED, SIZES, Case, case_name, made
 

@@ -16,8 +16,10 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.exporting.heads import head_difference
+from blankfill.exporting.model import export_model
+from blankfill.exporting.rows import rows_of
 from blankfill.families.task_heads import CLASSES, HeadKind
-from blankfill.finetuning.exporting import export_model, head_difference
 from blankfill.finetuning.importing import import_model
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 from blankfill.system.reading import read_json
@@ -103,7 +105,7 @@ def test_a_head_computes_the_same_here(family: str, kind: HeadKind, tmp_path: Pa
         assert holds_fine_tuned(path)
         predictor = open_predictor(path, "cpu", None)
         assert isinstance(predictor, Predictor)
-        assert head_difference(predictor, folder, kind, TEXTS) < 1e-5
+        assert head_difference(predictor, folder, kind, list(rows_of(TEXTS, kind))) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -228,7 +230,7 @@ def test_predictions_of_a_table_are_scored(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", "--task", "classify", "--data", str(data), str(answers), "--json"]) == 0
     labels = [json.loads(line)["label"] for line in answers.read_text(encoding="utf-8").splitlines()]
     right = [label == LABELS[k % len(LABELS)] for k, label in enumerate(labels)]
-    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
 def test_an_imported_model_goes_out_again(tmp_path: Path) -> None:

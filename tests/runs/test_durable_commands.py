@@ -19,8 +19,8 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.exporting.model import export_model
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.exporting import export_model
 from blankfill.finetuning.importing import import_model
 from blankfill.finetuning.run import finetune
 from forgetful_disk import Disk, watch

@@ -231,7 +231,7 @@ def test_a_table_is_read_as_lines_and_that_is_said(
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
-    assert names == ["file", "model", "out", "pooling", "normalize", "dtype", "device", "threads"]
+    assert names == ["file", "model", "out", "pooling", "normalize", "allow_unknown", "dtype", "device", "threads"]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -41,6 +41,7 @@ class EmbedArguments:
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model pooling normalize",
+        "Input": "allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
@@ -56,6 +57,8 @@ class EmbedArguments:
     """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    allow_unknown: bool = False
+    """Compute vectors although more than 5% of the tokens are unknown to the model's tokenizer."""
     dtype: WeightType = "auto"
     """Number type of the weights and of the computation: fp32, bf16 or fp16; auto: as they are stored."""
     device: str = "auto"
@@ -77,27 +80,34 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
     embedder = model.embedder(args.pooling, args.normalize)
     if args.out is None:
-        rows = (row for window in embedded(embedder, source, total) for row in json_rows(*window))
+        rows = (row for window in embedded(embedder, source, total, args.allow_unknown) for row in json_rows(*window))
         return Rows(rows=rows, values=lambda row: row, show=show_json)
     texts = 0
     with writer(args.out, embedder.width) as write:
-        for window, array in embedded(embedder, source, total):
+        for window, array in embedded(embedder, source, total, args.allow_unknown):
             write(window, array)
             texts += len(window)
     values = {"vectors": texts, "width": embedder.width, "out": args.out}
     return Result(values=values, show=lambda: show(f"the vectors are in {args.out}"))
 
 
-def embedded(embedder: Embedder, source: Path | None, total: int | None) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def embedded(
+    embedder: Embedder, source: Path | None, total: int | None, allow_unknown: bool = False
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """Yield the lines of a file and their vectors, window by window; then a notice says how many there were."""
+    from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW
     from blankfill.system.console import progress, say
 
     began, texts, cut = time.monotonic(), 0, 0
-    with progress("embedding", total, "texts", 0) as bar:
+    with (
+        counting("the texts", allow=allow_unknown, streams=True, report=True) as count,
+        progress("embedding", total, "texts", 0) as bar,
+    ):
         lines = (text for _, text in lines_of(source))
         for window in windows(lines, WINDOW, len):
             vectors = embedder.vectors(window, first=texts + 1)
+            count.decide()
             yield window, vectors.array
             texts, cut = texts + len(window), cut + vectors.cut
             bar.advance(len(window))

@@ -37,7 +37,7 @@ class EvaluateArguments:
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys(("window", "stride", "limit"), COUNT)
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": "task data split na_prob_file",
-        "Model": "model window stride both_ways limit seed",
+        "Model": "model window stride both_ways limit seed allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
@@ -70,6 +70,8 @@ class EvaluateArguments:
     """Maximum number of texts, drawn by the seed; 0: all."""
     seed: int = 0
     """Seed of the draw of texts and of blanks."""
+    allow_unknown: bool = False
+    """Measure although more than 5% of the tokens are unknown to the model's tokenizer."""
     out: Path | None = None
     """Folder for results.json, with all metrics, settings and counts."""
     dtype: WeightType = "auto"
@@ -122,7 +124,8 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
         args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
     )  # fmt: skip
     result = evaluate(
-        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype
+        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype,
+        allow_unknown=args.allow_unknown,
     )  # fmt: skip
     return result.values()
 

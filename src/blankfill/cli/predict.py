@@ -47,7 +47,7 @@ class PredictArguments:
     } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model",
-        "Data": "data split task",
+        "Data": "data split task allow_unknown",
         "Output": "out submission",
         "Generation": "n_best beams length_penalty no_repeat_ngram",
         "Machine": "device threads",
@@ -67,6 +67,8 @@ class PredictArguments:
     """Split of --data."""
     task: Annotated[str | None, Option(suggestions=known_tasks)] = None
     """Task of --data, where it is not the model's own: one with the same labels, such as ax-b for a model of sg-rte."""
+    allow_unknown: bool = False
+    """Predict although more than 5% of the tokens are unknown to the model's tokenizer."""
     submission: bool = False
     """Write the files that the benchmark of --data expects into the folder --out."""
     out: Path | None = None
@@ -116,12 +118,17 @@ def predictions(predictor: AnyPredictor, args: PredictArguments) -> Iterator[Row
         items: Iterator[Item] = iter(split_of(predictor, args.data, args.split, args.task).items)
     else:
         items = items_of(predictor.task, lines_of(None if str(args.file) == "-" else args.file))
+    from blankfill.corpus.unknown import counting
+
     scored: list[tuple[Item, Prediction]] = []
-    for window in windows(items, WINDOW, lambda item: len(repr(item))):
-        for item, answer in zip(window, predictor.predict(window), strict=True):
-            if args.data is not None:
-                scored.append((item, answer))
-            yield {"id": item.id, **answer.record}
+    with counting("the rows", allow=args.allow_unknown, streams=True, report=True) as count:
+        for window in windows(items, WINDOW, lambda item: len(repr(item))):
+            answers = predictor.predict(window)
+            count.decide()
+            for item, answer in zip(window, answers, strict=True):
+                if args.data is not None:
+                    scored.append((item, answer))
+                yield {"id": item.id, **answer.record}
     if args.data is not None:
         say_scores(predictor, args, scored)
 
@@ -152,11 +159,13 @@ def submit(args: PredictArguments) -> Result:
     """Write a submission's files."""
     if args.out is None:
         raise UserError(f"{setting('submission')} writes files; name their folder with {setting('out')}")
+    from blankfill.corpus.unknown import counting
     from blankfill.finetuning.submit import write_submission
 
     assert args.data is not None
     predictor = opened(args)
-    files = dict(write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW))
+    with counting("the rows", allow=args.allow_unknown, streams=True, report=True):
+        files = dict(write_submission(predictor, args.data, args.split, args.task, args.out, WINDOW))
 
     def show_files() -> None:
         for path, count in files.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, write_config
 from blankfill.finetuning.data import TaskData
@@ -74,7 +75,8 @@ def set_up(
         note = check_inputs(out, config, start, note, loaded.tokenizer)
     if isinstance(adapter, Write):
         adapter.check_answers(data.dev.items)
-    encoded = adapter.encode(data.learnt.items, learn=True).encoded
+    with counting("the training texts", allow=options.allow_unknown, report=True):
+        encoded = adapter.encode(data.learnt.items, learn=True).encoded
     if data.soft_labels is not None:
         encoded = with_soft_labels(encoded, data.soft_labels[1])
     model = build_model(loaded, adapter, data.train.items, options, context.device, context.dtype)

@@ -57,7 +57,8 @@ class Predictor:
 
         if threads is not None:
             use_threads(threads)
-        path = Path(path)
+        self.path = path = Path(path)
+        """The run or the checkpoint that was opened."""
         read = read_tuned(path)
         self.task = read.task
         with torch.device("meta"):

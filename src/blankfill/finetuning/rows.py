@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
 if TYPE_CHECKING:
-    pass
+    PythonRow = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
+    """A row in Python; see `line_of`."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
@@ -22,6 +24,38 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "generate": ("source", "second"),
 }  # fmt: skip
 """Fields of a row, for each kind of task; `second` may be missing."""
+
+
+def line_of(task: Task, row: PythonRow, where: str) -> str:
+    """Return a row of Python as a line for `items_of`: a text is the line itself, a mapping has the fields of the task,
+    and a sequence has their values in order: (text, second), the words of a sentence, (question, context), (context,
+    choices), (source, second).
+
+    Raises UserError for anything else.
+    """
+    if isinstance(row, str):
+        return row
+    if isinstance(row, Mapping):
+        given: Mapping[str, Any] = row
+    elif isinstance(row, Sequence) and not isinstance(row, bytes):
+        fields = NEEDED.get(task.name, FIELDS.get(task.kind, ()))
+        values = (
+            [list(row)]
+            if task.kind == "tag"
+            else [
+                value if isinstance(value, str) else list(value) if isinstance(value, Sequence) else value
+                for value in row
+            ]
+        )
+        if isinstance(task, Mixture) or len(values) > len(fields):
+            raise UserError(f"{where}: {len(values)} values; give an object with {', '.join(fields) or 'its task'}")
+        given = dict(zip(fields, values, strict=False))
+    else:
+        raise UserError(f"{where}: a row is a text, a sequence of texts or an object, not {type(row).__name__}")
+    try:
+        return json.dumps(dict(given), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: a value is no text, number or list ({error}); give JSON values") from error
 
 
 def items_of(task: Task, rows: Iterator[tuple[str, str]], first: int = 0) -> Iterator[Item]:

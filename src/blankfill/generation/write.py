@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
@@ -78,6 +79,7 @@ def generate(
     slide: bool = False,
     cancel: CancelFlag | None = None,
     add_bos: bool | None = None,
+    allow_unknown: bool = False,
 ) -> Iterator[str]:
     """Generate text after a prompt (or in its blank), and yield pieces of it as they are finished.
 
@@ -85,9 +87,11 @@ def generate(
     continues past its position table, dropping the oldest tokens. cancel: a flag that is checked before each token;
     once it is set, the text ends. add_bos: whether GPT reads the begin token before the prompt; None: as in its
     training, so not for GPT-2 and other models of a stream. Raises UserError, at the call, for a model that cannot
-    generate (bert, mlm), a prompt that is too long for it, more than one blank, or sampling values out of range.
+    generate (bert, mlm), a prompt that is too long for it, more than one blank, or sampling values out of range; and,
+    without allow_unknown, for a prompt that is mostly unknown to the tokenizer.
     """
-    writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel, add_bos)
+    with counting("the prompt", allow=allow_unknown):
+        writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return (piece for pieces in writer.run() for piece in pieces if piece)
 
 
@@ -99,11 +103,13 @@ def generate_many(
     slide: bool = False,
     cancel: CancelFlag | None = None,
     add_bos: bool | None = None,
+    allow_unknown: bool = False,
 ) -> list[Generation]:
     """Generate text after several prompts at once (repeat a prompt for several samples); see `generate`."""
     if not prompts:
         return []
-    writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel, add_bos)
+    with counting("the prompts", allow=allow_unknown):
+        writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return writer.finish_all()
 
 
