@@ -7,6 +7,7 @@ its line, never a silent loss. Cells of CSV files and spreadsheets are texts; th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,10 @@ from blankfill.corpus.tables.csv_rows import csv_rows, fitted, with_line_feeds
 from blankfill.corpus.tables.delimiters import CANDIDATES, find_dialect
 from blankfill.corpus.tables.options import TableOptions, all_numbers, roles_of, split_names
 from blankfill.corpus.tables.parquet_rows import parquet_columns, parquet_rows
+from blankfill.corpus.tables.spreadsheet_rows import ARCHIVES, spreadsheet_rows
 from blankfill.corpus.tables.spreadsheet_rows import SUFFIXES as SPREADSHEETS
-from blankfill.corpus.tables.spreadsheet_rows import spreadsheet_rows
 from blankfill.errors import Problem, UserError, setting
-from blankfill.system.reading import readable, regular_size
+from blankfill.system.reading import STAND_IN, readable, regular_size, substitute
 
 KINDS: Mapping[str, str] = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": "json",
@@ -34,6 +35,10 @@ KINDS: Mapping[str, str] = {
 """Suffix → kind of table."""
 ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet", *SPREADSHEETS)
 """The suffixes that a folder is searched for, the likeliest first."""
+FORMS: Mapping[str, str] = {"parquet": "a Parquet file", "spreadsheet": "a spreadsheet"}
+"""Forms that are no text."""
+_SUFFIXES: Mapping[str, str] = {"parquet": ".parquet", "spreadsheet": ".xlsx"}
+RENAME = "give its name the suffix of its form, such as .csv"
 SAMPLE_ROWS = 100
 SAMPLE_CHARACTERS = 1 << 20
 """Rows, and characters of JSON, that decide about a table's columns, at most; but one row at least."""
@@ -50,6 +55,18 @@ def table_kind(path: str | Path) -> str:
     if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
     return KINDS.get(suffixes[-1].lstrip("."), "") if suffixes else ""
+
+
+def _check_form(name: str, kind: str, head: bytes) -> None:
+    """Raise UserError for a file whose first bytes are not those of the form that its name says."""
+    if what := substitute(head):
+        raise UserError(f"{name} is {what}, not a table: download the file itself.")
+    actual = "parquet" if head.startswith(b"PAR1") else "spreadsheet" if head.startswith(ARCHIVES) else ""
+    is_text = not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
+    if is_text and kind in FORMS:
+        raise UserError(f"{name} is text, and its name is that of {FORMS[kind]}: {RENAME}.")
+    if not is_text and actual and actual != kind:
+        raise UserError(f"{name} is {FORMS[actual]}: give its name the suffix {_SUFFIXES[actual]}.")
 
 
 @dataclass
@@ -134,6 +151,7 @@ def open_table(
     """
     options = options or TableOptions()
     path, name = str(path), name or str(path)
+    by_name = not kind
     kind = kind or table_kind(path)
     if not kind:
         raise UserError(
@@ -142,7 +160,10 @@ def open_table(
     if compression is None:
         regular_size(Path(path))
         with readable(Path(path)), Path(path).open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
+            head = raw.read(STAND_IN)
+        compression = sniff_compression(head)
+        if by_name and not compression:
+            _check_form(name, kind, head)
     notes: list[str] = []
     if not encoding and kind not in ("parquet", "spreadsheet"):
         decided = decide_encoding(path, compression, options.encoding, name)
@@ -342,8 +363,8 @@ class _Spreadsheet(_Cells):
         if len(names) > 1 and self.options.sheet is None:
             table.notes.append(
                 Problem(
-                    f"{self.name} has {len(names)} sheets, of which {title!r} is read: choose another with "
-                    f"{setting('sheet')}."
+                    f"{self.name} has {len(names)} sheets ({listed(names)}), of which {title!r} is read: choose "
+                    f"another with {setting('sheet')}."
                 )
             )
         return table
