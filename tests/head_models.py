@@ -15,25 +15,44 @@ from blankfill.config.recipe import load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
-from blankfill.objectives import Albert, Bert, Electra, Ernie, Gpt, Mlm, Objective, SpanBert, Unilm
-from generate_models import SPECIAL
+from blankfill.objectives import (
+    T5,
+    Albert,
+    Bart,
+    Bert,
+    Electra,
+    Ernie,
+    Gpt,
+    Mlm,
+    Objective,
+    SpanBert,
+    Unilm,
+    Xlnet,
+)
+from generate_models import MORE, SPECIAL
 from small_tasks import WORDS, answerable, classes, run, tags, write_lines
 
 ROWS = 48
 OBJECTIVES: dict[str, Objective] = {
     "bert": Bert(ROWS), "roberta": Mlm(ROWS), "albert": Albert(ROWS), "modernbert": Mlm(ROWS, position_offset=0),
     "distilbert": Mlm(ROWS, position_offset=0), "spanbert": SpanBert(ROWS), "ernie": Ernie(ROWS), "gpt2": Gpt(ROWS),
-    "unilm": Unilm(ROWS), "electra": Electra(ROWS),
+    "unilm": Unilm(ROWS), "electra": Electra(ROWS), "xlnet": Xlnet(ROWS), "t5": T5(ROWS),
+    "bart": Bart(ROWS, position_offset=2),
 }  # fmt: skip
 RECIPES = {"gpt2": "gpt2", "unilm": "unilm-base"}
 VOCABULARY = [*SPECIAL, *WORDS]
+
+
+def vocabulary(family: str) -> list[str]:
+    """The tokens of a family's model."""
+    return [*VOCABULARY, *MORE.get(family, [])]
 
 
 def family_config(family: str, **changes: Any) -> TransformerConfig:
     """A tiny model of a family, as a recipe makes it, its weights so large that it computes more than rounding."""
     sizes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
     recipe = load_recipe(RECIPES.get(family, f"{family}-base"), sizes)
-    made = replace(recipe, objective=OBJECTIVES[family]).model_config(len(VOCABULARY))
+    made = replace(recipe, objective=OBJECTIVES[family]).model_config(len(vocabulary(family)))
     return replace(made, init_std=0.2, position_std=0.2, **changes)
 
 
@@ -41,7 +60,7 @@ def family_folder(folder: Path, family: str, **changes: Any) -> Path:
     """A folder with a random model of a family, as a pretraining run writes its checkpoints."""
     config, objective = family_config(family, **changes), OBJECTIVES[family]
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary(family)) + "\n", encoding="utf-8")
     tokenizer = Tokenizer.load(folder / "vocab.txt")
     state = {"model": config_values(config), "objective": {"name": objective.name, **asdict(objective)}}
     hf_layout = hf_layout_of(config, objective, tokenizer)

@@ -35,7 +35,15 @@ WORDS = [
     ".",
 ]
 QUICK = FinetuneOptions(
-    lr=5e-3, batch_size=8, epochs=4, threads=1, precision="fp32", device="cpu", max_length=40, warmup=0.1
+    lr=5e-3,
+    batch_size=8,
+    epochs=4,
+    threads=1,
+    precision="fp32",
+    device="cpu",
+    max_length=40,
+    warmup=0.1,
+    allow_unknown=True,
 )
 
 

@@ -28,6 +28,7 @@ LAYERS = [
     {"runs"},
     {"pretraining"},
     {"finetuning"},
+    {"exporting"},
     {"inference"},
     {"evaluation"},
     {"cli", "__init__"},

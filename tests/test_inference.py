@@ -143,6 +143,41 @@ def test_load_opens_what_the_folder_holds(tmp_path: Path) -> None:
     assert half.fill("the [MASK] ran").filled
 
 
+def test_rows_in_python_are_texts_sequences_and_objects(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "bert")
+    run("sst2", classes(tmp_path / "data"), folder, tmp_path / "run", epochs=1)
+    tuned = blankfill.load(tmp_path / "run")
+    assert (tuned.task.name, tuned.labels) == ("sst2", ("0", "1"))
+    rows = ["the cat\tsat", ("the cat", "sat"), {"text": "the cat", "second": "sat"}, ["the cat", "sat"]]
+    answers = [{**row, "id": ""} for row in tuned.predict(rows)]
+    assert answers == [answers[0]] * 4
+    assert blankfill.predict(tuned, rows).rows == tuned.predict(rows)
+    with pytest.raises(UserError, match="item 0: 3 values; give an object with text, second"):
+        tuned.predict([("a", "b", "c")])
+    with pytest.raises(UserError, match="item 1: a row is a text, a sequence of texts or an object, not int"):
+        tuned.predict(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="item 0: a value is no text, number or list"):
+        tuned.predict([{"text": object()}])
+    with pytest.raises(UserError, match="give a list of rows"):
+        tuned.predict("the cat sat")
+    with pytest.raises(UserError, match="item 0: there is no text"):
+        tuned.predict([{"words": "the cat"}])
+    with pytest.raises(UserError, match="not a fine-tuned model"):
+        blankfill.load(folder).labels  # noqa: B018
+
+
+def test_words_questions_and_choices_as_sequences(tmp_path: Path) -> None:
+    from head_models import fine_tuned
+
+    tagger = blankfill.load(fine_tuned(tmp_path / "tags", "bert", "conll"))
+    assert (
+        tagger.predict([["the", "cat"]]) == tagger.predict([{"words": ["the", "cat"]}]) == tagger.predict(["the cat"])
+    )
+    answers = blankfill.load(fine_tuned(tmp_path / "answers", "bert", "squad2"))
+    given = {"question": "who", "context": "the cat ran paris"}
+    assert answers.predict([tuple(given.values())]) == answers.predict([given])
+
+
 def test_a_flag_ends_a_text() -> None:
     model, flag = model_of("gpt"), threading.Event()
     whole = "".join(model.generate("the cat", 20, seed=1))

@@ -101,6 +101,8 @@ def test_commands_to_copy_are_quoted() -> None:
 
 RECIPES = ("objectives/", "families/", "config/", "model/config.py")
 """Where sentences are about a recipe: `config.recipe.in_settings` makes references of the keys in them."""
+CODE = ("convert/card_code.py",)
+"""Where strings are code, in which `model.generate` is a call."""
 KEY = re.compile(r"(?<![\w./-])(?:corpus|objective|model|train|distil)\.[a-z][a-z0-9_]*\b")
 
 
@@ -115,7 +117,7 @@ def test_no_sentence_writes_a_key_by_hand() -> None:
     sentences: list[str] = []
     for path in sorted(SOURCE.rglob("*.py")):
         place = path.relative_to(SOURCE).as_posix()
-        if not place.startswith(RECIPES):
+        if not place.startswith(RECIPES + CODE):
             sentences += keys_by_hand(place, ast.parse(path.read_text(encoding="utf-8")))
     assert sentences == [], "write setting(…) of errors.py"
     assert len(keys_by_hand("made.py", ast.parse('say(f"lower train.lr {x}")\nf("train.lr")'))) == 1

@@ -19,15 +19,15 @@ from blankfill._version import __version__
 
 if TYPE_CHECKING:
     from blankfill.config.recipe import Recipe, load_recipe, recipe_names
-    from blankfill.convert.importing import import_model
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
     from blankfill.evaluation.run import Evaluation, EvaluationOptions, evaluate
+    from blankfill.exporting.model import export_model, export_onnx
     from blankfill.families import FamilySpec, register_family
     from blankfill.finetuning.config import FinetuneConfig
-    from blankfill.finetuning.exporting import export_model
+    from blankfill.finetuning.importing import import_model
     from blankfill.finetuning.outcome import FinetuneResult
     from blankfill.finetuning.predict import Predictions, predict
     from blankfill.finetuning.run import finetune
@@ -50,22 +50,22 @@ __all__ = [
     "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
     "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Plan", "Predictions",
     "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "Task", "Tokenizer", "UserError",
-    "__version__", "embed", "evaluate", "export_model", "fill", "finetune", "generate", "import_model", "load",
-    "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
+    "__version__", "embed", "evaluate", "export_model", "export_onnx", "fill", "finetune", "generate", "import_model",
+    "load", "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
     "register_objective", "register_task", "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
-    "convert.importing": ("import_model",),
     "corpus.options": ("PrepareConfig",),
     "corpus.prepare": ("prepare",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
     "evaluation.run": ("Evaluation", "EvaluationOptions", "evaluate"),
+    "exporting.model": ("export_model", "export_onnx"),
     "families": ("FamilySpec", "register_family"),
     "finetuning.config": ("FinetuneConfig",),
-    "finetuning.exporting": ("export_model",),
+    "finetuning.importing": ("import_model",),
     "finetuning.outcome": ("FinetuneResult",),
     "finetuning.predict": ("Predictions", "predict"),
     "finetuning.run": ("finetune",),

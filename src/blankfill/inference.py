@@ -10,10 +10,11 @@ Not here: filling (`generation.fill`), generation (`generation.write`), embeddin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
     from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.finetuning.rows import PythonRow
     from blankfill.generation.blanks import FillResult
     from blankfill.generation.cancel import CancelFlag
     from blankfill.generation.fill import Filler
     from blankfill.generation.write import Generation
+    from blankfill.tasks.task import Task
 
 Part = TypeVar("Part")
 
@@ -58,6 +61,16 @@ class Model:
         return self._predictor
 
     @property
+    def task(self) -> Task:
+        """The task for which the model was fine-tuned. Raises UserError for a pretrained model."""
+        return self.predictor.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels or tags, in the order of the model's outputs; () for a task without labels."""
+        return tuple(self.predictor.labels)
+
+    @property
     def filler(self) -> Filler:
         """Return the object that fills blanks with this model. Raises UserError when the model cannot fill."""
         from blankfill.generation.fill import Filler
@@ -77,9 +90,14 @@ class Model:
         lengths: str | None = None,
         length_penalty: float = 0.0,
         cancel: CancelFlag | None = None,
+        allow_unknown: bool = False,
     ) -> FillResult:
-        """Fill the blanks of a text, written [MASK], ____ or [MASK:3]; see `generation.fill.Filler.fill`."""
-        return self.filler.fill(text, top_k, lengths, length_penalty, cancel)
+        """Fill the blanks of a text, written [MASK], ____ or [MASK:3]; see `generation.fill.Filler.fill`.
+
+        allow_unknown: do so although most of the text is unknown to the tokenizer, which is a UserError otherwise.
+        """
+        with counting("the text", allow=allow_unknown):
+            return self.filler.fill(text, top_k, lengths, length_penalty, cancel)
 
     def generate(
         self,
@@ -87,18 +105,21 @@ class Model:
         max_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
+        add_bos: bool | None = None,
+        allow_unknown: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
         """Continue a text, and yield pieces of it as they are finished.
 
         slide: continue past the position table by dropping the older half (GPT). cancel: a flag, such as a
-        `threading.Event`, that ends the text once it is set. sampling: the fields of `generation.sampling.Sampling`,
-        e.g. temperature, top_k, top_p, repetition_penalty, seed.
+        `threading.Event`, that ends the text once it is set. add_bos: whether GPT reads the begin token before the
+        prompt; None: as in its training. allow_unknown: as for `fill`. sampling: the fields of
+        `generation.sampling.Sampling`, e.g. temperature, top_k, top_p, repetition_penalty, seed.
         """
         from blankfill.generation.sampling import Sampling
         from blankfill.generation.write import generate
 
-        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel)
+        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown)
 
     def generate_many(
         self,
@@ -106,28 +127,46 @@ class Model:
         max_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
+        add_bos: bool | None = None,
+        allow_unknown: bool = False,
         **sampling: Any,
     ) -> list[Generation]:
         """Continue several texts in one batch; as `generate`, for each."""
         from blankfill.generation.sampling import Sampling
         from blankfill.generation.write import generate_many
 
-        return generate_many(self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel)
+        return generate_many(
+            self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
+        )
 
-    def embed(self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True) -> Float32:
+    def embed(
+        self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False
+    ) -> Float32:
         """Return a vector for each text, float32[N, D]; texts that are too long are cut. See
-        `embedding.embed.Embedder`."""
-        return self.embedder(pooling, normalize).vectors(texts).array
+        `embedding.embed.Embedder`, and `fill` for allow_unknown."""
+        with counting("the texts", allow=allow_unknown):
+            return self.embedder(pooling, normalize).vectors(texts).array
 
-    def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Predict the rows of the task for which the model was fine-tuned: an object with `id` and prediction for each.
+    def predict(self, rows: Iterable[PythonRow], allow_unknown: bool = False) -> list[dict[str, Any]]:
+        """Predict the rows of the task for which the model was fine-tuned.
 
-        rows: objects with the fields of the task, or plain lines, as `blankfill predict` takes them. Raises UserError
-        for a row that is neither, and for a model that is not fine-tuned.
+        Args:
+            rows: A row is a text, two with a tab between, a mapping with the fields of the task (`text` and `second`;
+                `words`; `question` and `context`; `context` and `choices`; `source` and `second`), or a sequence of
+                their values, such as (text, second) or a list of words.
+            allow_unknown: Predict although more than 5% of the tokens are unknown to the model's tokenizer.
+
+        Returns:
+            A dictionary for each row, as `blankfill predict` writes it: `id`, and by the kind of task `label` with
+            `probabilities`, `labels` with `probabilities`, `score`, `tags` with `entities`, `answer` with `best`, or
+            `text`.
+
+        Raises:
+            UserError: A row has another form, the model is not fine-tuned, or the text is unknown to it.
         """
         from blankfill.finetuning.predict import predict
 
-        return predict(self.predictor, rows).rows
+        return predict(self.predictor, rows, allow_unknown=allow_unknown).rows
 
     def _once(self, key: Any, make: Callable[[], Part]) -> Part:
         """Return a part that is made on first use, by one thread."""
@@ -201,6 +240,7 @@ def fill(
     lengths: str | None = None,
     length_penalty: float = 0.0,
     cancel: CancelFlag | None = None,
+    allow_unknown: bool = False,
 ) -> FillResult:
     """Fill the blanks of a text with a pretrained model.
 
@@ -211,14 +251,15 @@ def fill(
         lengths: Lengths in tokens that a blank may have, such as "1-4"; None for the usual ones.
         length_penalty: Above 0, longer candidates of GLM, T5 and BART rank higher.
         cancel: A `threading.Event` or a function; once it is set, CancelledError ends the call.
+        allow_unknown: Fill although most of the text is unknown to the model's tokenizer.
 
     Returns:
         The filled text, and the candidates of each blank.
 
     Raises:
-        UserError: The text has no blank, or the model cannot fill blanks.
+        UserError: The text has no blank, the model cannot fill blanks, or most of the text is unknown to it.
     """
-    return _opened(model, optimize=False).fill(text, top_k, lengths, length_penalty, cancel)
+    return _opened(model, optimize=False).fill(text, top_k, lengths, length_penalty, cancel, allow_unknown)
 
 
 def generate(
@@ -228,6 +269,8 @@ def generate(
     max_tokens: int = 100,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    add_bos: bool | None = None,
+    allow_unknown: bool = False,
     **sampling: Any,
 ) -> str:
     """Continue a text with a pretrained model; `Model.generate` yields the pieces as they are finished.
@@ -238,6 +281,9 @@ def generate(
         max_tokens: Largest number of new tokens.
         slide: Continue past the position table by dropping the older half of the text (GPT).
         cancel: A `threading.Event` or a function that ends the text once it is set.
+        add_bos: Whether GPT reads the begin token before the prompt; None for as in its training: before documents, but
+            not for models of a stream, such as GPT-2.
+        allow_unknown: Continue the prompt although most of it is unknown to the model's tokenizer.
         sampling: Fields of `Sampling`: temperature, top_k, top_p, repetition_penalty, no_repeat_ngram, seed.
 
     Returns:
@@ -246,11 +292,17 @@ def generate(
     Raises:
         UserError: The model cannot generate text, or an option of the sampling has an impossible value.
     """
-    return "".join(_opened(model, optimize=True).generate(prompt, max_tokens, slide, cancel, **sampling))
+    opened = _opened(model, optimize=True)
+    return "".join(opened.generate(prompt, max_tokens, slide, cancel, add_bos, allow_unknown, **sampling))
 
 
 def embed(
-    model: str | Path | Model, texts: Sequence[str], *, pooling: Pooling = "mean", normalize: bool = True
+    model: str | Path | Model,
+    texts: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    normalize: bool = True,
+    allow_unknown: bool = False,
 ) -> Float32:
     """Compute a vector for each text.
 
@@ -259,14 +311,15 @@ def embed(
         texts: N texts; those that are longer than the model reads are cut.
         pooling: "mean" of the hidden states of the text's tokens, or the hidden state of "cls".
         normalize: Scale each vector to length 1.
+        allow_unknown: Compute vectors although more than 5% of the tokens are unknown to the model's tokenizer.
 
     Returns:
         float32[N, D].
 
     Raises:
-        UserError: The model has no such state, or a text is empty for it.
+        UserError: The model has no such state, a text is empty for it, or too many tokens are unknown.
     """
-    return _opened(model, optimize=False).embed(texts, pooling, normalize)
+    return _opened(model, optimize=False).embed(texts, pooling, normalize, allow_unknown)
 
 
 def _opened(model: str | Path | Model, optimize: bool) -> Model:

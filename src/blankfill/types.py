@@ -45,7 +45,8 @@ class Vocabulary:
     a token begins a word (`##` pieces do not), None when the tokenizer does not show it. `special` are the ids that
     text never contains. `units(ids, words, sentence starts)` → bool[K, N] returns where units begin that the tokenizer
     alone does not show: words (K = 1), or words, phrases and entities (K = 3); None where it is not needed. `sentinels`
-    are the ids of T5's numbered blanks in order; empty when the tokenizer has none.
+    are the ids of T5's numbered blanks in order; empty when the tokenizer has none. `doubled_separator` is whether two
+    texts have two separators between them, as with RoBERTa's `</s>`, which closes the first text and opens the second.
     """
 
     size: int
@@ -54,6 +55,7 @@ class Vocabulary:
     word_start: Bool | None = None
     units: Callable[[Int32, Bool, Int32], Bool] | None = None
     sentinels: tuple[int, ...] = ()
+    doubled_separator: bool = False
 
     def __getitem__(self, role: str) -> int:
         return self.roles[role]

@@ -19,10 +19,12 @@ def texts(path: Path, options: SourceOptions) -> dict[str, str]:
 
 @pytest.mark.parametrize("encoding", [None, "latin-1"])
 def test_each_file_of_a_folder_is_read_in_its_own_encoding(case: Callable[[str], Path], encoding: str | None):
-    found = texts(case("mixed-encodings") / "folder", SourceOptions(encoding=encoding))
-    assert found["a.txt"].startswith("Früher führte eine größere Brücke über den Fluß, über die täglich Händler zogen.")
-    assert found["b.txt"].strip() and found["a.txt"].startswith(found["b.txt"].strip()[:500])
-    assert "Ã" not in found["a.txt"] + found["b.txt"]
+    by_name = texts(case("mixed-encodings") / "folder", SourceOptions(encoding=encoding))
+    assert by_name["a.txt"].startswith(
+        "Früher führte eine größere Brücke über den Fluß, über die täglich Händler zogen."
+    )
+    assert by_name["b.txt"].strip() and by_name["a.txt"].startswith(by_name["b.txt"].strip()[:500])
+    assert "Ã" not in by_name["a.txt"] + by_name["b.txt"]
 
 
 def test_utf8_with_damaged_bytes_is_said_to_be_that_with_their_lines(case: Callable[[str], Path]):

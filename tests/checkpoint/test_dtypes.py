@@ -14,11 +14,11 @@ import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded, load_model
-from blankfill.convert.importing import import_model
 from blankfill.embedding.embed import Embedder
+from blankfill.exporting.model import export_model
 from blankfill.families.checkpoint_format import checkpoint_format_of
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.exporting import export_model
+from blankfill.finetuning.importing import import_model
 from blankfill.finetuning.model_setup import load_pretrained
 from blankfill.generation.fill import Filler
 from blankfill.generation.sampling import Sampling
@@ -123,7 +123,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from blankfill.checkpoint.load import load_model
-from blankfill.convert.importing import import_model
+from blankfill.finetuning.importing import import_model
 
 small, large, out = map(Path, sys.argv[1:])
 def peak():

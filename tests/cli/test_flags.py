@@ -17,8 +17,8 @@ from blankfill.training.options import DistilOptions, TrainOptions
 
 MASKING = "length mask_ratio mask_share random_share validation_mask_ratio"
 SECTIONS = {
-    PrepareConfig: "encoding delimiter sheet columns documents strip tokenizer vocab_size vocab_exact lowercase dedup "
-    "validation min_chars workers",
+    PrepareConfig: "encoding delimiter sheet columns documents strip tokenizer vocab_size vocab_exact lowercase "
+    "strip_accents allow_unknown dedup validation min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm init init_std positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
@@ -67,6 +67,8 @@ COMMON = {"json", "quiet", "debug", "help"}
 
 PLAIN = {
     "finetune": {
+        "allow-unknown",
+        "no-allow-unknown",
         "lr",
         "batch-size",
         "epochs",
@@ -134,8 +136,14 @@ PLAIN = {
         "num-seeds",
     },
     "predict": {
+        "allow-unknown",
+        "no-allow-unknown",
         "model",
         "data",
+        "columns",
+        "encoding",
+        "delimiter",
+        "sheet",
         "split",
         "task",
         "submission",
@@ -149,6 +157,8 @@ PLAIN = {
         "no-repeat-ngram",
     },
     "evaluate": {
+        "allow-unknown",
+        "no-allow-unknown",
         "model",
         "task",
         "data",
@@ -165,7 +175,7 @@ PLAIN = {
         "device",
         "threads",
     },
-    "import": {"out", "tokenizer", "heads", "dtype", "threads"},
+    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
     "export": {"out", "format", "part", "text", "threads"},
 }
 """Commands without a recipe."""

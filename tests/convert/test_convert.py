@@ -22,13 +22,13 @@ from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.convert import exporting, importing
 from blankfill.convert.check import difference, larger, our_scores, real_text
-from blankfill.convert.importing import import_model
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.exporting.model import export_model
 from blankfill.families import weight_names
 from blankfill.families.checkpoint_format import CheckpointFormat
 from blankfill.families.glm import sizes_from_shapes
-from blankfill.finetuning.exporting import export_model
+from blankfill.finetuning.importing import import_model
 from blankfill.generation.fill import Filler
 from blankfill.model.config import TransformerConfig, config_values
 from blankfill.model.transformer import build
@@ -85,7 +85,7 @@ def test_an_export_computes_the_same_in_transformers(tmp_path: Path, family: str
     assert made.difference is not None and made.difference < 1e-4
     assert made.texts == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from blankfill.checkpoint.load import load_model
-from blankfill.convert.importing import import_model
-from blankfill.finetuning.exporting import export_model
+from blankfill.exporting.model import export_model
+from blankfill.finetuning.importing import import_model
 from parity_cases import CASES, SAVED, SIZES, Case, case_name, made
 
 ROOT = Path(__file__).resolve().parents[2]

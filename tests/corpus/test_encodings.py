@@ -1,4 +1,4 @@
-"""The encoding of each file: by mark, by validity, by a guess that fits the whole file; and what the user is told."""
+"""The encoding of each file: by mark, by validity, by a guess that fits the whole file; and the remarks."""
 
 import codecs
 from pathlib import Path
@@ -40,19 +40,19 @@ def write(path: Path, data: bytes) -> str:
 
 @pytest.mark.parametrize(("text", "encoding"), TEXTS)
 def test_old_encodings_are_guessed(tmp_path: Path, text: str, encoding: str):
-    found = decide_encoding(write(tmp_path / "old.txt", text.encode(encoding)))
-    assert found.source == "guess" and not found.damaged
-    assert text.encode(encoding).decode(found.name) == text
-    assert "old.txt was read as" in found.remarks("old.txt")[0]
+    decided = decide_encoding(write(tmp_path / "old.txt", text.encode(encoding)))
+    assert decided.source == "guess" and not decided.damaged
+    assert text.encode(encoding).decode(decided.name) == text
+    assert "old.txt was read as" in decided.remarks("old.txt")[0]
 
 
 @pytest.mark.parametrize(("text", "encoding"), TEXTS)
 def test_utf8_is_utf8_whatever_the_user_names(tmp_path: Path, text: str, encoding: str):
     path = write(tmp_path / "new.txt", text.encode())
     assert decide_encoding(path) == Encoding()
-    found = decide_encoding(path, wanted=encoding)
-    assert found == Encoding("utf-8", "utf-8", ignored=encoding)
-    assert found.remarks("new.txt") == [f"new.txt is UTF-8 and was read as such, not as {encoding}."]
+    decided = decide_encoding(path, wanted=encoding)
+    assert decided == Encoding("utf-8", "utf-8", ignored=encoding)
+    assert decided.remarks("new.txt") == [f"new.txt is UTF-8 and was read as such, not as {encoding}."]
     old = write(tmp_path / "old.txt", text.encode(encoding))
     assert decide_encoding(old, wanted=encoding) == Encoding(encoding, "user")
     with pytest.raises(
@@ -72,9 +72,9 @@ def test_few_characters_are_read_as_the_user_says(tmp_path: Path):
 def test_marks_outrank_names(tmp_path: Path, encoding: str, wanted: str | None):
     text = "The ferry was late again.\n" * 9
     path = write(tmp_path / "a.txt", text.encode(encoding))
-    found = decide_encoding(path, wanted=wanted)
-    assert Path(path).read_bytes().decode(found.name).removeprefix("\ufeff") == text
-    assert found.ignored == (wanted or "")
+    decided = decide_encoding(path, wanted=wanted)
+    assert Path(path).read_bytes().decode(decided.name).removeprefix("\ufeff") == text
+    assert decided.ignored == (wanted or "")
 
 
 def test_a_few_damaged_bytes_are_named_by_their_lines(tmp_path: Path):
@@ -82,10 +82,10 @@ def test_a_few_damaged_bytes_are_named_by_their_lines(tmp_path: Path):
     data += b"n\xa3 end \xff\n"
     path = write(tmp_path / "a.txt", data)
     for wanted in (None, "cp1252"):
-        found = decide_encoding(path, wanted=wanted)
-        assert (found.name, found.source, found.damaged) == ("utf-8-replace", "utf-8", 3)
-        assert found.damaged_lines == (1, 7, 7)
-        assert "a.txt is UTF-8 with 3 damaged bytes (lines 1, 7), read as U+FFFD" in found.remarks("a.txt")[-1]
+        decided = decide_encoding(path, wanted=wanted)
+        assert (decided.name, decided.source, decided.damaged) == ("utf-8-replace", "utf-8", 3)
+        assert decided.damaged_lines == (1, 7, 7)
+        assert "a.txt is UTF-8 with 3 damaged bytes (lines 1, 7), read as U+FFFD" in decided.remarks("a.txt")[-1]
     with pytest.raises(EncodingError, match=r"UTF-8 but for 3 bytes \(lines 1, 7\): .*give encoding=utf-8-replace"):
         decide_encoding(path, wanted="utf-8")
     assert decide_encoding(path, wanted="utf-8-replace").damaged == 3
@@ -114,9 +114,11 @@ def test_a_guess_must_fit_the_whole_file(tmp_path: Path):
 
 
 def test_damaged_bytes_of_a_guessed_encoding_are_counted(tmp_path: Path):
-    found = decide_encoding(write(tmp_path / "a.txt", CHINESE.encode("gb18030") * 20 + b"\xff" + CHINESE.encode("gbk")))
-    assert found.name == "gb18030-replace" and found.damaged == 1
-    assert "1 damaged byte" in found.remarks("a.txt")[1]
+    decided = decide_encoding(
+        write(tmp_path / "a.txt", CHINESE.encode("gb18030") * 20 + b"\xff" + CHINESE.encode("gbk"))
+    )
+    assert decided.name == "gb18030-replace" and decided.damaged == 1
+    assert "1 damaged byte" in decided.remarks("a.txt")[1]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -130,9 +132,9 @@ def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 def test_nul_characters_are_counted_wherever_they_are(tmp_path: Path):
     for before in (0, 100, 100_000):
-        found = decide_encoding(write(tmp_path / "a.txt", b"word \n" * before + b"a\0b\n" + b"word \n" * 300))
-        assert (found.name, found.nuls, found.nul_lines) == ("utf-8", 1, (before + 1,))
-        assert found.remarks("a.txt") == [f"a.txt holds 1 NUL character (line {before + 1:,}), which was left out."]
+        decided = decide_encoding(write(tmp_path / "a.txt", b"word \n" * before + b"a\0b\n" + b"word \n" * 300))
+        assert (decided.name, decided.nuls, decided.nul_lines) == ("utf-8", 1, (before + 1,))
+        assert decided.remarks("a.txt") == [f"a.txt holds 1 NUL character (line {before + 1:,}), which was left out."]
 
 
 def test_only_the_requested_bytes_are_looked_at(tmp_path: Path):
@@ -148,8 +150,8 @@ def test_a_text_that_is_no_text_in_any_encoding(tmp_path: Path):
 
 
 def test_a_few_odd_bytes_in_ascii_are_damaged_utf8(tmp_path: Path):
-    found = decide_encoding(write(tmp_path / "a.txt", b"word " * 99 + b"\x81\n"))
-    assert (found.name, found.damaged, found.damaged_lines) == ("utf-8-replace", 1, (1,))
+    decided = decide_encoding(write(tmp_path / "a.txt", b"word " * 99 + b"\x81\n"))
+    assert (decided.name, decided.damaged, decided.damaged_lines) == ("utf-8-replace", 1, (1,))
 
 
 def test_utf16_without_a_mark_names_the_byte_orders(tmp_path: Path):

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from blankfill.corpus.inventory import MOST_LINES, ReadSource, dropped_rows, read_sources, table_rows
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
+from blankfill.errors import in_flags
+from blankfill.report.sections import _read_table
 
 
 def tally(source: str, folder: str = "", form: str = "plain text", text: str = "", **counts: int) -> dict:
@@ -59,7 +63,7 @@ def test_what_was_read_is_in_the_report_and_on_the_terminal(tmp_path: Path, caps
     assert [(line.source, line.form, line.text, line.documents, line.characters) for line in report.inventory] == [
         (f"3 files in {folder}", "plain text", "", 3, 3 * (2 + 4 * len(text.strip()))),
         (f"{folder}/b.jsonl", "JSON Lines", "body (by name)", 1, 30),
-        (f"{folder}/c.csv", "CSV, ';'", "story (by name)", 1, 40),
+        (f"{folder}/c.csv", "CSV, ';'", "story (by name)", 1, 39),
         (f"{folder}/old.txt", "plain text, cp1251 (guess)", "", 1, 55),
     ]
     report.show()
@@ -77,3 +81,24 @@ def test_reports_of_older_versions_have_no_lines(tmp_path: Path):
     assert made.inventory and '"inventory"' in text
     path.write_text(text.replace('"inventory"', '"inventory_of_a_later_version"'))
     assert CorpusReport.read(tmp_path / "out").inventory == ()
+
+
+def test_the_page_of_a_run_has_the_table():
+    page = _read_table((ReadSource("a<b>.csv", "CSV, ';'", "story (guess)", 2, 1300),))
+    assert page.count("<th ") == 5 and page.count("<td") == 5
+    assert "a&lt;b&gt;.csv" in page and ">1,300<" in page and "story (guess)" in page
+
+
+def test_notes_about_tables_name_settings_as_the_command_line_does(tmp_path: Path):
+    openpyxl = pytest.importorskip("openpyxl")
+    pytest.importorskip("python_calamine")
+    book = openpyxl.Workbook()
+    for title in ("cover", "data"):
+        sheet = book.create_sheet(title)
+        for row in (["text"], ["The ferry sails at noon."]):
+            sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    config = PrepareConfig(vocab_exact=False, workers=1)
+    report = prepare([tmp_path / "a.xlsx"], tmp_path / "out", config)
+    note = next(notice for notice in report.notices if "sheets" in notice)
+    assert in_flags(note).endswith("of which 'cover' is read: choose another with --sheet.")

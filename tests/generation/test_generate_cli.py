@@ -115,9 +115,36 @@ def test_generate_refuses_values_out_of_range(writing: Loaded) -> None:
 
 def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
-    assert names == ["text", "model", "file", "top", "lengths", "length_penalty", "dtype", "device", "threads"]
+    assert names == [
+        "text", "model", "file", "allow_unknown", "top", "lengths", "length_penalty", "dtype", "device", "threads",
+    ]  # fmt: skip
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
-        "slide", "num", "seed", "dtype", "device", "threads",
+        "model", "prompt", "allow_unknown", "add_bos", "max_tokens", "temperature", "top_k", "top_p",
+        "repetition_penalty",
+        "no_repeat_ngram", "slide", "num", "seed", "dtype", "device", "threads",
     ]  # fmt: skip
+
+
+def test_a_text_that_is_mostly_unknown_stops(
+    masked: Loaded, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^75\.0% of the 4 tokens of the sentence are unknown .* text in Greek script"):
+        render(fill.main(["--model", "run", "αβ γδ the εζ [MASK]"]))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the [MASK] sat\nαβ [MASK]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"lines\.txt, line 2: The only token of the sentence is unknown"):
+        render(fill.main(["--model", "run", "--file", str(lines)]))
+    assert capsys.readouterr().out.startswith("the «cat» sat")
+    assert render(fill.main(["--model", "run", "--allow-unknown", "αβ [MASK]"])) == 0
+    captured = capsys.readouterr()
+    assert "is unknown" in captured.err and "[MASK]" in captured.out
+    assert render(fill.main(["--model", "run", "the [MASK] sat 😀"])) == 0
+    assert "Note: 33.3% of the 3 tokens of the sentence" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_mostly_unknown_stops(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^100\.0% of the 2 tokens of the prompt are unknown"):
+        render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2"]))
+    assert render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2", "--allow-unknown"])) == 0
+    assert capsys.readouterr().out.startswith("αβ γδ")

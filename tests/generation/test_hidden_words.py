@@ -45,7 +45,7 @@ def test_candidates_are_whole_words_of_letters(hidden: HiddenWords) -> None:
 
 
 def test_words_are_hidden_with_their_neighbours_in_the_document(hidden: HiddenWords) -> None:
-    shown = [(word(one.before), word([one.id]), word(one.after)) for one in hidden.words]
+    shown = [(word(cut.before), word([cut.id]), word(cut.after)) for cut in hidden.words]
     assert shown == [
         ("", "the", "cat sat on"),
         ("the", "cat", "sat on the"),
@@ -67,8 +67,8 @@ def test_a_smaller_draw_is_a_random_part_and_always_the_same(tmp_path: Path) -> 
     train, valid = corpus_of(tmp_path / "train", TRAIN), corpus_of(tmp_path / "valid", VALID * 40)
     draws = [
         [
-            (word(one.before), one.id)
-            for one in HiddenWords(train, valid, TOKENIZER, TOKENIZER.vocabulary(), 50, seed=s).words
+            (word(cut.before), cut.id)
+            for cut in HiddenWords(train, valid, TOKENIZER, TOKENIZER.vocabulary(), 50, seed=s).words
         ]
         for s in (0, 0, 1)
     ]
@@ -79,38 +79,42 @@ def test_frequency_ranks_by_number_in_the_training_text(hidden: HiddenWords) -> 
     named = hidden.by_frequency
     # the 4, cat 3, ran 2, then the words that occur once in order of their ids, then those that do not occur
     rank = {"the": 1, "cat": 2, "ran": 3, "dog": 4, "sat": 5, "on": 6, "mat": 7, "red": 8}
-    assert named.ranks.tolist() == [rank[word([one.id])] for one in hidden.words]
+    assert named.ranks.tolist() == [rank[word([cut.id])] for cut in hidden.words]
     assert {word([id]) for id in named.first} == {"the"}
     assert named.share(1) == 3 / 12 and named.share(2) == 5 / 12
 
 
 def test_neighbours_rank_by_pairs_of_the_training_text(hidden: HiddenWords) -> None:
-    text = [TOKENIZER.encode(one) for one in TRAIN]
+    text = [TOKENIZER.encode(line) for line in TRAIN]
     stream = [id for ids in text for id in ids]
     following = list(pairwise(stream))
     listed = hidden.candidates.tolist()
     shares = np.array([stream.count(id) + UNSEEN for id in listed])
     shares /= shares.sum()
-    expected, probability = [], []
-    for one in hidden.words:
-        scores = []
+    expected, probability, by_word_before = [], [], []
+    for cut in hidden.words:
+        scores, alone = [], []
         for id, share in zip(listed, shares, strict=True):
             score = 0.0
-            if len(one.before):
-                a = int(one.before[-1])
+            if len(cut.before):
+                a = int(cut.before[-1])
                 pairs = sum(first == a for first, _ in following)
                 score += np.log((following.count((a, id)) + PRIOR * share) / (pairs + PRIOR))
             else:
                 score += np.log(share)
-            if len(one.after):
-                b = int(one.after[0])
-                share_b = (stream.count(b) + UNSEEN) / len(stream)
+            alone.append(score)
+            if len(cut.after):
+                b = int(cut.after[0])
+                share_b = (stream.count(b) + UNSEEN) / (len(stream) + UNSEEN * TOKENIZER.size)
                 score += np.log((following.count((id, b)) + PRIOR * share_b) / (stream.count(id) + PRIOR))
             scores.append(score)
+        right = listed.index(cut.id)
+        by_word_before.append(1 + sum((-score, k) < (-alone[right], right) for k, score in enumerate(alone)))
         order = sorted(range(len(listed)), key=lambda k: (-scores[k], k))
-        expected.append(1 + order.index(listed.index(one.id)))
+        expected.append(1 + order.index(right))
         probability.append(np.exp(scores[order[0]]) / np.exp(scores).sum())
     assert hidden.by_neighbours.ranks.tolist() == expected
+    assert hidden.by_word_before.ranks.tolist() == by_word_before
     np.testing.assert_allclose(hidden.by_neighbours.probability, probability, rtol=1e-9)
 
 
@@ -121,14 +125,14 @@ def test_a_model_ranks_as_its_fills_do(hidden: HiddenWords, name: str) -> None:
     named = hidden.ask(model)
     filler = Filler(model)
     listed = {word([id]) for id in hidden.candidates}
-    for k, one in enumerate(hidden.words):
-        if not len(one.before):
+    for k, cut in enumerate(hidden.words):
+        if not len(cut.before):
             continue  # `fill` leaves no candidate out at the beginning of a text, but for its first blank
-        fills = filler.fill(f"{word(one.before)} [MASK] {word(one.after)}", 50).candidates[0]
+        fills = filler.fill(f"{word(cut.before)} [MASK] {word(cut.after)}", 50).candidates[0]
         words = [fill for fill in fills if fill.text in listed]
         texts = [fill.text for fill in words]
         assert texts[0] == word([named.first[k]])
-        assert named.ranks[k] == 1 + texts.index(word([one.id]))
+        assert named.ranks[k] == 1 + texts.index(word([cut.id]))
         total = sum(fill.probability for fill in words)
         assert named.probability[k] == pytest.approx(words[0].probability / total, rel=1e-4)
         assert named.own_probability[k] == pytest.approx(words[named.ranks[k] - 1].probability / total, rel=1e-4)
@@ -148,7 +152,7 @@ def test_a_verdict_counts_words_on_which_the_two_differ() -> None:
 
 
 def test_a_report_names_the_surest_answers_and_is_read_back(hidden: HiddenWords, tmp_path: Path) -> None:
-    right = np.array([one.id for one in hidden.words])
+    right = np.array([cut.id for cut in hidden.words])
     first = right.copy()
     first[[1, 5]] = TOKENIZER.id("dog"), TOKENIZER.id("big")
     probability = np.linspace(0.9, 0.35, 12)
@@ -164,7 +168,9 @@ def test_a_report_names_the_surest_answers_and_is_read_back(hidden: HiddenWords,
     hidden_words_report.write(report, tmp_path)
     assert hidden_words_report.read(tmp_path) == report
     text = "\n".join(hidden_words_report.lines_of(report))
-    assert "the model before training    0.0%" in text and "the «dog» sat on the (85%; the text has «cat»)" in text
+    assert (
+        "the model before training          0.0%" in text and "the «dog» sat on the (85%; the text has «cat»)" in text
+    )
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"words": 3}', '{"words": "many"}'])

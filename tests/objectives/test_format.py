@@ -438,9 +438,8 @@ def test_what_a_model_cannot_do_is_said_by_the_objective_and_not_implemented_by_
 
 
 def test_roberta_has_two_separators_between_the_texts_of_a_pair() -> None:
-    roles = {**VOCABULARY.roles, "eos": VOCABULARY["sep"]}
     for objective in (Mlm(48), Bart(48)):
-        form = objective.format(replace(VOCABULARY, roles=roles))
+        form = objective.format(replace(VOCABULARY, doubled_separator=True))
         assert form.frame([20], [21], encoder_only=True).example.input_ids.tolist() == [2, 20, 3, 3, 21, 3]
         assert form.specials(pair=True) == 4
     assert Mlm(48).format(VOCABULARY).specials(pair=True) == 3

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.errors import ConfigError
+from blankfill.exporting.model import export_model
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import read_splits
-from blankfill.finetuning.exporting import export_model
 from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
 from blankfill.generation.fill import Filler

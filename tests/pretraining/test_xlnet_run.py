@@ -12,7 +12,7 @@ from blankfill.checkpoint.load import load_model
 from blankfill.config.recipe import load_recipe
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import UserError
-from blankfill.finetuning.exporting import export_model
+from blankfill.exporting.model import export_model
 from blankfill.generation.fill import Filler
 from blankfill.pretraining import run
 from blankfill.pretraining.warm_start import InitFrom

@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.config.recipe import load_recipe
-from blankfill.convert.importing import import_model
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.finetuning.config import FinetuneConfig, read_config
+from blankfill.finetuning.importing import import_model
 from blankfill.finetuning.predictor import open_predictor
 from blankfill.finetuning.run import finetune
 from blankfill.pretraining.run import pretrain, resume

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 import blankfill
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
-from blankfill.convert.importing import import_model
 from blankfill.errors import UserError
+from blankfill.exporting.model import export_model
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.exporting import export_model
+from blankfill.finetuning.importing import import_model
 from blankfill.finetuning.run import finetune
 from forgetful_disk import Disk, watch
 from full_disk import full_after

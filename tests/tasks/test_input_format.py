@@ -1,10 +1,13 @@
 """Texts as models were trained to read them, and what is cut from those that are too long."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer_formats import byte_bpe
 from blankfill.errors import UserError
 from blankfill.objectives import OBJECTIVES, Ernie
 from blankfill.tasks.input_format import InputFormat, truncate_pair
@@ -59,8 +62,20 @@ def test_positions_and_types() -> None:
 
 
 def test_roberta_parts_a_pair_with_two_tokens() -> None:
-    roberta = input_format("mlm", {"cls": 0, "pad": 1, "sep": 2, "eos": 2, "mask": 9})
-    assert roberta.frame([10], [20]).example.input_ids.tolist() == [0, 10, 2, 2, 20, 2]
+    roles = {"cls": 0, "pad": 1, "sep": 2, "eos": 2, "mask": 9}
+    for doubled, pair in ((True, [0, 10, 2, 2, 20, 2]), (False, [0, 10, 2, 20, 2])):
+        vocabulary = Vocabulary(50, roles, frozenset(roles.values()), doubled_separator=doubled)
+        roberta = InputFormat(OBJECTIVES["mlm"]().format(vocabulary, (40,)))
+        assert roberta.frame([10], [20]).example.input_ids.tolist() == pair
+
+
+def test_bert_vocabularies_part_a_pair_with_one_token(tmp_path: Path) -> None:
+    """Whatever the objective: a DistilBERT over BERT's vocabulary reads pairs as BERT does, RoBERTa's as it does."""
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
+    assert not Tokenizer.load(tmp_path / "vocab.txt").vocabulary().doubled_separator
+    letters = {name: k for k, name in enumerate(["<s>", "</s>", "<pad>", "<mask>", "a", "Ġ"])}
+    tokenizer = Tokenizer(byte_bpe(letters, [], lowercase=False))
+    assert tokenizer.vocabulary().doubled_separator
 
 
 @pytest.mark.parametrize("room", range(12))

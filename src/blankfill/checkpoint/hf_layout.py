@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.store import HFLayout
@@ -32,17 +33,28 @@ def make_hf_layout(
 ) -> HFLayout:
     """Return the files of a format: config.json, and a tokenizer that frames text as the model was trained to read it.
 
-    dtype: of the weights, by torch's name. A prompt to be continued must not end in [SEP], so for gpt and glm the
-    tokenizer puts nothing around a text.
+    dtype: of the weights, by torch's name.
+    """
+    longest = checkpoint_format.config.position_sizes[0] - objective.position_offset
+    files = tokenizer_files(objective, tokenizer, vocabulary, checkpoint_format.family.inputs, longest)
+    values = checkpoint_format.config_json(vocabulary, dtype)
+    return HFLayout(checkpoint_format, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
+
+
+def tokenizer_files(
+    objective: Objective, tokenizer: Tokenizer, vocabulary: Vocabulary, inputs: Sequence[str], longest: int
+) -> dict[str, str]:
+    """Return the texts of a tokenizer's files, by name, that frame text as the model was trained to read it.
+
+    inputs: names of the tensors that it makes. longest: the most tokens of a text. A prompt to be continued must not
+    end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
     """
     post: Post = "none"
     frame = objective.hf_frame
     if frame != "none":
-        ends = tokenizer.frame()[1][-1:] == (vocabulary.roles.get("cls"),)
-        framed = ends if frame == "last" else tokenizer.adds_special
+        last = tokenizer.frame()[1][-1:]
+        ends = {"last": last == (vocabulary.roles.get("cls"),), "end": last == (vocabulary.roles.get("eos"),)}
+        framed = ends.get(frame, tokenizer.adds_special)
         able = "eos" in vocabulary.roles if frame == "end" else not vocabulary.missing(("cls", "sep"))
         post = frame if able and not framed else "keep"
-    longest = checkpoint_format.config.position_sizes[0] - objective.position_offset
-    files = tokenizer.files(post=post, inputs=checkpoint_format.family.inputs, longest=longest)
-    values = checkpoint_format.config_json(vocabulary, dtype)
-    return HFLayout(checkpoint_format, {CONFIG: json.dumps(values, indent=2) + "\n", **files})
+    return tokenizer.files(post=post, inputs=inputs, longest=longest)

@@ -7,24 +7,24 @@ equal others (an output table tied to the token embeddings) are then compared el
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
-from blankfill.errors import ConfigError, UserError
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
 from blankfill.families.glm import BLOCKS, sizes_from_shapes
-from blankfill.families.head_format import names_of_head
+from blankfill.families.head_format import FoundHead, find_head
 from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
-from blankfill.system.reading import read_json, read_name
+from blankfill.system.reading import read_json, read_name, refuse_stand_in
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
@@ -40,6 +40,12 @@ class ExternalCheckpoint:
     checkpoint_format: CheckpointFormat
     objective: Objective
     weights: Weights
+    head: FoundHead | None = None
+    """Its fine-tuned head, if that is read."""
+    head_state: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The weights of the head, under our names."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The values of config.json."""
 
     def state(self) -> dict[str, torch.Tensor]:
         """Read the state dict of our model; tensors that need no change stay memory-mapped."""
@@ -90,11 +96,19 @@ def glm_file(folder: Path) -> Path | None:
     return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
 
 
-def open_external(path: Path, heads: int | None = None, dtype: torch.dtype | None = None) -> ExternalCheckpoint:
+def open_external(
+    path: Path,
+    heads: int | None = None,
+    dtype: torch.dtype | None = None,
+    leave_out: Sequence[str] = (),
+    with_head: bool = False,
+) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
-    read; None: the type of most of them. Raises UserError for anything that is missing or does not fit.
+    read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
+    of further heads. with_head: whether a fine-tuned head is read, too. Raises UserError for anything that is missing
+    or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -108,25 +122,89 @@ def open_external(path: Path, heads: int | None = None, dtype: torch.dtype | Non
     else:
         values = values_of_glm(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
-    architecture, head = names_of_head(family, values, weights)
-    if head:
-        weights.leave_out(head)
-        say(f"{path}: the fine-tuned head of {architecture} is left out; the encoder is read")
+    given = left_out(weights, leave_out)
+    head, head_state = find_head(family, values, weights), {}
+    if head is not None:
+        if with_head:
+            head_state = head.to_ours(weights)
+        else:
+            say(f"{path}: the fine-tuned head of {head.names.architecture} is left out; the encoder is read")
+        weights.leave_out(head.weights)
     try:
         config = family.read(values, weights.keys())
     except UserError as error:
         raise UserError(f"{folder}: {error.template}") from None
+    if with_head and head is not None and head.names.dense in {name.rpartition(".")[0] for name in head.weights}:
+        config = replace(config, classifier_transform=head.transform)
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format = with_own_tables(CheckpointFormat(family, config), weights)
     if checkpoint_format.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
+    refuse_heads(checkpoint_format, weights)
     check_shapes(checkpoint_format, weights)
-    return ExternalCheckpoint(path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights)
+    if given:
+        say(f"{path}: {len(given)} weights are left out: {listed(given)}")
+    objective = objective_of(family, checkpoint_format.config, values)
+    return ExternalCheckpoint(
+        path, checkpoint_format, objective, weights, head if with_head else None, head_state, values
+    )
+
+
+def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
+    """Take the weights that a user leaves out from those of a file; returns their names.
+
+    beginnings: of their names, up to a dot. Raises UserError for one that no name has.
+    """
+    gone: list[str] = []
+    for beginning in beginnings:
+        names = [name for name in weights if f"{name}.".startswith(f"{beginning.rstrip('.')}.")]
+        if not names:
+            raise UserError(
+                f"{weights.where}: no weight is named {beginning}, which {setting('leave_out')} names; the file has "
+                f"{listed(sorted({name.partition('.')[0] for name in weights}))}"
+            )
+        weights.leave_out(names)
+        gone += names
+    return gone
+
+
+def refuse_heads(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
+    """Raise UserError for weights of heads that this program does not have, which can be left out.
+
+    Unknown weights of the model itself cannot, nor can a model with missing ones be read; `check_shapes` lists both.
+    """
+    table = checkpoint_format.table
+    unknown = table.unknown(weights)
+    body = {
+        name for rule in table.rules if rule.ours.startswith(("token_embeddings", "layers.")) for name in rule.theirs
+    }
+    stems = {name.partition(".")[0] for name in weights if table.canonical(name) in body}
+    if not unknown or table.missing(weights) or any(name.partition(".")[0] in stems for name in unknown):
+        return
+    known = set(weights) - set(unknown)
+    heads = " ".join(sorted({own_stem(name, known) for name in unknown}))
+    raise UserError(
+        f"{weights.where}: {len(unknown)} weights are of heads that this program does not have ({listed(unknown)}); "
+        f"leave them out when you import the model: {setting('leave_out', heads)}"
+    )
+
+
+def own_stem(name: str, others: Iterable[str]) -> str:
+    """Return the shortest beginning of a name, up to a dot, that no other name has."""
+    parts = name.split(".")
+    stems = [".".join(parts[:k]) for k in range(1, len(parts))]
+    return next((stem for stem in stems if not any(f"{other}.".startswith(f"{stem}.") for other in others)), name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas, the first `LISTED` of them."""
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read the values of a config.json."""
+    refuse_stand_in(path)
     try:
         return read_json(path)
     except UserError as error:

@@ -32,6 +32,15 @@ from blankfill.system.reading import field
 from blankfill.types import Vocabulary
 
 
+@dataclass(frozen=True)
+class TrainedHead:
+    """A fine-tuned head. kind: of its task. labels: in the order of its scores. state: its weights by name."""
+
+    kind: str
+    labels: tuple[str, ...]
+    state: Mapping[str, torch.Tensor]
+
+
 @dataclass
 class Loaded:
     """A model ready for inference. embedding_lr_multiplier: the setting of the run that pretrained it."""
@@ -42,6 +51,8 @@ class Loaded:
     objective: Objective
     path: Path
     embedding_lr_multiplier: float = 1.0
+    head: TrainedHead | None = None
+    """The head of a fine-tuned model, with which fine-tuning can continue."""
 
     @property
     def format(self) -> Format:
@@ -72,7 +83,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     if not path.exists():
         raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
     if (path / store.STATE).exists():
-        return _from_checkpoint(store.read(path, with_optimizer=False), _tokenizer_folder(path), device, dtype)
+        return _from_checkpoint(store.read(path, with_optimizer=False), tokenizer_folder(path), device, dtype)
     if not (path / "checkpoints").exists() and is_external(path):
         return _from_external(open_external(path, dtype=dtype), device)
     if not path.is_dir():
@@ -90,7 +101,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     return _from_checkpoint(newest, path, device, dtype)
 
 
-def _tokenizer_folder(checkpoint: Path) -> Path:
+def tokenizer_folder(checkpoint: Path) -> Path:
     """Return the folder of the tokenizer: the run's folder, or the folder of the weights of an imported model."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint

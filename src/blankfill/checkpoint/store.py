@@ -32,7 +32,7 @@ from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
 from blankfill.system.loader import fitting
 from blankfill.system.marks import checksum
-from blankfill.system.reading import UnreadableError, field, read_json, read_name, shown
+from blankfill.system.reading import UnreadableError, field, read_json, read_name, refuse_stand_in, shown
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
@@ -266,6 +266,7 @@ def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
     for name in (MODEL, *(name for name in (HEADS, OPTIMIZER) if name in sums and (with_optimizer or name == HEADS))):
         try:
             if checksum(path / name) != sums.get(name):
+                refuse_stand_in(path / name)
                 raise UserError(f"{path / name} is damaged: its checksum differs from the one in {STATE}")
             loaded[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:

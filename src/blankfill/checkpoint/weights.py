@@ -25,7 +25,16 @@ from torch import Tensor
 
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.errors import UserError
-from blankfill.system.reading import field, is_plain_name, of_kind, read_json, readable, regular_size, shown
+from blankfill.system.reading import (
+    field,
+    is_plain_name,
+    of_kind,
+    read_json,
+    readable,
+    refuse_stand_in,
+    regular_size,
+    shown,
+)
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, in order of preference; with `.index.json` when sharded."""
@@ -80,6 +89,10 @@ class Weights(Mapping[str, Tensor]):
         """Take tensors out, as if the file did not have them."""
         for name in names:
             del self._open[name], self.shapes[name], self.dtypes[name]
+
+    def release(self) -> None:
+        """Close the files and free the memory of all tensors; their shapes and types stay known."""
+        self._open.clear()
 
     def __getitem__(self, name: str) -> Tensor:
         held = self._open[name]
@@ -174,6 +187,8 @@ def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = No
     for part in _parts(path):
         if not part.is_file():
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
+        regular_size(part)
+        refuse_stand_in(part)
         if part.suffix == ".safetensors":
             weights.add_safetensors(part)
         else:

@@ -16,6 +16,14 @@ from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
 from blankfill.tasks.metrics.intervals import counted, figure
 
+MEASUREMENTS = ("perplexity", "pseudo-perplexity", "infill")
+"""The measurements of a model on any text, which are no tasks."""
+
+
+def known_measurements() -> list[str]:
+    """Return the names of everything that can be evaluated."""
+    return [*known_tasks(), *MEASUREMENTS]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
@@ -29,7 +37,7 @@ class EvaluateArguments:
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys(("window", "stride", "limit"), COUNT)
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": "task data split na_prob_file",
-        "Model": "model window stride both_ways limit seed",
+        "Model": "model window stride both_ways limit seed allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
@@ -42,7 +50,7 @@ class EvaluateArguments:
     """File of predictions to score; without it, --model is measured."""
     model: Path | None = None
     """Pretrained model to measure: a run, an imported model or a transformers folder."""
-    task: Annotated[str, Option(suggestions=known_tasks)]
+    task: Annotated[str, Option(suggestions=known_measurements)]
     """Measurement, or the task of the predictions, such as sst2, squad or conll."""
     data: Path
     """Text to measure on; or the folder of the task or of its benchmark, or the file itself."""
@@ -62,6 +70,8 @@ class EvaluateArguments:
     """Maximum number of texts, drawn by the seed; 0: all."""
     seed: int = 0
     """Seed of the draw of texts and of blanks."""
+    allow_unknown: bool = False
+    """Measure although more than 5% of the tokens are unknown to the model's tokenizer."""
     out: Path | None = None
     """Folder for results.json, with all metrics, settings and counts."""
     dtype: WeightType = "auto"
@@ -114,7 +124,8 @@ def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
         args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
     )  # fmt: skip
     result = evaluate(
-        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype
+        model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype,
+        allow_unknown=args.allow_unknown,
     )  # fmt: skip
     return result.values()
 

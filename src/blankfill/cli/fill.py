@@ -37,7 +37,7 @@ class FillArguments:
         "length_penalty": Bound(-STEEPEST, STEEPEST),
     }
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Input": "model file",
+        "Input": "model file allow_unknown",
         "Candidates": "top lengths length_penalty",
         "Machine": "dtype device threads",
     }
@@ -52,6 +52,8 @@ class FillArguments:
     """Folder of a trained model: a run, or one of its checkpoints."""
     file: Path | None = None
     """UTF-8 file with one sentence on each line."""
+    allow_unknown: bool = False
+    """Fill although most of a sentence is unknown to the model's tokenizer."""
     top: int = 5
     """Number of candidates per blank."""
     lengths: str | None = None
@@ -88,11 +90,15 @@ def main(argv: Sequence[str]) -> Rows[tuple[int, FillResult]]:
 
 def filled(filler: Filler, args: FillArguments) -> Iterator[FillResult]:
     """Yield the result of each sentence."""
+    from blankfill.corpus.unknown import counting
+
     for where, text in sentences(args.text, args.file):
         try:
-            yield filler.fill(text, args.top, args.lengths, args.length_penalty)
+            with counting("the sentence", allow=args.allow_unknown):
+                result = filler.fill(text, args.top, args.lengths, args.length_penalty)
         except UserError as error:
             raise UserError(f"{where}: {error.template}" if where else error.template) from None
+        yield result
 
 
 def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:

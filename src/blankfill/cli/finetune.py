@@ -36,7 +36,7 @@ class FinetuneArguments(FinetuneOptions, TableOptions):
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Data": (
             "task data columns encoding delimiter sheet max_length document_context validation_split test_split "
-            "max_train_samples"
+            "max_train_samples allow_unknown"
         ),
         "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
         "Run": "out resume grid num_seeds seed",

@@ -29,7 +29,7 @@ class GenerateArguments:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model and prompt": "model prompt",
+        "Model and prompt": "model prompt allow_unknown add_bos",
         "Length": "max_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
         "Machine": "dtype device threads",
@@ -43,6 +43,11 @@ class GenerateArguments:
     """Folder of a trained model: a run, or one of its checkpoints."""
     prompt: str = ""
     """Text to continue."""
+    allow_unknown: bool = False
+    """Continue the text although most of it is unknown to the model's tokenizer."""
+    add_bos: bool | None = None
+    """gpt: read the begin token before the prompt, which then begins a document. Without it, as in
+    training: yes, but no for a stream of documents as of GPT-2, where transformers puts nothing there."""
     max_tokens: int = 100
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
@@ -72,6 +77,7 @@ class GenerateArguments:
 def main(argv: Sequence[str]) -> Result | Rows[Any]:
     """Run the command."""
     args = parsed(GenerateArguments, argv, "generate")
+    from blankfill.corpus.unknown import counting
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Writer
     from blankfill.inference import load
@@ -81,7 +87,8 @@ def main(argv: Sequence[str]) -> Result | Rows[Any]:
     )
     sampling.check()
     loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
-    writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide)
+    with counting("the prompt", allow=args.allow_unknown):
+        writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide, add_bos=args.add_bos)
     limit = loaded.model.config.position_sizes[0]
     beyond = f"; {setting('slide')} continues beyond them" if loaded.objective.slides else ""
     note = f"stopped at the end of the model's {limit} positions{beyond}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
@@ -13,13 +13,17 @@ from blankfill.cli.result import Result
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.schema import Option
 
+if TYPE_CHECKING:
+    from blankfill.convert.importing import Imported
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportArguments:
     """Import a model that another program trained.
 
     PATH is a transformers folder (config.json, safetensors or .bin, a tokenizer), or a checkpoint of the original GLM.
-    No code in it is run. The new folder works with fill, generate, finetune, embed and export.
+    No code in it is run. The new folder works with fill, generate, finetune, embed and export. A model with a
+    fine-tuned head (classes, numbers, labels, tags, answers, choices) keeps it, and works with predict and finetune.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"heads": at_least(1, 100_000)}
@@ -35,6 +39,9 @@ class ImportArguments:
     """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64."""
     dtype: WeightType = "auto"
     """Number type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
+    leave_out: tuple[str, ...] = ()
+    """Beginnings of the names of weights to leave out, such as cls.species: heads that this program does not have. With
+    the head of a fine-tuned model, such as classifier, the encoder alone is imported."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -42,11 +49,22 @@ class ImportArguments:
 def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(ImportArguments, argv, "import")
-    from blankfill.convert.importing import import_model
-    from blankfill.system.console import as_json, show
+    from blankfill.finetuning.importing import import_model
+    from blankfill.system.console import as_json
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype)
-    text = f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}"
-    return Result(values=as_json(made), show=lambda: show(text))
+    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out)
+    return Result(values=as_json(made), show=lambda: show_made(made))
+
+
+def show_made(made: Imported) -> None:
+    """Print what was imported, and how a fine-tuned model is tried."""
+    from blankfill.system.console import quoted, show
+    from blankfill.tasks.items import listed
+
+    show(f"{made.family}, {made.parameters:,} parameters; the model is in {made.folder}")
+    if made.task:
+        labels = f", with the labels {listed(made.labels)}" if made.labels else ""
+        show(f"it is fine-tuned for the task {made.task}{labels}")
+        show(f"try: blankfill predict --model {quoted(made.folder)} rows.txt")

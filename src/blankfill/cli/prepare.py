@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result, page_of, show_page
 from blankfill.corpus.options import PrepareConfig
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.console import as_json, say
 from blankfill.system.schema import Option
 
@@ -26,7 +26,7 @@ class Options(PrepareConfig):
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Output": "out force verify",
         **PrepareConfig.GROUPS,
-        "Tokenizer": "tokenizer vocab_size vocab_exact cased",
+        "Tokenizer": "tokenizer vocab_size vocab_exact cased lowercase strip_accents allow_unknown",
     }
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill prepare texts/ --out corpus",
@@ -37,9 +37,8 @@ class Options(PrepareConfig):
     """Files or folders; - for standard input; python-docs for the text that comes with Python."""
     out: Path
     """Folder to write."""
-    lowercase: Annotated[bool | None, Option(hidden=True)] = None
     cased: bool = False
-    """Distinguish upper and lower case in a wordpiece vocabulary; the other kinds always do."""
+    """Distinguish upper and lower case in a wordpiece vocabulary: short for --no-lowercase."""
     force: bool = False
     """Replace a finished corpus in the output folder."""
     verify: bool = False
@@ -56,7 +55,9 @@ def main(argv: Sequence[str]) -> Result:
     from blankfill.corpus.prepare import prepare
 
     values = {field.name: getattr(options, field.name) for field in fields(PrepareConfig)}
-    config = PrepareConfig(**{**values, "lowercase": False if options.cased else None})
+    if options.cased and options.lowercase:
+        raise UserError(f"{setting('cased')} and {setting('lowercase', True)} contradict each other; leave one out")
+    config = PrepareConfig(**{**values, "lowercase": False if options.cased else options.lowercase})
     report = prepare(options.paths, options.out, config, force=options.force)
     checked = verified(options.out) if options.verify else None
 

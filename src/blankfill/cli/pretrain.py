@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.cli.arguments import given_names
-from blankfill.cli.recipe_arguments import RunArguments, parse
+from blankfill.cli.recipe_arguments import RunArguments, parse, value_of
 from blankfill.cli.result import Result, page_of, show_page
 from blankfill.errors import UserError, setting
-from blankfill.system.console import as_json, quoted, show
+from blankfill.system.console import as_json, quoted, say, show
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
+    from blankfill.config.recipe import Recipe
     from blankfill.pretraining.outcome import RunResult
     from blankfill.pretraining.warm_start import InitFrom
 
@@ -46,7 +47,7 @@ class PretrainArguments(RunArguments):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill pretrain texts/ --recipe bert-nano --out runs/bert",
         "blankfill pretrain corpus --recipe glm-base --train.batch-size 64 --train.micro-batch 8 --out runs/glm",
-        "blankfill pretrain new.txt --recipe gpt-nano --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
+        "blankfill pretrain new.txt --from runs/gpt --replay texts/ --replay-ratio 0.2 --out runs/b",
     )
 
     NEEDS_ARGUMENTS: ClassVar[bool] = True
@@ -60,7 +61,8 @@ class PretrainArguments(RunArguments):
     """What to do when a loss or gradient is not finite: stop, skip the step, or roll back to the last checkpoint and
     use other rows."""
     from_: Annotated[Path | None, Option(name="from")] = None
-    """Model to start from: a run, a checkpoint, an imported model or a transformers folder."""
+    """Model to start from: a run, a checkpoint, an imported model or a transformers folder. Without --recipe, the
+    recipe that continues it is chosen."""
     add_tokens: str = ""
     """New tokens of its vocabulary: a file with one on each line, or a list with commas."""
     replay: Path | None = None
@@ -74,7 +76,8 @@ class PretrainArguments(RunArguments):
 
 def main(argv: Sequence[str]) -> Result:
     """Run the command."""
-    args, recipe = parse(PretrainArguments, "pretrain", argv)
+    chosen = chosen_for(argv)
+    args, recipe = parse(PretrainArguments, "pretrain", argv, None if chosen is None else chosen[0])
     stop_after = seconds(args.stop_after) if args.stop_after else None
     if args.resume and (changed := overridden(argv)):
         raise UserError(
@@ -84,11 +87,14 @@ def main(argv: Sequence[str]) -> Result:
         )
 
     from blankfill.pretraining import run
+    from blankfill.pretraining.continued import announcement
 
     if args.resume:
         changes = {MACHINE[name]: getattr(recipe.train, MACHINE[name]) for name in given_names(argv) if name in MACHINE}
         result = run.resume(args.resume, stop_after, args.on_nan, args.teacher, changes, args.verify, args.paths)
     else:
+        if chosen is not None and args.from_ is not None:
+            say(announcement(args.from_, chosen[1], recipe))
         start = beginning(args, argv)
         distil = [arg for arg in argv if arg.startswith("--distil.")]
         if distil and args.teacher is None:
@@ -121,6 +127,17 @@ def show_result(result: RunResult) -> None:
     show_page(result.folder)
     if not result.stopped:
         show(f'try: blankfill fill --model {quoted(result.folder)} "… [MASK] …"')
+
+
+def chosen_for(argv: Sequence[str]) -> tuple[Recipe, str] | None:
+    """Return the recipe that continues the model of --from, and what it is; None where the command line names a recipe
+    or no model."""
+    model = value_of(argv, "--from")
+    if model is None or value_of(argv, "--recipe") is not None or {"--help", "-h", "--resume"} & set(argv):
+        return None
+    from blankfill.pretraining.continued import chosen_recipe
+
+    return chosen_recipe(Path(model))
 
 
 def beginning(args: Any, argv: Sequence[str]) -> InitFrom | None:

@@ -57,17 +57,25 @@ A = TypeVar("A", bound=RecipeArguments)
 
 def recipe_of(argv: Sequence[str]) -> str:
     """Return the value of `--recipe` in a command line, or the default."""
+    return value_of(argv, "--recipe") or DEFAULT
+
+
+def value_of(argv: Sequence[str], option: str) -> str | None:
+    """Return the value of an option in a command line; None where it is absent."""
     for k, arg in enumerate(argv):
-        if arg == "--recipe" and k + 1 < len(argv):
+        if arg == option and k + 1 < len(argv):
             return argv[k + 1]
-        if arg.startswith("--recipe="):
-            return arg.removeprefix("--recipe=")
-    return DEFAULT
+        if arg.startswith(f"{option}="):
+            return arg.removeprefix(f"{option}=")
+    return None
 
 
-def parse(kind: type[A], command: str, argv: Sequence[str]) -> tuple[A, Recipe]:
-    """Parse a command line; returns its arguments and the recipe with the overrides in it, checked."""
-    recipe = load_recipe(recipe_of(argv))
+def parse(kind: type[A], command: str, argv: Sequence[str], recipe: Recipe | None = None) -> tuple[A, Recipe]:
+    """Parse a command line; returns its arguments and the recipe with the overrides in it, checked.
+
+    recipe: the one without `--recipe`, where it is not the default.
+    """
+    recipe = recipe or load_recipe(recipe_of(argv))
     sections = {name: getattr(recipe, name) for name in SECTIONS}
     problems: list[str] = []
     args = None

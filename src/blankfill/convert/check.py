@@ -65,13 +65,20 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
     """
     transformers: Any = importlib.import_module("transformers")
     architecture = read_json(folder / CONFIG)["architectures"][0]
-    if loaded.model.token_embeddings.weight.dtype != torch.float32:  # whose rounding would be all that is seen
-        loaded = replace(loaded, model=deepcopy(loaded.model).float())
     if not hasattr(transformers, architecture):
         importlib.import_module("blankfill.hf")
     maker = getattr(transformers, architecture, None) or getattr(transformers, loaded.objective.hf_auto_class)
     with no_bars(transformers):
         theirs = maker.from_pretrained(folder).float().eval()
+    return difference_of(loaded, theirs, folder, texts)
+
+
+@torch.inference_mode()
+def difference_of(loaded: Loaded, theirs: Any, folder: Path, texts: Sequence[str]) -> float:
+    """Return the difference of `difference` for an opened model. folder: of its tokenizer."""
+    transformers: Any = importlib.import_module("transformers")
+    if loaded.model.token_embeddings.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+        loaded = replace(loaded, model=deepcopy(loaded.model).float())
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     format = loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes)
     largest = 0.0

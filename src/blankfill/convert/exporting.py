@@ -5,7 +5,7 @@ The GLM family has no class in transformers: its folder opens once `blankfill.hf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.store import MODEL, write_weights
+from blankfill.convert.card import README, Describe, Target
 from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
@@ -35,12 +36,24 @@ class Exported:
     difference: float | None
     left_out: str = ""
     """Name of a head that transformers' class does not have; empty if the whole model was written."""
+    note: str = ""
+    """A sentence for the user on what the class cannot do; empty if it does all that the model does."""
+    task: str = ""
+    """Name of the task whose dev set has the compared items; empty for texts."""
 
 
-def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[str] | None = None) -> Exported:
+def export_loaded(
+    loaded: Loaded,
+    path: str | Path,
+    out: Path,
+    lines: Sequence[str] | None = None,
+    describe: Describe | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Exported:
     """Write a pretrained model as a folder for transformers, and compare what transformers computes from it.
 
-    See `finetuning.exporting.export_model`. lines: texts to compare; None for those of the run at `path`.
+    See `exporting.model.export_model`. lines: texts to compare; None for those of the run at `path`. describe: writes
+    the model card. more: texts of further files, by name.
     """
     checkpoint_format = export_format(loaded)
     largest = None
@@ -48,7 +61,7 @@ def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[s
     with whole_folder(out) as folder:
         dtype = name_of(loaded.model.token_embeddings.weight.dtype)
         hf_layout = make_hf_layout(checkpoint_format, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
-        for name, content in hf_layout.files.items():
+        for name, content in {**hf_layout.files, **(more or {})}.items():
             write_file(folder / name, content)
         weights = loaded.model.state_dict()
         write_weights(folder / MODEL, checkpoint_format.table.to_theirs(weights))
@@ -56,12 +69,13 @@ def export_loaded(loaded: Loaded, path: str | Path, out: Path, lines: Sequence[s
             largest = difference(loaded, folder, texts)
             if not largest <= TOLERANCE:
                 raise UserError(differs(path, largest))
-    left_out = ", ".join(
-        sorted({name.partition(".")[0].replace("_", " ") for name in checkpoint_format.table.kept_apart(weights)})
-    )
-    return Exported(
-        out, checkpoint_format.family.write(checkpoint_format.config)["architectures"][0], len(texts), largest, left_out
-    )
+        left_out = {name.partition(".")[0].replace("_", " ") for name in checkpoint_format.table.kept_apart(weights)}
+        architecture = checkpoint_format.family.write(checkpoint_format.config)["architectures"][0]
+        absent = ", ".join(sorted(left_out))
+        if describe is not None:
+            target = Target("transformers", architecture, len(texts), largest, absent)
+            write_file(folder / README, describe(target))
+    return Exported(out, architecture, len(texts), largest, absent)
 
 
 def differs(path: str | Path, largest: float) -> str:

@@ -1,4 +1,4 @@
-"""Another program's model → a folder of ours: weights in their stored type, tokenizer, config.json, objective.
+"""Another program's pretrained model → a folder of ours: weights in their stored type, tokenizer, config, objective.
 
 `load_model` and transformers both open the folder. It is written under a temporary name, opened again to check that it
 is complete, and then renamed.
@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.dtypes import WeightType, dtype_named, name_of
+from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
-from blankfill.checkpoint.hf_loading import ExternalCheckpoint, open_external
+from blankfill.checkpoint.hf_loading import CONFIG, ExternalCheckpoint
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.errors import UserError, setting
@@ -34,39 +34,30 @@ class Imported:
     """The type of the weights, such as float32."""
     converted: str
     """The original types of converted weights; empty if no weight was converted."""
+    task: str = ""
+    """The task of a fine-tuned model; empty for a pretrained one."""
+    labels: tuple[str, ...] = ()
+    """The labels of a fine-tuned model."""
 
 
-def import_model(
-    path: str | Path,
-    out: str | Path,
-    tokenizer: str | Path | None = None,
-    heads: int | None = None,
-    dtype: WeightType = "auto",
-) -> Imported:
-    """Import a transformers folder or an original GLM checkpoint.
-
-    Args:
-        path: The transformers folder, or the file or folder of the GLM checkpoint.
-        out: The new folder.
-        tokenizer: Path of the tokenizer, where it is not beside the weights.
-        heads: Number of attention heads of a checkpoint that does not store it.
-        dtype: Type of the weights in the new folder; "auto" keeps the stored type.
-
-    Returns:
-        The folder, the family, the number of parameters and their type.
-
-    Raises:
-        UserError: A file is missing, damaged, unknown or too large; then nothing is left behind.
-    """
-    path, out = Path(path), Path(out)
+def check_source(path: Path, out: Path) -> None:
+    """Raise UserError for a path without a model of another program, and for a folder that is not empty."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a transformers folder or a GLM checkpoint")
-    if (path / "checkpoints").is_dir():
-        raise UserError(f"{path} is a run of blankfill, which every command opens as it is; there is nothing to import")
+    of_run = (path / "checkpoints").is_dir()
+    if of_run or ((path / store.STATE).is_file() and not (path / CONFIG).is_file()):
+        what = "a run" if of_run else "a model"
+        raise UserError(
+            f"{path} is {what} of blankfill, which every command opens as it is; there is nothing to import"
+        )
     check_free(out)
-    source = open_external(path, heads, dtype_named(dtype))
+
+
+def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | None = None) -> Imported:
+    """Write an opened model as a folder of ours; see `finetuning.importing.import_model`."""
+    path = source.path
     check_room(source, out)
-    words = read_tokenizer(source, Path(tokenizer) if tokenizer else None)
+    words = read_tokenizer(source, tokenizer)
     check_vocabulary(words.vocabulary(), source.checkpoint_format.config, path)
     if source.weights.converted:
         say(f"{path}: {source.weights.converted} weights are converted to {name_of(source.weights.target)}")
@@ -85,7 +76,7 @@ def import_model(
         vocabulary = with_roles_of(words.vocabulary(), roles)
         hf_layout = make_hf_layout(source.checkpoint_format, source.objective, words, vocabulary, made.dtype)
         store.write_files(folder, 0, source.state(), {}, state, hf_layout)
-        del source  # so that what is read again is not in memory twice
+        source.weights.release()  # so that what is read again is not in memory twice
         load_model(folder)
     return made
 

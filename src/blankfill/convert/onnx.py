@@ -3,8 +3,10 @@
 `model.onnx` takes `input_ids` and `attention_mask`, and `token_type_ids` where the model has them (int64, [batch,
 length], any batch and any length up to the model's positions), and gives `last_hidden_state`, and `logits` where the
 model has a language-model head. The mask says which columns are padding; padding is at the end of a row. The tokenizer
-is in the same folder, so that a program needs this folder only. Generative models (gpt, glm) decode token by token
-and are not exported here.
+is in the same folder, so that a program needs this folder only.
+
+Here are also the parts that the exports of fine-tuned models share (`exporting.onnx_heads`): columns of a graph's
+inputs, writing and comparing. Generative models (gpt, glm) decode token by token and are not exported here.
 
 Shapes: B rows, T columns, D width.
 """
@@ -13,22 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blankfill._version import __version__
 from blankfill.attention.masks import Mask
-from blankfill.checkpoint.hf_layout import hf_layout_of
-from blankfill.checkpoint.load import Loaded, load_model
+from blankfill.checkpoint.hf_layout import hf_layout_of, tokenizer_files
+from blankfill.checkpoint.load import Loaded
+from blankfill.convert.card import README, Describe, Target
 from blankfill.convert.check import TOLERANCE, larger, real_text
-from blankfill.convert.exporting import ModelPart, part_of, read_lines
-from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
@@ -41,17 +45,24 @@ IN_ONE_FILE = 1_500_000_000
 """Maximum size in bytes of weights inside model.onnx; a protocol buffer holds at most 2 GB."""
 COMPARED_AT_ONCE = 3
 """Texts of a batch that is compared: several batches, of several sizes and widths."""
+USUAL_INPUTS, TYPED_INPUTS = ("input_ids", "attention_mask"), ("input_ids", "token_type_ids", "attention_mask")
+
+Named = dict[str, Tensor]
+"""Tensors by the names of a graph's inputs."""
 
 
 @dataclass(frozen=True)
 class ExportedOnnx:
-    """A finished export. outputs: their names. difference: the largest between onnxruntime and torch over the texts;
-    None when onnxruntime is not installed, so that nothing was compared."""
+    """A finished export. files: names of the graphs. outputs: their names. difference: the largest between onnxruntime
+    and torch over the texts; None when onnxruntime is not installed, so that nothing was compared."""
 
     folder: Path
     outputs: tuple[str, ...]
     texts: int
     difference: float | None
+    files: tuple[str, ...] = (FILE,)
+    task: str = ""
+    """Name of the task whose dev set has the compared items; empty for texts."""
 
 
 class Encoder(nn.Module):
@@ -65,65 +76,92 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> list[Tensor]:
         """input_ids, attention_mask, token_type_ids: int64[B, T] → [hidden [B, T, D]], and the scores [B, T, V]."""
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device) + self.first_position
-        positions = [columns.expand_as(input_ids)]
-        if token_type_ids is not None:
-            positions.append(token_type_ids)
-        hidden = (1 - attention_mask[:, None, None, :]).to(self.model.token_embeddings.weight.dtype)
-        # finite, so that a row of padding alone has no softmax without a term
-        mask = Mask("dense", hidden * torch.finfo(hidden.dtype).min)
+        inputs = masked_inputs(self.model, self.first_position, input_ids, attention_mask, token_type_ids)
         wanted = "all" if self.model.config.lm_head else None
-        outputs = self.model(Inputs(input_ids, torch.stack(positions), mask), hidden.dtype, logits_at=wanted)
+        outputs = self.model(inputs, self.model.token_embeddings.weight.dtype, logits_at=wanted)
         return [outputs.hidden] if outputs.logits is None else [outputs.hidden, outputs.logits]
 
 
-def export_onnx(
-    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
-) -> ExportedOnnx:
-    """Write a run, a checkpoint or an imported model to the new folder `out` as ONNX.
+def masked_inputs(
+    model: Transformer, first_position: int, ids_BT: Tensor, mask_BT: Tensor, types_BT: Tensor | None
+) -> Inputs:
+    """Return the inputs of a model for ids and a mask of ones and zeros."""
+    columns = torch.arange(ids_BT.shape[1], device=ids_BT.device) + first_position
+    positions = [columns.expand_as(ids_BT)]
+    if types_BT is not None:
+        positions.append(types_BT)
+    return Inputs(ids_BT, torch.stack(positions), padding_mask(mask_BT, model.token_embeddings.weight.dtype))
 
-    text: a file whose lines are compared; without it the run's validation text, else Python's documentation and words
-    of the vocabulary. part: as for `export_model`. Raises UserError for a model that is no encoder, for missing
-    packages, and when onnxruntime computes something else than torch; then nothing is left behind.
-    """
-    out = Path(out)
-    check_free(out)
+
+def padding_mask(mask_BT: Tensor, dtype: torch.dtype) -> Mask:
+    """Return the mask that hides columns of padding, from ones and zeros."""
+    hidden = (1 - mask_BT[:, None, None, :]).to(dtype)
+    # finite, so that a row of padding alone has no softmax without a term
+    return Mask("dense", hidden * torch.finfo(dtype).min)
+
+
+def check_packages() -> None:
+    """Raise UserError when a package that writes ONNX is missing."""
     if missing := [name for name in ("onnx", "onnxscript") if not has_module(name)]:
         raise UserError(f'ONNX needs {" and ".join(missing)}; install them with: pip install "blankfill[export]"')
-    lines = read_lines(Path(text)) if text else None
-    loaded = part_of(load_model(path, dtype=torch.float32), part)
+
+
+def check_encoder(loaded: Loaded, path: str | Path) -> None:
+    """Raise UserError for a model that is no encoder."""
     if not loaded.objective.masked:
         encoders = ", ".join(name for name, kind in OBJECTIVES.items() if kind.masked)
         raise UserError(
             f"{path}: ONNX is for encoders ({encoders}), and this model's objective is {loaded.objective.name}; "
             f"use {setting('format', 'transformers')}"
         )
+
+
+def export_loaded_onnx(
+    loaded: Loaded,
+    path: str | Path,
+    out: Path,
+    lines: Sequence[str] | None = None,
+    describe: Describe | None = None,
+) -> ExportedOnnx:
+    """Write a pretrained encoder to the new folder `out` as ONNX; see `exporting.model.export_onnx`.
+
+    lines: texts to compare; None for those of the run at `path`. describe: writes the model card.
+    """
+    check_encoder(loaded, path)
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
     encoder.model.use_kernel("explicit")  # plain products, which every runtime has
     batches = list(inputs_of(loaded, lines if lines is not None else real_text(loaded, Path(path)), encoder))
-    largest = None
+    names = ("last_hidden_state", "logits") if loaded.model.config.lm_head else ("last_hidden_state",)
+    count = sum(len(batch["input_ids"]) for batch in batches)
     with whole_folder(out) as folder:
         hf_layout = hf_layout_of(loaded.model.config, loaded.objective, loaded.tokenizer)
-        files = hf_layout.files if hf_layout is not None else loaded.tokenizer.files()
-        for name, content in files.items():
+        for name, content in (hf_layout.files if hf_layout is not None else plain_files(loaded)).items():
             write_file(folder / name, content)
-        outputs = write_onnx(encoder, folder / FILE)
-        if has_module("onnxruntime"):
-            largest = difference(encoder, folder / FILE, batches)
-            if not largest <= TOLERANCE:
-                raise UserError(
-                    f"{path}: onnxruntime computes other numbers from the export than torch from the model: they "
-                    f"differ by up to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
-                )
-    return ExportedOnnx(out, outputs, sum(len(batch["input_ids"]) for batch in batches), largest)
+        metadata = {"objective": loaded.objective.name, "max_length": most_columns(loaded)}
+        write_onnx(encoder, folder / FILE, example_of(loaded), names, metadata)
+        largest = compared(encoder, folder / FILE, batches, path)
+        if describe is not None:
+            write_file(folder / README, describe(Target("onnxruntime", ", ".join(names), count, largest)))
+    return ExportedOnnx(out, names, count, largest)
 
 
-def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[dict[str, Tensor]]:
+def plain_files(loaded: Loaded) -> dict[str, str]:
+    """Return the tokenizer's files, by name, for a model without a class of transformers."""
+    inputs = TYPED_INPUTS if len(loaded.model.config.position_sizes) > 1 else USUAL_INPUTS
+    return tokenizer_files(loaded.objective, loaded.tokenizer, loaded.vocabulary, inputs, most_columns(loaded))
+
+
+def most_columns(loaded: Loaded) -> int:
+    """Return the largest number of columns of a row."""
+    return loaded.model.config.position_sizes[0] - loaded.objective.position_offset
+
+
+def inputs_of(loaded: Loaded, texts: Sequence[str], encoder: Encoder) -> Iterator[Named]:
     """Yield padded batches of texts, by the names of the inputs, with different sizes and lengths."""
-    room = loaded.model.config.position_sizes[0] - encoder.first_position - 2
+    room = most_columns(loaded) - 2
     cls, sep, pad = (loaded.vocabulary[role] for role in ("cls", "sep", "pad"))
     for first in range(0, len(texts), COMPARED_AT_ONCE):
-        encoded = loaded.tokenizer.encode_batch(texts[first : first + COMPARED_AT_ONCE])
+        encoded = loaded.tokenizer.encode_batch(list(texts[first : first + COMPARED_AT_ONCE]))
         rows = [[cls, *ids[:room], sep] for ids in encoded]
         width = max(map(len, rows))
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
@@ -131,26 +169,43 @@ def inputs_of(loaded: Loaded, texts: list[str], encoder: Encoder) -> Iterator[di
         yield named_inputs(loaded.model, ids, mask)
 
 
-def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> Named:
     """Return the inputs of a model by name; token types, if it has them, are zeros."""
     inputs = {"input_ids": ids, "attention_mask": mask}
     return {**inputs, "token_type_ids": torch.zeros_like(ids)} if len(model.config.position_sizes) > 1 else inputs
 
 
-def write_onnx(encoder: Encoder, path: Path) -> tuple[str, ...]:
-    """Trace the encoder and write it; returns the names of its outputs."""
-    outputs = ("last_hidden_state", "logits") if encoder.model.config.lm_head else ("last_hidden_state",)
-    shortest = min(encoder.model.config.position_sizes[0] - encoder.first_position, 16)
-    ids = torch.ones((2, shortest), dtype=torch.int64)
-    example = named_inputs(encoder.model, ids, torch.ones_like(ids))
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    size = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
+def example_of(loaded: Loaded) -> Named:
+    """Return inputs of a size that a graph is traced with."""
+    ids = torch.ones((2, min(most_columns(loaded), 16)), dtype=torch.int64)
+    return named_inputs(loaded.model, ids, torch.ones_like(ids))
+
+
+def write_onnx(
+    graph: nn.Module, path: Path, example: Named, outputs: Sequence[str], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Trace a module and write it; all axes of its inputs are free but those of the width of hidden states.
+
+    example: inputs by name. outputs: names of the outputs. metadata: values by name; lists are written as JSON.
+    """
+    import onnx
+
+    axes = {
+        name: dict.fromkeys(range(tensor.dim() - tensor.is_floating_point()), torch.export.Dim.DYNAMIC)
+        for name, tensor in example.items()
+    }
+    size = sum(weight.numel() * weight.element_size() for weight in graph.parameters())
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            encoder, (), str(path), kwargs=example, input_names=list(example), output_names=list(outputs),
-            dynamic_shapes=dict.fromkeys(example, axes), dynamo=True, external_data=size > IN_ONE_FILE, verbose=False,
+            graph, (), str(path), kwargs=example, input_names=list(example), output_names=list(outputs),
+            dynamic_shapes=axes, dynamo=True, external_data=size > IN_ONE_FILE, verbose=False,
         )  # fmt: skip
-    return outputs
+    made = onnx.load(str(path), load_external_data=False)
+    values = {"blankfill": __version__, **(metadata or {})}
+    texts = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+             for key, value in values.items()}  # fmt: skip
+    onnx.helper.set_model_props(made, texts)
+    write_file(path, made.SerializeToString())
 
 
 @contextlib.contextmanager
@@ -165,10 +220,24 @@ def quiet() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
+def compared(graph: nn.Module, file: Path, batches: Sequence[Named], path: str | Path) -> float | None:
+    """Return the largest difference between onnxruntime's outputs and torch's, None without onnxruntime; UserError when
+    it is no rounding. path: of the model."""
+    if not has_module("onnxruntime"):
+        return None
+    largest = difference(graph, file, batches)
+    if not largest <= TOLERANCE:
+        raise UserError(
+            f"{path}: onnxruntime computes other numbers from the export than torch from the model: they differ by up "
+            f"to {largest:.2g}, and {TOLERANCE:g} is allowed; please report this"
+        )
+    return largest
+
+
 @torch.no_grad()
-def difference(encoder: Encoder, file: Path, batches: list[dict[str, Tensor]]) -> float:
-    """Return the largest difference between onnxruntime's outputs and torch's, over the columns that are not
-    padding."""
+def difference(graph: nn.Module, file: Path, batches: Sequence[Named]) -> float:
+    """Return the largest difference between onnxruntime's outputs and torch's, over the columns that are not padding
+    where an output has columns."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -177,7 +246,10 @@ def difference(encoder: Encoder, file: Path, batches: list[dict[str, Tensor]]) -
     largest = 0.0
     for batch in batches:
         theirs = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})
-        inside = batch["attention_mask"].numpy().astype(bool)
-        for ours, other in zip(encoder(**batch), theirs, strict=True):
-            largest = larger(largest, float(np.abs(ours.numpy() - other)[inside].max()))
+        inside = batch["attention_mask"].numpy().astype(bool) if "attention_mask" in batch else None
+        for ours, other in zip(graph(**batch), theirs, strict=True):
+            apart = np.abs(ours.numpy() - other)
+            if inside is not None and apart.shape[: inside.ndim] == inside.shape:
+                apart = apart[inside]
+            largest = larger(largest, float(apart.max()))
     return largest

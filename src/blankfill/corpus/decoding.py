@@ -72,17 +72,17 @@ def _bad_byte(path: str, compression: str, encoding: str, name: str, offset: int
     """Return the sentence for a byte that does not decode; it names an encoding only where the whole file is in it."""
     where = f"{name} is not {encoding}: byte {offset} (0x{byte:02x}) does not decode"
     try:
-        found = decide_encoding(path, compression, name=name)
+        decided = decide_encoding(path, compression, name=name)
     except UserError:
         return f"{where}: give the file's own encoding with {setting('encoding')}, or save the file as UTF-8."
-    if found.damaged:
+    if decided.damaged:
         advice = (
-            f"correct or remove the damaged bytes, or give {setting('encoding', found.name)} to read them as U+FFFD"
+            f"correct or remove the damaged bytes, or give {setting('encoding', decided.name)} to read them as U+FFFD"
         )
-        return f"{where}, though the text around it is {found.codec}: {advice}."
-    if found.codec == "utf-8":
+        return f"{where}, though the text around it is {decided.codec}: {advice}."
+    if decided.codec == "utf-8":
         return f"{where}; it is UTF-8, so leave {setting('encoding')} out."
-    return f"{where}; it looks like {found.codec}, so give {setting('encoding', found.codec)}."
+    return f"{where}; it looks like {decided.codec}, so give {setting('encoding', decided.codec)}."
 
 
 def lines(

@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 17
 SAMPLE_BYTES = 1 << 16
 """Bytes of words with non-ASCII bytes that a guess is made from."""
 FEW_DAMAGED = (3, 0.001)
-"""Damaged bytes that are replaced without being asked: this number, or this share of a file's bytes if it is more."""
+"""Damaged bytes that are replaced without an option: this number, or this share of a file's bytes if it is more."""
 _EXAMPLES = 5
 _NEIGHBOURS = 3
 
@@ -80,12 +80,12 @@ class Encoding:
 def grouped_remarks(files: Iterable[tuple[str, Encoding]]) -> list[str]:
     """Return a sentence for each thing that the user has to know about each of the named files; of many files that have
     the same in common, only the first few have a sentence of their own."""
-    found: dict[str, list[str]] = {}
+    by_kind: dict[str, list[str]] = {}
     for name, encoding in files:
         for kind, sentence in _remarks(name, encoding):
-            found.setdefault(kind, []).append(sentence)
+            by_kind.setdefault(kind, []).append(sentence)
     sentences: list[str] = []
-    for kind, of_kind in found.items():
+    for kind, of_kind in by_kind.items():
         sentences += of_kind[:_EXAMPLES]
         if len(of_kind) > _EXAMPLES:
             sentences.append(f"{len(of_kind) - _EXAMPLES:,} more files {kind}.")
@@ -181,8 +181,8 @@ def decide_encoding(
     wide = is_wide(codec)
     if bom := bom_encoding(head):
         return Encoding(bom, "mark", ignored=wanted or "" if codec and not wide else "")
-    if not wide and (guess := wide_encoding(head)):
-        return Encoding(guess, "guess", ignored=wanted or "")
+    if not wide and (unmarked := wide_encoding(head)):
+        return Encoding(unmarked, "guess", ignored=wanted or "")
     scan = _Scan("utf-8")
     if not wide:
         scan.read(_pieces(path, compression, most_bytes))
@@ -258,8 +258,8 @@ class _Scan:
         if self.codec == "utf-8" and b"\0" in piece:
             self.nuls += piece.count(0)
             at = self.total
-            found = (match.start() for match in re.finditer(b"\0", piece))
-            self.nul_places += [at + place for place in islice(found, _EXAMPLES - len(self.nul_places))]
+            offsets = (match.start() for match in re.finditer(b"\0", piece))
+            self.nul_places += [at + place for place in islice(offsets, _EXAMPLES - len(self.nul_places))]
 
     def _find_places(self, data: bytes, error: UnicodeDecodeError) -> None:
         at = 0
@@ -281,16 +281,16 @@ class _Scan:
         for number, word in enumerate(words):
             if not word.isascii():
                 wanted.update(range(max(0, number - _NEIGHBOURS), min(len(words), number + _NEIGHBOURS + 1)))
-        kept = b"".join(words[number] for number in sorted(wanted))[: SAMPLE_BYTES - self._sampled]
-        self.sample.append(kept)
-        self._sampled += len(kept)
+        sampled = b"".join(words[number] for number in sorted(wanted))[: SAMPLE_BYTES - self._sampled]
+        self.sample.append(sampled)
+        self._sampled += len(sampled)
 
     def mostly_decodes(self) -> bool:
         """Return whether far more characters beyond ASCII decode than places do not."""
         return self.extra >= 2 * self.damaged
 
     def few_damaged(self) -> bool:
-        """Return whether the damaged places are so few that they may be replaced without being asked."""
+        """Return whether the damaged places are so few that they may be replaced without an option."""
         most, share = FEW_DAMAGED
         return self.damaged <= max(most, share * self.total)
 

@@ -2,7 +2,7 @@
 
 The library charset-normalizer proposes encodings, and the characters that each makes of the words decide: letters are
 plausible, signs within words, capitals within words and words of two scripts are not. Of Latin script, whose encodings
-differ in a few letters, the commonest encoding that is plausible is taken before the library is asked. Not here:
+differ in a few letters, the commonest encoding that is plausible is taken before the library is used. Not here:
 whether a guess decodes a whole file (`encodings`).
 """
 
@@ -50,21 +50,23 @@ def guesses(sample: bytes) -> list[str]:
     # A damaged byte spoils the whole sample for the library, but seldom its beginning too.
     half = len(sample) // 2
     for part in (sample, sample[:half], sample[: half - 1]):
-        if found := _plausible_guesses(part):
+        if codecs := _plausible_guesses(part):
             break
-    return [_USUAL_NAMES.get(codec, codec) if _same(sample, codec) else codec for codec in found]
+    return [_USUAL_NAMES.get(codec, codec) if _same(sample, codec) else codec for codec in codecs]
 
 
 def _plausible_guesses(sample: bytes) -> list[str]:
     # Chinese text has no kana, but the library takes some Japanese text for Chinese.
-    found = [codec for codec in ("cp932", "euc_jp") if _share(_KANA, sample, codec) > 0.2 and _plausible(sample, codec)]
-    if found:
-        return found
+    codecs = [
+        codec for codec in ("cp932", "euc_jp") if _share(_KANA, sample, codec) > 0.2 and _plausible(sample, codec)
+    ]
+    if codecs:
+        return codecs
     from charset_normalizer import from_bytes
 
     matches = from_bytes(sample, cp_isolation=_CANDIDATES, preemptive_behaviour=False)
-    found = [match.encoding for match in matches if _plausible(sample, match.encoding)]
-    return sorted(found, key=lambda codec: (round(_share(_SIGN, sample, codec), 2), codec == "mac_cyrillic"))
+    codecs = [match.encoding for match in matches if _plausible(sample, match.encoding)]
+    return sorted(codecs, key=lambda codec: (round(_share(_SIGN, sample, codec), 2), codec == "mac_cyrillic"))
 
 
 def _same(sample: bytes, codec: str) -> bool:

@@ -46,6 +46,9 @@ as much memory."""
 LARGEST_DIRECTORY = 1 << 20
 """Bytes of the table of contents of a zip archive: some 10,000 names."""
 
+MOST_BYTES = 256 << 20
+"""Bytes of a tokenizer file; the largest published files have a fifth of it."""
+
 MOST_TOKENS = 4_000_000
 """Entries of a vocabulary; the largest in use have some 260,000 (mT5) to 1,000,000."""
 

@@ -28,7 +28,7 @@ class PrepareConfig(TableOptions):
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Reading": "documents columns encoding delimiter sheet strip",
-        "Tokenizer": "tokenizer vocab_size vocab_exact lowercase",
+        "Tokenizer": "tokenizer vocab_size vocab_exact lowercase strip_accents allow_unknown",
         "Filtering": "dedup validation min_chars",
         "Machine": "workers",
     }
@@ -45,7 +45,13 @@ class PrepareConfig(TableOptions):
     """Report an error when the text supports fewer tokens than vocab_size. Off: the vocabulary is as large as the text
     supports."""
     lowercase: bool | None = None
-    """Lower-case the text before it is tokenised, wordpiece only. Without it: as usual for the kind of tokenizer."""
+    """Lower-case the text before it is tokenised. Without it: wordpiece does, except for Turkish and its relatives;
+    bpe and unigram do not."""
+    strip_accents: bool | None = None
+    """Remove accents of Latin letters before the text is tokenised, wordpiece only; marks of other scripts always stay.
+    Without it: where text is lower-cased and few of its letters have accents, as in English."""
+    allow_unknown: bool = False
+    """Continue although more than 5% of the tokens are unknown."""
     dedup: Literal["exact", "lines", "near", "none"] = "exact"
     """Duplicates to drop. exact: repeated documents; lines: also lines that occur in several documents; near: also
     documents that share 80% of their word sequences with an earlier one."""
@@ -68,5 +74,9 @@ class PrepareConfig(TableOptions):
         if self.tokenizer not in KINDS and not Path(self.tokenizer).exists():
             kinds = ", ".join(KINDS)
             problems.append(Problem(f"{setting('tokenizer')} {self.tokenizer} is neither a file nor one of {kinds}"))
+        if self.strip_accents is not None and self.tokenizer != "wordpiece":
+            problems.append(
+                Problem(f"{setting('strip_accents')} goes with {setting('tokenizer', 'wordpiece')}; leave it out")
+            )
         if problems:
             raise ConfigError(problems)

@@ -22,8 +22,10 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +43,11 @@ from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
 from blankfill.corpus.options import KINDS, PrepareConfig
 from blankfill.corpus.pool import run_tasks
+from blankfill.corpus.scripts import Writing, advice
 from blankfill.corpus.shards import Shard
 from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
+from blankfill.corpus.unknown import MOST, counting
 from blankfill.errors import Problem, UserError, setting
 from blankfill.system import console, files
 from blankfill.system.loader import build
@@ -60,6 +64,8 @@ SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_00
 RANGE_BYTES = 16 << 20
 """Size in bytes of the ranges that large files are cut into."""
 MANY_UNKNOWN = 0.02
+CHECKED_BYTES = 1_000_000
+"""Bytes of text in which unknown tokens are counted before all of it is encoded."""
 FEW = 200
 """Number of tasks below which the bytes written are shown while a task runs, as is useful for one large source."""
 EXPANSION = 4.0
@@ -130,8 +136,13 @@ class _Run:
         self.notices = grouped_remarks(
             (source.name or source.path, source.encoding) for source in sources if not source.start
         )
+        self.normalization: dict[str, Any] = {}
         trained = config.tokenizer in KINDS
-        tokenizer = [config.tokenizer, config.vocab_size, config.lowercase] if trained else _file_hash(config.tokenizer)
+        tokenizer = (
+            [config.tokenizer, config.vocab_size, config.lowercase, config.strip_accents, "by script"]
+            if trained
+            else _file_hash(config.tokenizer)
+        )
         text = _key("extract", identity, asdict(options))
         chosen = _key("decide", text, config.dedup, config.min_chars, config.validation)
         vocabulary = _key("tokenizer", text, config.dedup, config.min_chars, tokenizer)
@@ -162,6 +173,7 @@ class _Run:
                 f"the paths, {setting('columns', 'text=NAME')} and {setting('dedup')}."
             )
         tokenizer = self._tokenizer(prefixes)
+        self._check_unknown(prefixes, tokenizer)
         marks = self._encode(prefixes)
         merged = self._merge(prefixes, decision, marks, tokenizer)
         report = self._report(merged, decision, marks, tokenizer, continued, began)
@@ -204,7 +216,8 @@ class _Run:
         for task in tasks:
             mark = read_marker(task.prefix)
             tallies += mark["read"]
-            self.skipped += mark["skipped"]
+            self.skipped += map(Problem, mark["skipped"])
+            self.notices += map(Problem, mark["notes"])
             for number, size in enumerate(mark["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
         self.inventory = read_sources(tallies)
@@ -232,6 +245,7 @@ class _Run:
             if not is_done(path / "done"):
                 files.remove(path)
                 self._train(prefixes, path)
+            self.normalization = read_marker(path / "done")
             tokenizer = Tokenizer.load(path)
         self.tokenizer_path = path
         return tokenizer
@@ -242,15 +256,36 @@ class _Run:
         kind: Any = self.config.tokenizer
         config = TokenizerConfig(
             kind=kind, vocab_size=self.config.vocab_size, exact=self.config.vocab_exact,
-            lowercase=self.config.lowercase,
+            lowercase=self.config.lowercase, strip_accents=self.config.strip_accents,
         )  # fmt: skip
-        console.say(f"2/4 training a {kind} tokenizer")
         share = min(1.0, SAMPLE_BYTES[kind] / sum(self.text_bytes.values()))
         sample = list(_sample(prefixes, self.folders["chosen"], share))
-        tokenizer = train_tokenizer(sample, config)
+        writing = Writing.of(sample)
+        normalization = config.normalization(writing)
+        with console.progress(f"2/4 training a {kind} tokenizer", None, "tokens") as bar, _ticking(bar):
+            tokenizer = train_tokenizer(sample, config, writing, bar.advance)
+        if kind == "wordpiece":
+            console.say(f"Normalization: {normalization.words}.")
         with files.whole_folder(path) as made:
             tokenizer.save(made)
-            write_marker(made / "done", {}, list(made.iterdir()))
+            noted = {
+                "scripts": {name: round(share, 4) for name, share in writing.shares.items()},
+                **(asdict(normalization) if kind == "wordpiece" else {}),
+                "advice": advice(writing) if kind == "wordpiece" else "",
+            }
+            write_marker(made / "done", noted, list(made.iterdir()))
+
+    def _check_unknown(self, prefixes: Sequence[Path], tokenizer: Tokenizer) -> None:
+        """Encode a sample of the text; raises UserError where too many of its tokens are unknown."""
+        share = min(1.0, CHECKED_BYTES / sum(self.text_bytes.values()))
+        help_ = ""
+        if self.config.tokenizer in KINDS:
+            help_ = (
+                f"give a larger {setting('vocab_size')}, or {setting('tokenizer', 'unigram')}, which spells every "
+                "character"
+            )
+        with counting("this text", allow=self.config.allow_unknown, advice=help_):
+            tokenizer.encode_plain(list(_sample(prefixes, self.folders["chosen"], share)))
 
     def _encode(self, prefixes: Sequence[Path]) -> list[dict[str, Any]]:
         chosen, tokens = self.folders["chosen"], self.folders["tokens"]
@@ -294,10 +329,16 @@ class _Run:
         unknown = tokenizer.vocabulary().roles.get("unk")
         dropped = {**decision.dropped, "left empty by dropping lines": sum(mark["emptied"] for mark in marks)}
         unknowns = 0 if unknown is None else int(merged.unigram[unknown])
-        if unknowns > MANY_UNKNOWN * train.tokens:
+        if MANY_UNKNOWN * train.tokens < unknowns <= MOST * train.tokens:  # above, a notice or an error came before
             self.notices.append(
-                f"{unknowns / train.tokens:.1%} of the tokens are unknown, so the vocabulary does not suit the "
-                f"text: train a tokenizer on it, or give a larger {setting('vocab_size')}."
+                f"{unknowns / train.tokens:.1%} of the tokens are unknown, so the vocabulary does not suit the text: "
+                f"train a tokenizer on it, give a larger {setting('vocab_size')}, or "
+                f"{setting('tokenizer', 'unigram')}, which has no unknown tokens."
+            )
+        if why := self.normalization.pop("advice", ""):
+            self.notices.append(
+                f"{why}, so wordpiece looks for pieces in runs of it: consider {setting('tokenizer', 'unigram')}, "
+                "which keeps the spaces of such text and has no unknown tokens."
             )
         return CorpusReport(
             folder=self.out, documents=decision.documents, train=train, valid=merged.splits[VALID],
@@ -310,6 +351,7 @@ class _Run:
             source_bytes=sum(source.size for source in self.sources),
             seconds=round(time.monotonic() - began, 2), continued=continued, config=_recorded(self.config),
             sources=self.identity, fingerprint=corpus.fingerprint, inventory=self.inventory,
+            normalization=self.normalization,
         )  # fmt: skip
 
     def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
@@ -374,6 +416,24 @@ def _sample(prefixes: Sequence[Path], chosen: Path, share: float) -> Iterator[st
                     yield from sentences
 
 
+@contextmanager
+def _ticking(bar: console.Bar) -> Iterator[None]:
+    """Show the time that work takes which does not count what is done, every second while the block runs."""
+    began, stopped = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not stopped.wait(1):
+            bar.set(time=console.duration(time.monotonic() - began))
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
 def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> Iterator[str]:
     """Yield the decoded beginnings of three training documents, from three places of the corpus."""
     starts = corpus.document_tokens
@@ -420,7 +480,9 @@ def _identity(sources: Sequence[Source]) -> str:
 def _recorded(config: PrepareConfig) -> dict[str, Any]:
     """Return the options that affect the result, as stored in the report."""
     values = asdict(config) | {"columns": list(config.columns)}
-    del values["workers"]
+    del values["workers"], values["allow_unknown"]
+    if config.strip_accents is None:  # as in the records of earlier versions
+        del values["strip_accents"]
     if config.tokenizer not in KINDS:
         values["tokenizer"] = str(Path(config.tokenizer).resolve())
         values["tokenizer_hash"] = _file_hash(config.tokenizer)

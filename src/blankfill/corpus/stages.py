@@ -28,6 +28,7 @@ import numpy as np
 from blankfill.corpus.indexed import IndexedWriter, path_of, token_dtype
 from blankfill.corpus.markers import write_marker
 from blankfill.corpus.shards import FILES, SHARD_BYTES, Shard, ShardWriter, starts_of
+from blankfill.errors import template_of
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -54,18 +55,19 @@ class ExtractTask:
 
 def extract(task: ExtractTask) -> dict[str, Any]:
     """Clean the sources of a task into text shards. Returns and writes to `prefix.json`: bytes of text in each, what
-    was read, and a line about each file of a folder that could not be read."""
+    was read, notes about tables, and a line about each file of a folder that could not be read."""
     from blankfill.corpus.inventory import Tally
     from blankfill.corpus.sentences import split_sentences
     from blankfill.corpus.sources import read_if_possible
 
     shards: list[int] = []
     skipped: list[str] = []
+    notes: list[str] = []
     tallies: list[dict[str, Any]] = []
     writer: ShardWriter | None = None
     try:
         for source, path in zip(task.sources, task.paths, strict=True):
-            continues = source.continues
+            continues, document = source.continues, None
             tally = Tally(source)
             for document in read_if_possible(source, task.options, skipped):
                 writer = writer or ShardWriter(path_of(task.prefix, f"-{len(shards):04}"))
@@ -85,6 +87,7 @@ def extract(task: ExtractTask) -> dict[str, Any]:
                 tally.add(document, characters, continues)
                 continues = False
             tallies.append(tally.values())
+            notes += document.notes if document is not None else ()
         if writer is not None:
             writer.finish()
             shards.append(writer.bytes)
@@ -93,7 +96,13 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    return write_marker(task.prefix, {"shards": shards, "read": tallies, "skipped": skipped}, made)
+    values = {
+        "shards": shards,
+        "read": tallies,
+        "skipped": list(map(template_of, skipped)),
+        "notes": list(map(template_of, notes)),
+    }
+    return write_marker(task.prefix, values, made)
 
 
 @dataclass(frozen=True)

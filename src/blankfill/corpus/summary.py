@@ -64,6 +64,9 @@ class CorpusReport:
     fingerprint: str
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Marks of the files (`system.marks`), by name; {} in reports of older versions."""
+    normalization: Mapping[str, Any] = field(default_factory=dict)
+    """For a trained tokenizer: share of the letters by script, and for wordpiece what became of case, accents and long
+    runs, with the reasons; {} in reports of older versions."""
     inventory: tuple[ReadSource, ...] = ()
     """What was read, a line for each source or for many files of one form; empty in reports of older versions."""
     reused: bool = field(default=False, compare=False)
@@ -100,6 +103,7 @@ class CorpusReport:
             values = read_json(path)
             if values.get("format") != "blankfill corpus 1":
                 raise UserError(f"{path}: its format is {shown(values.get('format'))}, which is not known")
+            values.setdefault("normalization", {})
             values_of_fields = {
                 field_.name: fitting(
                     of_field(values, field_.name, object, path), hints[field_.name], f"{path}: `{field_.name}`"
@@ -149,6 +153,7 @@ class CorpusReport:
             ("unknown tokens", f"{self.unknown:,} ({self.unknown_share:.3%} of training)"),
             ("repeated lines", f"{self.repeated_line_count:,} that occur in more than one document"
              + (f"; {self.dropped_lines:,} repetitions were dropped" if self.dropped_lines else "")),
+            *self._writing(),
             ("sources", console.amount(self.source_bytes, "B")),
         ]  # fmt: skip
         if not self.reused:
@@ -169,6 +174,16 @@ class CorpusReport:
             console.show(f"Sample {number}: {sample}")
         for notice in self.notices:
             console.say(f"Note: {console.worded(notice)}")
+
+    def _writing(self) -> list[tuple[str, str]]:
+        """Return rows about scripts and normalisation, for a trained tokenizer."""
+        noted = self.normalization
+        scripts = [f"{name} {share:.1%}" for name, share in noted.get("scripts", {}).items() if share >= 0.001]
+        rows = [("letters", ", ".join(scripts[:5]))] if scripts else []
+        if "lowercase" in noted:
+            accents = "accents of Latin letters are removed" if noted["strip_accents"] else "accents are kept"
+            rows.append(("case", f"{'lower-cased' if noted['lowercase'] else 'kept'}; {accents}"))
+        return rows
 
 
 def _listed_skipped(skipped: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.corpus.normalization import is_cut, runs_on
+from blankfill.corpus.scripts import UNSPACED
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
 from blankfill.corpus.tokenizer_formats import (
     SAID,
@@ -33,6 +35,7 @@ from blankfill.corpus.tokenizer_formats import (
 )
 from blankfill.corpus.tokenizer_plain import PlainEncoder
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
+from blankfill.corpus.unknown import counted, counted_array
 from blankfill.errors import UserError
 from blankfill.system.files import make_folder, write_file
 from blankfill.system.reading import mended
@@ -170,6 +173,12 @@ class Tokenizer:
             "clean_up_tokenization_spaces": self._kind == "wordpiece",
             "model_max_length": longest,
         }
+        if fold := next(
+            (s for s in steps_of(spec["normalizer"], "normalizers") if s["type"] == "BertNormalizer"), None
+        ):
+            config["do_lower_case"] = fold["lowercase"]
+            config["strip_accents"] = fold["strip_accents"]
+            config["tokenize_chinese_chars"] = fold["handle_chinese_chars"]
         if post == "last":
             config["padding_side"] = "left"
         if inputs is not None:
@@ -195,7 +204,11 @@ class Tokenizer:
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
         sentinels = tuple(self._ids[name] for name in _sentinels_among(self._ids))
-        return Vocabulary(self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels)
+        doubled = "sep" in self._roles and self.token(self._roles["sep"]) in ROLE_TOKENS["eos"]
+        return Vocabulary(
+            self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels,
+            doubled_separator=doubled,
+        )  # fmt: skip
 
     @property
     def adds_special(self) -> bool:
@@ -235,8 +248,8 @@ class Tokenizer:
     def with_words(self, words: Sequence[str]) -> Tokenizer:
         """Return this tokenizer with more words as single tokens, appended in their order.
 
-        A word is matched where it stands alone; a word with Chinese characters (or others written without spaces) is
-        matched anywhere.
+        A word is matched where it stands alone; a word with Chinese characters, or letters of another script that is
+        written without spaces, is matched anywhere.
 
         Args:
             words: the words; those that are single tokens already are left out.
@@ -257,7 +270,7 @@ class Tokenizer:
         grown = _from_json(self._full.to_str(), self._said)
         normalizer = grown._full.normalizer
         lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-        apart = [re.search(f"[{WIDE}]", word) is None for word in new]
+        apart = [re.search(f"[{WIDE}{UNSPACED}]", word) is None for word in new]
         grown._full.add_tokens(
             [AddedToken(word, single_word=alone, normalized=alone and lowers)
              for word, alone in zip(new, apart, strict=True)]
@@ -284,12 +297,23 @@ class Tokenizer:
             The token ids.
         """
         ids: list[int] = self._full.encode(mended(text), add_special_tokens=False).ids
+        counted(self, [text], [ids], self.unknown, self._hidden)
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, as `encode` gives them, on all cores."""
         whole = list(map(mended, texts))
-        return [encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)]
+        rows: list[list[int]] = [
+            encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)
+        ]
+        counted(self, texts, rows, self.unknown)
+        return rows
+
+    def without_special(self, text: str) -> str:
+        """Return a text without the special tokens that are written out in it."""
+        for token in self._special_tokens:
+            text = text.replace(token, " ")
+        return text
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the special tokens before and after a text, as `AutoTokenizer` puts them; empty where it puts none."""
@@ -309,7 +333,9 @@ class Tokenizer:
         Returns:
             The ids of all sentences, one after the other, and the number of ids of each sentence.
         """
-        return self._plain_encoder.encode(sentences)
+        ids, lengths = self._plain_encoder.encode(sentences)
+        counted_array(self, sentences, ids, lengths, self.unknown)
+        return ids, lengths
 
     def encode_places(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Encode a text with the place of each token; as in `encode_plain`, no text becomes a special token.
@@ -321,7 +347,9 @@ class Tokenizer:
             The ids, int32[N], and the place of each token in `text`, int32[N, 2]: its first character and one past its
             last, without the white space around it.
         """
-        return self._plain_encoder.encode_places(text)
+        ids, places = self._plain_encoder.encode_places(text)
+        counted_array(self, [text], ids, np.array([len(ids)], np.int32), self.unknown)
+        return ids, places
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return readable text: words joined, English punctuation closed up, no spaces between Chinese characters.
@@ -340,13 +368,18 @@ class Tokenizer:
             text: str = self._full.decode(list(map(int, ids)), skip_special_tokens=False)
             return text
         words: list[str] = []
-        prefix, string_of = self._prefix, self._full.id_to_token
+        piece = 0  # where the last piece of a cut run begins in its word
+        prefix, string_of, cut = self._prefix, self._full.id_to_token, self._is_cut
         for id in map(int, ids):
             token = string_of(id) or self.token(id)
             if token.startswith(prefix) and words:
                 words[-1] += token[len(prefix) :]
+            elif cut and words and runs_on(words[-1][piece:], token):
+                piece = len(words[-1])
+                words[-1] += token
             else:
                 words.append(token)
+                piece = 0
         return join_words(words)
 
     def token(self, id: int) -> str:
@@ -444,6 +477,10 @@ class Tokenizer:
         return prefix or "##"
 
     @cached_property
+    def _is_cut(self) -> bool:
+        return is_cut(steps_of(self._spec["pre_tokenizer"], "pretokenizers"))
+
+    @cached_property
     def _chunking(self) -> Chunking:
         return chunking_of(self._spec)
 
@@ -464,6 +501,11 @@ class Tokenizer:
         if "Metaspace" in steps or any(token.startswith("▁") for token in self._ids):
             return "metaspace"
         return "words" if self._spec["model"]["type"] == "WordLevel" else "other"
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """Id of the unknown token; None where no text becomes one, as with bytes."""
+        return self._roles.get("unk") if self._text_gives_unknown else None
 
     @property
     def _text_gives_unknown(self) -> bool:

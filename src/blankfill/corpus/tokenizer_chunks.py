@@ -4,7 +4,7 @@
 the pipeline can join:
 
 * BERT: what lies between two spaces or Chinese characters (its normaliser puts spaces around those, and a space
-  survives every later step);
+  survives every later step), also where marks are kept and runs are cut (`normalization`);
 * GPT-2: a word with the one space before it, where all white space is single spaces;
 * T5: what lies between spaces, where no character could join with a space, as a combining mark could.
 
@@ -17,6 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from blankfill.corpus.normalization import is_cut, keeps_marks
+from blankfill.corpus.scripts import LONG_WORD
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _BERT_CHUNK = re.compile(rf"[{_HAN}]|[^ {_HAN}]+")
@@ -48,9 +51,11 @@ def chunking_of(spec: dict[str, Any]) -> Chunking:
     names = [rule["type"] for rule in rules]
     if any(not token["special"] for token in spec["added_tokens"]):
         return Chunking(_whole, _one, _ask)
-    if names == ["BertNormalizer"] and types == ["BertPreTokenizer"] and model["type"] == "WordPiece":
-        by_character = bert_chunks if rules[0]["handle_chinese_chars"] else _bert_chunks_by_space
-        return Chunking(by_character, _bert_pieces, _bert_lower if rules[0]["lowercase"] else _bert_as_it_is)
+    bert = next((rule for rule in rules if rule["type"] == "BertNormalizer"), None)
+    words = types == ["BertPreTokenizer"] or (types == ["BertPreTokenizer", "Split"] and is_cut(steps))
+    if bert and words and (names == ["BertNormalizer"] or keeps_marks(rules)) and model["type"] == "WordPiece":
+        by_character = bert_chunks if bert["handle_chinese_chars"] else _bert_chunks_by_space
+        return Chunking(by_character, _bert_pieces, _bert_lower if bert["lowercase"] else _bert_as_it_is)
     if model["type"] == "BPE" and types == ["ByteLevel"] and steps[0].get("use_regex", True):
         if names not in ([], ["Lowercase"]):
             return Chunking(_whole, _one, _ask)
@@ -103,11 +108,11 @@ def _bert_pieces(chunk: str) -> list[str]:
 
 
 def _bert_lower(piece: str) -> str | None:
-    return piece.lower() if piece.isascii() and piece.isalnum() else None
+    return piece.lower() if piece.isascii() and piece.isalnum() and len(piece) <= LONG_WORD else None
 
 
 def _bert_as_it_is(piece: str) -> str | None:
-    return piece if piece.isascii() and piece.isalnum() else None
+    return piece if piece.isascii() and piece.isalnum() and len(piece) <= LONG_WORD else None
 
 
 def _gpt2_chunks(text: str) -> list[str] | None:

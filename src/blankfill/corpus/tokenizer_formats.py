@@ -1,33 +1,38 @@
 """Reads the tokenizer files of other programs into `tokenizers.Tokenizer`.
 
 A `tokenizer.json`, BERT's `vocab.txt`, GPT-2's `vocab.json` + `merges.txt`, SentencePiece's `*.model` (Unigram), or a
-folder with one of these, and `added_tokens.json` there. SentencePiece files are parsed here, so that reading one needs
-no package; training one does.
-Not here: the roles of special tokens (`tokenizer`).
+folder with one of these, and `added_tokens.json` there.
+Not here: SentencePiece's files (`tokenizer_sentencepiece`), the roles of special tokens (`tokenizer`).
 """
 
 from __future__ import annotations
 
 import json
-import math
-import struct
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.limits import MOST_TOKENS, SPARE_IDS
+from blankfill.corpus.limits import MOST_BYTES, MOST_TOKENS, SPARE_IDS
+from blankfill.corpus.tokenizer_sentencepiece import read_sentencepiece
 from blankfill.errors import UserError
-from blankfill.system.reading import field, read_bytes, read_text, shown
+from blankfill.system.console import say
+from blankfill.system.reading import field, read_text, refuse_stand_in, shown
 from blankfill.system.reading import read_json as read_values
 
 if TYPE_CHECKING:
     import tokenizers
 
-MOST_BYTES = 256 << 20
-"""Size limit of a tokenizer file; the largest published files have a fifth of it."""
 SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
 """Roles that other programs name tokens for."""
+
+LEAST_CAPITALS = 0.02
+"""Share of the words with letters that have capitals above which a vocabulary is cased; a third have, usually."""
+LEAST_ACCENTED = 0.001
+"""Share of the words that have marks on letters above which a vocabulary keeps them."""
+_SPECIAL = re.compile(r"\[[^\[\]]+\]|<[^<>]+>")
 
 STRANGE = "\u16a0\U00012000 \u13a0"
 """Letters that few vocabularies have: a tokenizer whose own unknown token is missing fails on them."""
@@ -161,7 +166,12 @@ def _check_ids(ids: Sequence[Any], path: Path) -> None:
 
 
 def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
-    """Read BERT's `vocab.txt`, one token per line; case and accents follow the `tokenizer_config.json` beside it."""
+    """Read BERT's `vocab.txt`, one token per line.
+
+    Case and accents follow the `tokenizer_config.json` beside it; where that names neither, they follow the vocabulary:
+    one with capital letters is of a cased model, and one with accented letters keeps the accents of a text.
+    """
+    refuse_stand_in(path)
     lines = read_text(path, MOST_BYTES).split("\n")
     if lines and not lines[-1]:
         lines.pop()
@@ -172,12 +182,38 @@ def read_wordpiece(path: Path) -> tokenizers.Tokenizer:
     # A repeated line keeps its number, as in BERT, but only the last of them is ever used.
     vocab = {token if last[token] == line else f"[repeated {line}]": line for line, token in enumerate(tokens)}
     config = _config_beside(path)
+    capitals, accents = _letters_of(tokens)
+    lowercase = _flag(config, "do_lower_case", not capitals)
+    strip = None if config[1].get("strip_accents") is None else _flag(config, "strip_accents", True)
+    if "do_lower_case" not in config[1]:
+        letters = [name for name, has in (("capital", capitals), ("accented", accents)) if has]
+        if letters:
+            say(
+                f"{path} has {' and '.join(letters)} letters, and no {config[0].name} says do_lower_case: texts keep "
+                f"their{' case' * capitals}{' and' * (capitals and accents)}{' accents' * accents}"
+            )
+        if strip is None and lowercase == accents:  # otherwise accents follow the case, as in BERT
+            strip = not accents
+    elif lowercase and capitals:
+        say(
+            f"{config[0]} says do_lower_case, and {path.name} has capital letters, which no text can then give; if the "
+            "model is cased, write false there"
+        )
     return wordpiece(
-        vocab,
-        lowercase=_flag(config, "do_lower_case", True),
-        strip_accents=None if config[1].get("strip_accents") is None else _flag(config, "strip_accents", True),
-        split_chinese=_flag(config, "tokenize_chinese_chars", True),
+        vocab, lowercase=lowercase, strip_accents=strip, split_chinese=_flag(config, "tokenize_chinese_chars", True)
     )
+
+
+def _letters_of(tokens: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether the words of a vocabulary have capital letters, and whether they have accented letters.
+
+    A few do not count: vocabularies of models that lower-case have odd ones. Special tokens are no words.
+    """
+    words = [token for token in tokens if not _SPECIAL.fullmatch(token)]
+    cased = [word for word in words if word.lower() != word.upper()]
+    capitals = sum(word != word.lower() for word in cased)
+    accented = sum(any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", word)) for word in words)
+    return capitals > LEAST_CAPITALS * len(cased), accented > LEAST_ACCENTED * len(words)
 
 
 def wordpiece(
@@ -211,6 +247,7 @@ def read_byte_bpe(folder: Path) -> tokenizers.Tokenizer:
             f"{folder / 'vocab.json'} is not byte-level (it has no token Ġ): give a tokenizer.json instead."
         )
     _check_ids(list(vocab.values()), folder / "vocab.json")
+    refuse_stand_in(folder / "merges.txt")
     merges = []
     for number, line in enumerate(read_text(folder / "merges.txt", MOST_BYTES).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
@@ -242,127 +279,6 @@ def byte_bpe(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-# SentencePiece's sentencepiece_model.proto: the fields and piece types that matter here.
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
-_MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
-
-
-def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
-    """Return a Unigram `*.model` of SentencePiece."""
-    from tokenizers import AddedToken
-
-    try:
-        pieces, kind, charsmap, prefix = parse_sentencepiece(read_bytes(path, MOST_BYTES))
-    except (ValueError, IndexError, TypeError, struct.error) as error:
-        raise UserError(
-            f"{path} is not a SentencePiece model, or it is cut short: copy or download it again."
-        ) from error
-    if kind != 1:
-        raise UserError(
-            f"{path} is a SentencePiece {_MODEL_TYPES.get(kind, 'unknown')} model and only Unigram ones are read: "
-            "convert it to a tokenizer.json (`save_pretrained` of transformers writes one) and give that."
-        )
-    unknown = [index for index, (_, _, type_) in enumerate(pieces) if type_ == _UNKNOWN]
-    if not unknown:
-        raise UserError(f"{path} has no unknown piece, which every SentencePiece model has: copy or download it again.")
-    tokenizer = unigram(
-        [(piece, score) for piece, score, _ in pieces],
-        unk_id=unknown[0],
-        byte_fallback=any(type_ == _BYTE for _, _, type_ in pieces),
-        charsmap=charsmap,
-        prefix=prefix,
-    )
-    tokenizer.add_special_tokens([AddedToken(piece, normalized=False) for piece, _, t in pieces if t == _CONTROL])
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece, _, t in pieces if t == _USER_DEFINED])
-    return tokenizer
-
-
-def unigram(
-    pieces: Sequence[tuple[str, float]], *, unk_id: int, byte_fallback: bool, charsmap: bytes, prefix: bool = True
-) -> tokenizers.Tokenizer:
-    """Make T5's form of a SentencePiece Unigram model (Kudo 2018): words split at white space, each prefixed with ▁."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    # A score has nine digits at most, few enough for `tokenizers` to read back exactly what it writes.
-    rounded = [(piece, round(score, 7)) for piece, score in pieces]
-    tokenizer = Tokenizer(models.Unigram(rounded, unk_id, byte_fallback))
-    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " ")])
-    scheme = "always" if prefix else "never"
-    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
-    if prefix:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    else:
-        tokenizer.pre_tokenizer = metaspace
-    join = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), join]) if byte_fallback else join
-    return tokenizer
-
-
-def parse_sentencepiece(data: bytes) -> tuple[list[tuple[str, float, int]], int, bytes, bool]:
-    """Parse a `*.model` into (pieces as (text, score, type), model type, compiled normaliser, whether a text begins
-    with ▁).
-
-    Raises `ValueError`, `IndexError` or `struct.error` when the bytes are something else.
-    """
-    pieces: list[tuple[str, float, int]] = []
-    kind, charsmap, prefix = 1, b"", True
-    for number, value in _fields(data):
-        if number == _PIECES:
-            piece = dict(_fields(_as_bytes(value)))
-            score = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))[0]
-            if not math.isfinite(score):
-                raise ValueError("a score that is not a number")
-            pieces.append((_as_bytes(piece[1]).decode("utf-8") if 1 in piece else "", score, int(piece.get(3, 1))))
-        elif number == _TRAINER:
-            kind = int(dict(_fields(_as_bytes(value))).get(3, 1))
-        elif number == _NORMALIZER:
-            spec = dict(_fields(_as_bytes(value)))
-            charsmap, prefix = _as_bytes(spec.get(2, b"")), bool(spec.get(3, 1))
-    if not pieces:
-        raise ValueError("no pieces")
-    return pieces, kind, charsmap, prefix
-
-
-def _as_bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number where bytes were due")
-    return value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the fields of one protocol buffer message: (number, integer or bytes)."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if shift > 63:
-                raise ValueError("a number of too many digits")
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        key = varint()
-        wire = key & 7
-        if wire == 0:
-            yield key >> 3, varint()
-            continue
-        if wire not in (1, 2, 5):
-            raise ValueError(f"wire type {wire}")
-        length = varint() if wire == 2 else 8 if wire == 1 else 4
-        if at + length > len(data):
-            raise ValueError("cut short")
-        yield key >> 3, data[at : at + length]
-        at += length
 
 
 def _object(path: Path) -> dict[str, Any]:

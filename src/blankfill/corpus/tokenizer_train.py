@@ -20,14 +20,17 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from blankfill.corpus.normalization import MOST_CHARACTERS, apply
+from blankfill.corpus.scripts import LONG_WORD, Normalization, Writing, decide
 from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
 from blankfill.corpus.tokenizer_chunks import bert_chunks
-from blankfill.corpus.tokenizer_formats import byte_bpe, parse_sentencepiece, unigram, wordpiece
+from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting
 
 if TYPE_CHECKING:
@@ -44,7 +47,11 @@ WISHED_COVER = 0.99
 """With `exact` off, a vocabulary is at least twice as large as the alphabet that spells this share of the text."""
 DISTINCT_LIMIT = 4_000_000
 """Number of distinct chunks counted at once; above it the rarest are dropped, which does not affect any merge."""
-_LONGEST_WORD = 100
+Advance = Callable[[int], None]
+
+
+def _silent(tokens: int) -> None:
+    return
 
 
 @dataclass(frozen=True)
@@ -54,24 +61,31 @@ class TokenizerConfig:
     vocab_size: number of tokens, special tokens included; 0 chooses by the amount of text (see `automatic_size`).
     exact: whether a text that supports fewer tokens is an error; if off, the vocabulary is as large as the text
     supports, and a WordPiece vocabulary at least as large as its most common characters need (Chinese has thousands).
-    lowercase: None means as in the original, True for WordPiece, False for the others. max_chars: length at which the
-    sample is cut.
+    lowercase, strip_accents: None means by what the text is made of for WordPiece (`scripts.decide`), False for the
+    others. max_chars: length at which the sample is cut.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = 8192
     exact: bool = True
     lowercase: bool | None = None
+    strip_accents: bool | None = None
     max_chars: int = 200_000_000
 
-    @property
-    def lower(self) -> bool:
-        """Whether the tokenizer lower-cases text."""
-        return self.kind == "wordpiece" if self.lowercase is None else self.lowercase
+    def normalization(self, writing: Writing) -> Normalization:
+        """Return how text is normalised. writing: what the text is made of, which decides for WordPiece."""
+        if self.kind == "wordpiece":
+            return decide(writing, self.lowercase, self.strip_accents)
+        return Normalization(bool(self.lowercase), strip_accents=False)
 
 
-def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+def train_tokenizer(
+    sentences: Iterable[str], config: TokenizerConfig, writing: Writing | None = None, advance: Advance = _silent
+) -> Tokenizer:
     """Return a tokenizer of `config.kind` trained on `sentences`.
+
+    writing: what the sentences are made of, where the caller has counted it. advance: is called with the number of new
+    tokens, by WordPiece alone.
 
     Raises `UserError` when the text is empty, or the vocabulary is too small to hold the special tokens and an
     alphabet, or larger than the text supports, or when SentencePiece is required and not installed.
@@ -81,12 +95,14 @@ def train_tokenizer(sentences: Iterable[str], config: TokenizerConfig) -> Tokeni
             f"A vocabulary of {config.vocab_size} tokens cannot be: give {setting('vocab_size')} 0 or more."
         )
     sample = _Sample(sentences, config.max_chars)
+    writing = writing or Writing.of(sample)
+    normalization = config.normalization(writing)
     if config.kind == "wordpiece":
-        trained = _train_wordpiece(sample, config)
+        trained = _train_wordpiece(sample, config, normalization, advance)
     elif config.kind == "bpe":
-        trained = _train_bpe(sample, config)
+        trained = _train_bpe(sample, config, normalization.lowercase)
     else:
-        trained = _train_unigram(sample, config)
+        trained = _train_unigram(sample, config, normalization.lowercase, writing.separates)
     return Tokenizer(trained)
 
 
@@ -101,25 +117,23 @@ def automatic_size(characters: int) -> int:
 
 
 class _Sample:
-    """The sentences up to `limit` characters; `characters` counts those yielded."""
+    """The sentences up to `limit` characters; `characters` counts them. Raises UserError where there is no text."""
 
     def __init__(self, sentences: Iterable[str], limit: int) -> None:
-        self._sentences = sentences
-        self._limit = limit
+        self._sentences: list[str] = []
         self.characters = 0
-        self._has_text = False
-
-    def __iter__(self) -> Iterator[str]:
-        for sentence in self._sentences:
-            left = self._limit - self.characters
+        for sentence in sentences:
+            left = limit - self.characters
             if left <= 0:
                 break
             cut = sentence[:left]
             self.characters += len(cut)
-            self._has_text = self._has_text or bool(cut.strip())
-            yield cut
-        if not self._has_text:
+            self._sentences.append(cut)
+        if not any(map(str.strip, self._sentences)):
             raise UserError("There is no text to train a tokenizer on: give files with text in them.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sentences)
 
 
 def _too_small(size: int, least: int) -> UserError:
@@ -136,8 +150,10 @@ def _too_large(size: int, supported: int) -> UserError:
     )
 
 
-def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
-    words = count_words(sample, config.lower)
+def _train_wordpiece(
+    sample: _Sample, config: TokenizerConfig, normalization: Normalization, advance: Advance
+) -> tokenizers.Tokenizer:
+    words = count_words(sample, normalization)
     alphabet: Counter[str] = Counter()
     for word, count in words.items():
         for symbol in _symbols(word):
@@ -152,7 +168,7 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
     if size <= fixed + required:
         raise _too_small(size, fixed + required + 1)
     alphabet_size = max(required, int(ALPHABET_SHARE * (size - fixed)))
-    tokens = merge_pairs(words, ranked[:alphabet_size], size - fixed)
+    tokens = merge_pairs(words, ranked[:alphabet_size], size - fixed, advance)
     tokens += ranked[alphabet_size : alphabet_size + size - fixed - len(tokens)]
     if len(tokens) < size - fixed and alphabet_size < len(ranked):
         # Words with rare characters allow further merges.
@@ -160,17 +176,18 @@ def _train_wordpiece(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tok
     if len(tokens) < size - fixed and config.vocab_size and config.exact:
         raise _too_large(size, fixed + len(tokens))
     vocab = {token: id for id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
-    return wordpiece(vocab, lowercase=config.lower)
+    return apply(wordpiece(vocab, lowercase=normalization.lowercase), normalization)
 
 
-def count_words(sentences: Iterable[str], lowercase: bool) -> Counter[str]:
-    """Return how often each word occurs, as words are split by BERT's normaliser and pre-tokenizer."""
+def count_words(sentences: Iterable[str], normalization: Normalization) -> Counter[str]:
+    """Return how often each word occurs, as words are split by the normaliser and pre-tokenizer of WordPiece."""
     chunks: Counter[str] = Counter()
     for sentence in sentences:
         chunks.update(bert_chunks(sentence))
         if len(chunks) > DISTINCT_LIMIT:
             chunks = _drop_rarest(chunks, DISTINCT_LIMIT // 2)
-    pipeline = wordpiece({"[UNK]": 0}, lowercase=lowercase)
+    pipeline = apply(wordpiece({"[UNK]": 0}, lowercase=normalization.lowercase), normalization)
+    longest = MOST_CHARACTERS if normalization.cut else LONG_WORD
     normalizer, splitter = pipeline.normalizer, pipeline.pre_tokenizer
     assert normalizer is not None
     assert splitter is not None
@@ -183,7 +200,7 @@ def count_words(sentences: Iterable[str], lowercase: bool) -> Counter[str]:
         for start in range(0, len(group), 10_000):
             text = normalizer.normalize_str(" ".join(group[start : start + 10_000]))
             for word, _ in splitter.pre_tokenize_str(text):
-                if len(word) <= _LONGEST_WORD:
+                if len(word) <= longest:
                     words[word] += count
     return words
 
@@ -210,7 +227,7 @@ def _covering(counts: Sequence[int], share: float) -> int:
     return len(counts)
 
 
-def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list[str]:
+def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int, advance: Advance = _silent) -> list[str]:
     """Return `alphabet`, sorted, then the merges of byte-pair encoding in order, until there are `size` tokens.
 
     Returns fewer tokens when no further pair occurs twice. Words with characters outside `alphabet` are ignored.
@@ -249,6 +266,7 @@ def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list
         merged = ids.setdefault(token, len(tokens))
         if merged == len(tokens):
             tokens.append(token)
+            advance(1)
         risen = set()
         for index in where.pop(pair):
             old, weight = spelled[index], weights[index]
@@ -281,14 +299,14 @@ def merge_pairs(words: Counter[str], alphabet: Sequence[str], size: int) -> list
     return tokens
 
 
-def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
+def _train_bpe(sample: _Sample, config: TokenizerConfig, lowercase: bool) -> tokenizers.Tokenizer:
     from tokenizers import pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fixed = len(SPECIAL_TOKENS) + len(alphabet)
     if config.vocab_size and config.vocab_size <= fixed:
         raise _too_small(config.vocab_size, fixed + 1)
-    blank = byte_bpe({}, [], lowercase=config.lower)
+    blank = byte_bpe({}, [], lowercase=lowercase)
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size or LARGEST_AUTOMATIC,
         min_frequency=2,
@@ -307,7 +325,7 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer
             # Merges come in order of use, so the beginning of a large vocabulary is the small vocabulary.
             break
         merges.append((first, second))
-    return byte_bpe({token: id for token, id in vocab.items() if id < size}, merges, lowercase=config.lower)
+    return byte_bpe({token: id for token, id in vocab.items() if id < size}, merges, lowercase=lowercase)
 
 
 def _with_short_words(sentences: Iterable[str]) -> Iterator[str]:
@@ -325,7 +343,7 @@ def _with_short_words(sentences: Iterable[str]) -> Iterator[str]:
         yield sentence[at:]
 
 
-def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Tokenizer:
+def _train_unigram(sample: _Sample, config: TokenizerConfig, lowercase: bool, separates: bool) -> tokenizers.Tokenizer:
     try:
         import sentencepiece
     except ImportError as error:
@@ -350,7 +368,8 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=vocab_size,
             byte_fallback=True, character_coverage=max(0.98, min(0.9995, coverage)),
-            normalization_rule_name="nmt_nfkc_cf" if config.lower else "nmt_nfkc",
+            # The rules of "nmt" turn ZWNJ, which Persian and scripts of India are spelt with, into a space.
+            normalization_rule_name="nmt_" * (not separates) + "nfkc" + "_cf" * lowercase,
             pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece=pad, unk_piece=unk, bos_piece=cls, eos_piece=sep,
             control_symbols=others, max_sentence_length=8 * _LONGEST_LINE, minloglevel=2,
             # Sums are taken per thread, so the result depends on the number of threads.
@@ -375,7 +394,7 @@ def _train_unigram(sample: _Sample, config: TokenizerConfig) -> tokenizers.Token
 
 
 _LONGEST_LINE = 4096
-_LONGEST_RUN = 1000
+_LONGEST_RUN = 256
 _RUN = re.compile(rf"\S{{1,{_LONGEST_RUN}}}+|\s{{1,{_LONGEST_RUN}}}+")
 
 

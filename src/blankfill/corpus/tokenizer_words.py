@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
+from blankfill.corpus.scripts import UNSPACED
+
 WIDE = "\u2e80-\u2fdf\u3000-\u9fff\uf900-\ufaff\uff01-\uff65"
 """Characters of scripts without spaces between words, for a character class of a regular expression."""
+
+_SYLLABLE = re.compile(f"(?![\u30a0-\u30ff\u31f0-\u31ff])[{UNSPACED}]")
 
 _JOINS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?<=[{WIDE}]) | (?=[{WIDE}])"), ""),
@@ -49,7 +54,7 @@ def begins_word(token: bytes) -> bool:
     character = token.decode("utf-8", "ignore")[:1]
     whole = character != "" and token.startswith(character.encode())
     if whole:
-        return "\u2e80" <= character <= "\u9fff" or not character.isalnum()
+        return "\u2e80" <= character <= "\u9fff" or not character.isalnum() or begins_syllable(character)
     return b"\xe3" <= first <= b"\xe9"
 
 
@@ -57,12 +62,20 @@ def token_begins_word(token: str, kind: str, prefix: str) -> bool:
     """Return whether a token begins a word. kind: how the vocabulary writes its tokens (wordpiece, bytes,
     metaspace, …). prefix: the mark of WordPiece tokens that continue a word."""
     if kind == "wordpiece":
-        return not token.startswith(prefix)
+        return not token.startswith(prefix) or begins_syllable(token[len(prefix) :])
     if kind == "bytes":
         return begins_word(gpt2_bytes(token))
     if kind == "metaspace":
         return begins_word(_metaspace_bytes(token, " "))
     return True
+
+
+def begins_syllable(text: str) -> bool:
+    """Return whether a piece from the middle of a run begins with a letter of a script without spaces, other than
+    katakana, whose runs are words. Such a piece counts as a word, since it is the closest to one that a vocabulary
+    knows."""
+    first = text[:1]
+    return bool(_SYLLABLE.match(first)) and unicodedata.category(first) == "Lo"
 
 
 def text_of(token: str, kind: str, prefix: str) -> str:

@@ -61,7 +61,8 @@ class Walk:
             return
         if self._is_again(folder, status, "folder"):
             return
-        files, folders = [], []
+        files: list[str] = []
+        folders: list[str] = []
         for name in names:
             if not name.startswith("."):
                 (folders if Path(folder, name).is_dir() else files).append(name)

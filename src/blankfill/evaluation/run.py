@@ -107,6 +107,7 @@ def evaluate(
     device: str = "auto",
     threads: int = 0,
     dtype: WeightType = "auto",
+    allow_unknown: bool = False,
 ) -> Evaluation:
     """Measure a pretrained model on text that it has not seen.
 
@@ -118,15 +119,18 @@ def evaluate(
         device: Where to compute: "auto", "cpu", "cuda", "cuda:1", "mps".
         threads: CPU threads; 0 for the usual number.
         dtype: Type of the weights, such as "bf16"; "auto" leaves them as they are stored.
+        allow_unknown: Measure although more than 5% of the tokens are unknown to the model's tokenizer.
 
     Returns:
         The figures, what they rest on, and notes on what they mean.
 
     Raises:
-        UserError: There is no such measurement, the model cannot do it, or the data cannot be read.
+        UserError: There is no such measurement, the model cannot do it, the data cannot be read, or too many tokens
+            are unknown.
     """
     model, data, settings = Path(model), Path(data), options or EvaluationOptions()
     from blankfill.attention.kernels import best_kernel
+    from blankfill.corpus.unknown import counting
     from blankfill.evaluation.scorers import Scorer
     from blankfill.inference import load
     from blankfill.system.device import pick_device
@@ -144,6 +148,7 @@ def evaluate(
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(counting("the text", allow=allow_unknown, streams=True, report=True))
 
         def start(total: int, unit: str) -> Callable[[int], None]:
             bar = stack.enter_context(progress(task, total, unit))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     Fused,
     Rule,
@@ -66,6 +67,10 @@ class BartNames(WeightNames):
     name = "bart"
     model_type = "bart"
     objective = Bart
+    task_heads = TaskHeads(
+        "Bart", "model.", "classification_head.dense", kinds=("text", "span"), bare="model.",
+        text=("classification_head.dense", "classification_head.out_proj"), left_out=(BIAS,),
+    )  # fmt: skip
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json."""

@@ -63,6 +63,7 @@ class DistilbertNames(WeightNames):
             head_transform=words,
             head_bias=words,
             tied=flag(values, "tie_word_embeddings", True) or not words,
+            classifier_transform="relu",
         )
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
@@ -125,6 +126,7 @@ DISTILBERT = FamilySpec(
         "activation": "gelu",
         "head_transform": True,
         "head_bias": True,
+        "classifier_transform": "relu",
     },
     weight_names=DistilbertNames(),
     recipes=("distilbert-nano", "distilbert-base"),

@@ -97,8 +97,8 @@ class Gpt2Names(WeightNames):
         return Table(tuple(rules), (r"\.attn\.(bias|masked_bias)$",), aliases, copies=copies)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Return the objective: the next token, over all positions."""
-        return Gpt(config.position_sizes[0])
+        """Return the objective: the next token, over all positions, in a stream of documents as OpenAI trained it."""
+        return Gpt(config.position_sizes[0], documents="stream")
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """Return the id of the end-of-text token, which also begins a text."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     WHERE,
     Fused,
@@ -40,6 +41,11 @@ class T5Names(WeightNames):
     name = "t5"
     model_type = "t5"
     objective = T5
+    task_heads = TaskHeads(
+        "T5", "transformer.", "classification_head.dense", kinds=("text", "token", "span"),
+        text=("classification_head.dense", "classification_head.out_proj"), prefixes={"span": ""},
+        encoder_only=("token",), left_out=("lm_head.",),
+    )  # fmt: skip
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json; the names also show whether there are separate output embeddings."""

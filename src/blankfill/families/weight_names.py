@@ -189,6 +189,21 @@ class Table:
         _complain(where, unknown, sorted(wanted - names_in_file.keys() - self.optional))
         return names_in_file
 
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Return the names in a file that the table does not know."""
+        known = {name for rule in self.rules for name in rule.theirs} | self.copies.keys()
+        return [
+            name
+            for name in names
+            if (canonical := self.canonical(name)) not in known
+            and not any(re.search(pattern, canonical) for pattern in self.ignored)
+        ]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Return the names that a file must have and lacks."""
+        wanted = {name for rule in self.rules for name in rule.theirs}
+        return sorted(wanted - {self.canonical(name) for name in names} - self.optional)
+
     def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         """Return our state dict from theirs. where: the file, for the error message."""
         names_in_file = self.match(theirs, where)

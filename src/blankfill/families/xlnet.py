@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blankfill.families.spec import FamilySpec
+from blankfill.families.task_heads import TaskHeads
 from blankfill.families.weight_names import (
     WHERE,
     Rule,
@@ -74,6 +75,10 @@ class XlnetNames(WeightNames):
     model_type = "xlnet"
     objective = Xlnet
     inputs = ("input_ids", "token_type_ids", "attention_mask")
+    task_heads = TaskHeads(
+        "XLNet", "transformer.", "sequence_summary.summary", text=("sequence_summary.summary", "logits_proj"),
+        choice="logits_proj", ends={"span": "ForQuestionAnsweringSimple"},
+    )  # fmt: skip
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json, the head from the names."""

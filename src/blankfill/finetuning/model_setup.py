@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, write_config
 from blankfill.finetuning.data import TaskData
 from blankfill.finetuning.notes import check_inputs, model_note
 from blankfill.runs.inputs import Note, begin_note
+from blankfill.system.console import say
 from blankfill.system.files import write_file
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import with_soft_labels
+from blankfill.tasks.items import listed
 from blankfill.tasks.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -72,7 +76,8 @@ def set_up(
         note = check_inputs(out, config, start, note, loaded.tokenizer)
     if isinstance(adapter, Write):
         adapter.check_answers(data.dev.items)
-    encoded = adapter.encode(data.learnt.items, learn=True).encoded
+    with counting("the training texts", allow=options.allow_unknown, report=True):
+        encoded = adapter.encode(data.learnt.items, learn=True).encoded
     if data.soft_labels is not None:
         encoded = with_soft_labels(encoded, data.soft_labels[1])
     model = build_model(loaded, adapter, data.train.items, options, context.device, context.dtype)
@@ -87,18 +92,69 @@ def set_up(
 
 
 def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
-    """Return the pretrained model, or one like it with weights drawn from the seed; and the record of the former."""
+    """Return the pretrained model, or one like it with weights drawn from the seed; and the record of the former.
+
+    Of a fine-tuned model this is its encoder, with its head (`Loaded.head`) if training is to continue with that.
+    """
     import torch
 
     from blankfill.checkpoint.load import load_model
+    from blankfill.finetuning.predictor import holds_fine_tuned
 
-    loaded = load_model(config.model, dtype=torch.float32)  # master weights
+    if holds_fine_tuned(config.model):
+        loaded = encoder_of_tuned(config.model)
+    else:
+        loaded = load_model(config.model, dtype=torch.float32)  # master weights
     part = loaded.language_model if config.options.method == "cloze" else loaded.encoder
     loaded = dataclasses.replace(loaded, model=part)
     note = model_note(loaded)
     if config.options.from_scratch:
         loaded.model.initialise(config.options.seed)
     return loaded, note
+
+
+def encoder_of_tuned(path: Path) -> Loaded:
+    """Return the encoder of a fine-tuned model with its head; UserError for a model that is not an encoder with a
+    head."""
+    from blankfill.checkpoint.load import Loaded, TrainedHead
+    from blankfill.finetuning.predictor import Predictor, open_predictor
+    from blankfill.tasks.heads.models import TaskModel
+
+    predictor = open_predictor(path, "cpu", None)
+    if not isinstance(predictor, Predictor) or not isinstance(predictor.model, TaskModel) or predictor.model.reader:
+        raise UserError(
+            f"{path}: this model was fine-tuned for {predictor.task.name} and is not an encoder with one head; give "
+            "the pretrained model that it was made from"
+        )
+    model, format = predictor.model, predictor.adapter.input_format
+    model.encoder.requires_grad_(True)
+    head = TrainedHead(predictor.task.kind, predictor.labels, model.head.state_dict())
+    return Loaded(model.encoder, predictor.adapter.tokenizer, format.vocabulary, format.objective, path, head=head)
+
+
+def continue_head(model: AnswerModel, adapter: Adapter, loaded: Loaded) -> None:
+    """Give a new model the head that its encoder was fine-tuned with, if kind and labels are the same; say which head
+    training begins with."""
+    import torch
+
+    from blankfill.tasks.heads.models import TaskModel
+
+    trained = loaded.head
+    if trained is None or not isinstance(model, TaskModel):
+        return
+    own, labels = model.head.state_dict(), adapter.labels
+    same = trained.kind == adapter.task.kind and sorted(trained.labels) == sorted(labels)
+    state = dict(trained.state)
+    if same and labels and trained.labels != labels:
+        order = [trained.labels.index(label) for label in labels]
+        state |= {name: tensor[order] for name, tensor in state.items() if name.startswith("output.")}
+    if same and {name: part.shape for name, part in own.items()} == {name: part.shape for name, part in state.items()}:
+        with torch.no_grad():
+            model.head.load_state_dict(state)
+        say(f"{loaded.path}: its head for {trained.kind} continues, which has the same labels")
+    else:
+        labels_of = f" with the labels {listed(trained.labels)}" if trained.labels else ""
+        say(f"{loaded.path}: its head for {trained.kind}{labels_of} does not fit these data; a new head is drawn")
 
 
 def patterns_of(adapter: Adapter) -> str:
@@ -173,6 +229,8 @@ def build_model(
     if options.class_weights == "balanced" and (sizes := adapter.classes(items)) is not None:
         weights = balanced(sizes.tolist())
     model = task_model(loaded.model, adapter, options, options.seed, weights)
+    if not options.from_scratch:
+        continue_head(model, adapter, loaded)
     model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
@@ -204,13 +262,18 @@ def task_model(
     return TaskModel(encoder, head, class_weights, reader, encoder_only)
 
 
-def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:
-    """Return the description of a model and its task for a checkpoint."""
+def task_state(
+    loaded: Loaded, adapter: Adapter, options: FinetuneOptions, tables: TableOptions | None = None
+) -> dict[str, Any]:
+    """Return the description of a model and its task for a checkpoint. tables: how the table of the training data was
+    read, with the columns that were chosen; None for other data."""
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    task = {
+    task: dict[str, Any] = {
         "name": adapter.task.name, "labels": list(adapter.labels), "options": dataclasses.asdict(options),
     }  # fmt: skip
+    if tables is not None:
+        task["tables"] = dataclasses.asdict(tables) | {"columns": list(tables.columns)}
     roles = dict(loaded.vocabulary.roles)
     return {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}

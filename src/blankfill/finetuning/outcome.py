@@ -76,6 +76,7 @@ class FinetuneResult:
             "metrics",
         )
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        values["metrics"] = self.metrics
         if self.scored is not None and self.against is not None:
             values |= {**self.scored.values(), "against_baseline": self.against.values()}
         if self.test is not None and self.test_against is not None:

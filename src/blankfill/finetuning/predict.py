@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
-from blankfill.finetuning.predictor import AnyPredictor, Predictor, open_predictor
-from blankfill.finetuning.rows import items_of
+from blankfill.finetuning.predictor import AnyPredictor, EnsemblePredictor, Predictor, open_predictor
+from blankfill.finetuning.rows import items_of, line_of
 from blankfill.finetuning.submit import split_of
 from blankfill.tasks.items import Item, MixedItem, Split, labelled
 from blankfill.tasks.metrics.bootstrap import resampled
@@ -19,7 +19,15 @@ from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.task import Task
 
 if TYPE_CHECKING:
+    from blankfill.finetuning.rows import PythonRow
     from blankfill.tasks.adapter import Prediction
+
+
+class HoldsPredictor(Protocol):
+    """An opened model with a fine-tuned model in it: `inference.Model`."""
+
+    @property
+    def predictor(self) -> AnyPredictor: ...
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,8 @@ class Predictions(Sequence["Prediction"]):
 
 
 def predict(
-    model: str | Path | AnyPredictor,
-    items: Iterable[str | Mapping[str, Any] | Item] | None = None,
+    model: str | Path | AnyPredictor | HoldsPredictor,
+    items: Iterable[PythonRow | Item] | None = None,
     *,
     data: str | Path | None = None,
     split: str = "test",
@@ -90,13 +98,16 @@ def predict(
     threads: int = 0,
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
+    allow_unknown: bool = False,
 ) -> Predictions:
     """Predict with a fine-tuned model.
 
     Args:
         model: A run made by `finetune`, one of its checkpoints, the folder of a grid (its best run predicts) or of all
-        patterns (their ensemble predicts); or a model that `open_predictor` has opened, to use it again.
-        items: Items of the task; or rows: a text, two with a tab between, or a mapping with the fields of the task.
+        patterns (their ensemble predicts); or a model that `load` or `open_predictor` has opened, to use it again.
+        items: Items of the task; or rows: a text, two with a tab between, a mapping with the fields of the task or
+        the columns of the table that the model was fine-tuned on, or a sequence of the values of the fields, such as
+        (text, second), (question, context), (context, choices) or a list of words.
         data: In place of `items`, the task's folder, that of its benchmark, or the file of the split itself.
         split: The split of `data`.
         task: The task of `data`, if it differs from the model's own: one with the same labels.
@@ -105,33 +116,41 @@ def predict(
         n_best: For a model that generates text, the number of texts for each item.
         search: For a model that generates text, options that differ from training: beams, length_penalty,
         no_repeat_ngram.
+        allow_unknown: Predict although more than 5% of the tokens are unknown to the model's tokenizer.
 
     Returns:
         A prediction for each item.
 
     Raises:
-        UserError: There is no fine-tuned model in the folder, or a row or the data cannot be read.
+        UserError: There is no fine-tuned model in the folder, a row or the data cannot be read, or too many tokens are
+        unknown.
         ConfigError: An option of the search has an impossible value.
     """
     if (items is None) == (data is None):
         raise UserError("give either items, or data with the files of a task")
     if items is not None and task is not None:
         raise UserError("task goes with data; leave it out")
-    opened = open_predictor(model, device, threads, n_best, search) if isinstance(model, str | Path) else model
+    if isinstance(model, str | Path):
+        opened = open_predictor(model, device, threads, n_best, search)
+    else:
+        opened = model if isinstance(model, Predictor | EnsemblePredictor) else model.predictor
     if data is not None:
         from blankfill.finetuning.submit import task_for
 
         of_task, read = task_for(opened, task), list(split_of(opened, Path(data), split, task).items)
     else:
-        of_task, read = opened.task, list(_read(opened.task, items or ()))
-    return Predictions(opened, of_task, read, opened.predict(read))
+        of_task, read = opened.task, list(_read(opened, items or ()))
+    with counting("the rows", allow=allow_unknown):
+        return Predictions(opened, of_task, read, opened.predict(read))
 
 
-def _read(task: Task, rows: Iterable[str | Mapping[str, Any] | Item]) -> Iterator[Item]:
+def _read(model: AnyPredictor, rows: Iterable[PythonRow | Item]) -> Iterator[Item]:
     """Return the items of rows; rows that are items already are returned unchanged."""
+    if isinstance(rows, str | Mapping):
+        raise UserError("give a list of rows; a single row is a list of one")
     for number, row in enumerate(rows):
-        if isinstance(row, str | Mapping):
-            line = row if isinstance(row, str) else json.dumps(dict(row))
-            yield from items_of(task, iter([(f"item {number}", line)]), number)
-        else:
+        if isinstance(row, Item):
             yield row
+        else:
+            where = f"item {number}"
+            yield from items_of(model.task, iter([(where, line_of(model.task, row, where))]), number, model.tables)

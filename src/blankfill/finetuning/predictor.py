@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
+from blankfill.finetuning.tuned import names_head, read_tuned
 from blankfill.system.console import say
-from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, of_kind, read_json, shown
 from blankfill.system.threads import use_threads
 from blankfill.tasks.cloze.pattern import PATTERNS
 from blankfill.tasks.cloze.soft_labels import combined, logs_of
-from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import ChoiceItem, Item
-from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
@@ -29,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """A fine-tuned model: the best checkpoint of a run, or a checkpoint folder."""
+    """A fine-tuned model: the best checkpoint of a run, a checkpoint folder, an imported model, or a transformers
+    folder with a head. tables: how the table of its training data was read, with the columns of all roles."""
 
     def __init__(
         self,
@@ -50,9 +49,7 @@ class Predictor:
         from blankfill.adapt.lora import add_lora, merge_lora
         from blankfill.attention.kernels import best_kernel
         from blankfill.checkpoint import store
-        from blankfill.checkpoint.load import Loaded, check_vocabulary, with_roles_of
-        from blankfill.corpus.identity import check_tokenizer
-        from blankfill.corpus.tokenizer import Tokenizer
+        from blankfill.checkpoint.load import Loaded
         from blankfill.model.layout import optimize_for_inference
         from blankfill.model.transformer import Transformer
         from blankfill.system.device import pick_device
@@ -60,38 +57,26 @@ class Predictor:
 
         if threads is not None:
             use_threads(threads)
-        path = Path(path)
-        run = path if not (path / store.STATE).exists() else path.parent.parent
-        checkpoint = best_checkpoint(path)
-        state = checkpoint.state
-        config, objective = store.model_of(state, checkpoint.path), store.objective_of(state, checkpoint.path)
-        noted_task = field(state, "task", dict, where := checkpoint.path / store.STATE)
-        self.task = task_named(field(noted_task, "name", str, where))
-        options = build(FinetuneOptions, field(noted_task, "options", dict, where), f"{where}: `options`")
-        if problems := options.problems():
-            raise ConfigError([f"{where}: {problem}" for problem in problems])
-        labels = fitting(field(noted_task, "labels", list, where), tuple[str, ...], f"{where}: `labels`")
-        tokenizer = Tokenizer.load(run)
-        check_tokenizer(state, tokenizer, run, checkpoint.path)
-        vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(state, checkpoint.path))
-        check_vocabulary(vocabulary, config, run)
+        self.path = path = Path(path)
+        """The run or the checkpoint that was opened."""
+        read = read_tuned(path)
+        self.task, self.tables = read.task, read.tables
         with torch.device("meta"):
-            encoder = Transformer(config)
-            if options.lora_rank:
-                add_lora(encoder, options.lora_rank)
-        loaded = Loaded(encoder, tokenizer, vocabulary, objective, path)
-        self.options = with_saved_patterns(options, run)
+            encoder = Transformer(read.config)
+            if read.options.lora_rank:
+                add_lora(encoder, read.options.lora_rank)
+        loaded = Loaded(encoder, read.tokenizer, read.vocabulary, read.objective, path)
+        self.options = with_saved_patterns(read.options, read.folder)
         self._search(n_best, search or {})
-        self.adapter = build_adapter(self.task, labels, loaded, self.options)
+        self.adapter = build_adapter(self.task, read.labels, loaded, self.options)
         self.labels = self.adapter.labels
-        noted = state["inputs"].get("patterns") if isinstance(state.get("inputs"), dict) else None
-        if noted not in (None, patterns_mark(patterns_of(self.adapter))):
-            raise UserError(f"{run / PATTERNS} is not what the model was trained with; put that file back")
+        if read.patterns not in (None, patterns_mark(patterns_of(self.adapter))):
+            raise UserError(f"{read.folder / PATTERNS} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.n_best = n_best
         with torch.device("meta"):
             model = task_model(encoder, self.adapter, self.options)
-        store.put_weights(model, checkpoint.model, checkpoint.path, assign=True)
+        store.put_weights(model, read.weights, read.path, assign=True)
         if self.options.lora_rank:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
@@ -100,10 +85,8 @@ class Predictor:
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
-        if (run / RESULTS).exists() and hasattr(self.adapter, "threshold"):
-            results = read_json(run / RESULTS)
-            if results.get("threshold") is not None:
-                self.adapter.threshold = field(results, "threshold", float, run / RESULTS)
+        if read.threshold is not None and hasattr(self.adapter, "threshold"):
+            self.adapter.threshold = read.threshold
 
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Apply the options of a search."""
@@ -135,7 +118,7 @@ class EnsemblePredictor:
 
     def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
         self.members, self.weights = members, weights
-        self.task, self.labels = members[0].task, members[0].labels
+        self.task, self.labels, self.tables = members[0].task, members[0].labels, members[0].tables
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
         """Return the mean log-probabilities of the labels of each item, float64[C]."""
@@ -163,7 +146,8 @@ def open_predictor(
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
 ) -> AnyPredictor:
-    """Open the model of a run or of a checkpoint folder, the best run of a grid's folder, or an ensemble.
+    """Open the model of a run, a checkpoint folder or a transformers folder with a head, the best run of a grid's
+    folder, or an ensemble.
 
     n_best, search: for a model that generates text; see `Predictor`.
     Raises UserError when the folder holds no fine-tuned model.
@@ -188,7 +172,8 @@ def open_predictor(
 
 
 def holds_fine_tuned(path: Path) -> bool:
-    """Return whether `open_predictor` opens a folder: a fine-tuning run, one of its checkpoints, or several runs."""
+    """Return whether `open_predictor` opens a folder: a fine-tuning run, one of its checkpoints, several runs, or a
+    transformers folder whose model has a fine-tuned head."""
     from blankfill.checkpoint import store
 
     if (path / CONFIG).exists():
@@ -199,7 +184,7 @@ def holds_fine_tuned(path: Path) -> bool:
         results = read_json(path / RESULTS)
         best = results.get("best")
         return bool(results.get("patterns")) or (isinstance(best, dict) and "best_run" in best)
-    return False
+    return names_head(path)
 
 
 def _inside(path: Path, name: str) -> Path:
@@ -217,20 +202,3 @@ def _results(path: Path) -> dict[str, Any]:
         return read_json(path / RESULTS)
     except UserError as error:
         raise UserError(f"{error.template}; give the command that wrote it again") from error
-
-
-def best_checkpoint(path: Path) -> Any:
-    """Return the checkpoint of a fine-tuning run that was best on its dev set, or the one in the folder itself."""
-    from blankfill.checkpoint import store
-
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a run made by `blankfill finetune`")
-    if (path / store.STATE).exists():
-        checkpoint: Any = store.read(path, with_optimizer=False)
-    elif (path / "best").exists():
-        checkpoint = store.read(store.named_by(path / "best"), with_optimizer=False)
-    else:
-        checkpoint = store.newest(path / "checkpoints", with_optimizer=False)
-    if checkpoint is None or "task" not in checkpoint.state:
-        raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
-    return checkpoint

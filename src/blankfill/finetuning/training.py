@@ -15,6 +15,7 @@ from blankfill.runs.start import Start
 from blankfill.system.console import quoted, say
 from blankfill.tasks.adapter import LMHeadAdapter, Prediction
 from blankfill.tasks.cloze.setup import with_texts
+from blankfill.tasks.datasets.predicted import options_of
 from blankfill.tasks.heads import models
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.text.writing import evaluator_for
@@ -56,7 +57,9 @@ class Training:
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
         self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
-        self.state = {**task_state(setup.loaded, adapter, options), "inputs": setup.note}
+        columns = data.train.columns
+        tables = options_of(columns, config.tables) if columns else None
+        self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
         context.note_conditions(self.done)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
         self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blankfill.corpus.unknown import uncounted
 from blankfill.errors import UserError
 from blankfill.types import Bool, Vocabulary
 
@@ -164,12 +165,14 @@ class Words:
         represents a blank when text is encoded; None without one."""
         self.tokenizer = tokenizer
         written = tokenizer.token(blank) if blank is not None else ""
-        self.takes_space = not written or tokenizer.encode(f"a {written}") == tokenizer.encode(f"a{written}")
+        with uncounted():
+            self.takes_space = not written or tokenizer.encode(f"a {written}") == tokenizer.encode(f"a{written}")
+            pair = tokenizer.encode("a b")
         """Whether the space before a blank is part of the fill, and not a token of its own."""
         self.begins: Bool = np.ones(rows, np.bool_)
         if vocabulary.word_start is not None:
             self.begins[: vocabulary.size] = vocabulary.word_start
-        self.spaced = any(tokenizer.token(token).startswith(_SPACE_MARKS) for token in tokenizer.encode("a b"))
+        self.spaced = any(tokenizer.token(token).startswith(_SPACE_MARKS) for token in pair)
         """Whether tokens include the space before them (GPT-2, SentencePiece) instead of a continuation mark."""
 
     def may_begin(self, before: str) -> Bool | None:

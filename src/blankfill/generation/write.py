@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import Words, find_blanks, own_mask
 from blankfill.generation.cancel import CancelFlag, is_cancelled
@@ -77,15 +78,20 @@ def generate(
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    add_bos: bool | None = None,
+    allow_unknown: bool = False,
 ) -> Iterator[str]:
     """Generate text after a prompt (or in its blank), and yield pieces of it as they are finished.
 
     The joined pieces are the new text, without the prompt. max_tokens: largest number of tokens. slide: whether GPT
     continues past its position table, dropping the oldest tokens. cancel: a flag that is checked before each token;
-    once it is set, the text ends. Raises UserError, at the call, for a model that cannot generate (bert, mlm), a prompt
-    that is too long for it, more than one blank, or sampling values out of range.
+    once it is set, the text ends. add_bos: whether GPT reads the begin token before the prompt; None: as in its
+    training, so not for GPT-2 and other models of a stream. Raises UserError, at the call, for a model that cannot
+    generate (bert, mlm), a prompt that is too long for it, more than one blank, or sampling values out of range; and,
+    without allow_unknown, for a prompt that is mostly unknown to the tokenizer.
     """
-    writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel)
+    with counting("the prompt", allow=allow_unknown):
+        writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return (piece for pieces in writer.run() for piece in pieces if piece)
 
 
@@ -96,11 +102,14 @@ def generate_many(
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
+    add_bos: bool | None = None,
+    allow_unknown: bool = False,
 ) -> list[Generation]:
     """Generate text after several prompts at once (repeat a prompt for several samples); see `generate`."""
     if not prompts:
         return []
-    writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel)
+    with counting("the prompts", allow=allow_unknown):
+        writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return writer.finish_all()
 
 
@@ -115,6 +124,7 @@ class Writer:
         sampling: Sampling,
         slide: bool = False,
         cancel: CancelFlag | None = None,
+        add_bos: bool | None = None,
     ) -> None:
         sampling.check()
         if max_tokens < 1:
@@ -138,7 +148,7 @@ class Writer:
             raise UserError(f"only a gpt model can slide past its positions; leave {setting('slide')} out")
         self.slide, self.cancel = slide, cancel
         rows = loaded.model.config.vocab_size
-        self.format = loaded.format
+        self.format = loaded.format if add_bos is None else loaded.format.with_bos(add_bos)
         self.ends = self.format.end_ids
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
         self.banned_V = self.banned_V.to(loaded.model.token_embeddings.weight.device)

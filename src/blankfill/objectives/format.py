@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.types import AttentionRule, DecoderInput, Example, Int32, Vocabulary
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ class Format:
         self._objective, self.vocabulary = objective, vocabulary
         self.position_sizes = tuple(position_sizes) or objective.position_sizes()
         self.before, self.between, self.after = (self.ids_of(*roles) for roles in objective.frame_roles())
-        roles = vocabulary.roles
-        if objective.doubles_separator and roles.get("sep", -1) == roles.get("eos", -2):
-            # RoBERTa closes the first text and opens the second with the same token, its end of text as well
+        if objective.doubles_separator and vocabulary.doubled_separator:
             self.between = self.ids_of("sep", "sep")
 
     @property
@@ -243,6 +241,14 @@ class Format:
     def longest_blank(self) -> str:
         """The role of the blank for writing at length: the kind with the longest answers in training."""
         return "mask"
+
+    def with_bos(self, add_bos: bool) -> Format:
+        """Return the same format with or without the begin token before a text that is continued. Raises UserError for
+        a model whose texts have no such token, or cannot do without."""
+        raise UserError(
+            f"{setting('add_bos', add_bos)} is for a gpt model; a {self.objective.name} model reads a prompt as in "
+            "training; leave it out"
+        )
 
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
         """Return the decoder input for continuing a text, or for filling the blank of a prompt.

@@ -7,6 +7,7 @@ and answers it at its end; several share a row without seeing each other, and no
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,6 +115,13 @@ class GptFormat(Format):
     sees = "left"
     reads_windows = True
 
+    def __init__(self, objective: Gpt, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
+        super().__init__(objective, vocabulary, position_sizes)
+        self.add_bos = objective.documents == "apart"
+        """Whether the begin token, which is also the end-of-text token, precedes a text that is continued: as in
+        training on separate documents. In a stream most rows begin inside a document, and transformers puts nothing
+        before a prompt."""
+
     def for_heads(self) -> Format:
         """Lay out `a <eos> b <eos>`, represented by the last column (Radford et al. 2018)."""
         return self.reframed(NOTHING, self.ids_of("eos"))
@@ -158,9 +166,15 @@ class GptFormat(Format):
         """The end-of-text token."""
         return [self.vocabulary["eos"]]
 
+    def with_bos(self, add_bos: bool) -> Format:
+        """Return the same format with or without the begin token before a text that is continued."""
+        changed = copy.copy(self)
+        changed.add_bos = add_bos
+        return changed
+
     def continuation(self, before: Ids, after: Ids = (), role: str = "", keep: int = 0) -> DecoderInput:
-        """Return the text after the end-of-text token."""
-        row = [self.vocabulary["eos"], *before]
+        """Return the text, after the begin token unless `add_bos` says otherwise; an empty text needs it."""
+        row = [*([self.vocabulary["eos"]] if self.add_bos or not len(before) else []), *before]
         row = row[-keep:] if keep else row
         self.check_room(len(row))
         return gpt_input(row, self.max_columns)

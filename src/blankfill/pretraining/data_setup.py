@@ -17,6 +17,7 @@ from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.unknown import check_counts
 from blankfill.corpus.words import Units, phrase_units, word_units
 from blankfill.data.replay import Replayed, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
@@ -72,7 +73,7 @@ def open_corpus(
         if tokenizer is not None:
             tokenizer.save(work.parent)
             file = str((work.parent / "tokenizer.json").absolute())
-            options = dataclasses.replace(options, tokenizer=file, vocab_size=0, lowercase=None)
+            options = dataclasses.replace(options, tokenizer=file, vocab_size=0, lowercase=None, strip_accents=None)
         try:
             report = prepare([str(path) for path in paths] or ["python-docs"], work, options)
         except UserError as error:
@@ -89,12 +90,18 @@ def open_corpus(
             f"{folder} was prepared with another tokenizer than the model's (new words count too); give the text "
             f"itself, or prepare it again with {setting('tokenizer')} and the model's folder"
         )
+    unigram = counts_of(folder / "unigram.npy")
+    if tokenizer is not None:
+        try:
+            check_counts(tokenizer, unigram, f"the text in {folder}", recipe.corpus.allow_unknown)
+        except UserError as error:
+            raise in_recipe_terms(error) from error
     tokenizer = tokenizer or Tokenizer.load(folder)
     needed = recipe.objective.roles, recipe.objective.sentinels()
     if lacking := tokenizer.vocabulary().missing(*needed):
         say(f"the tokenizer has no token for {', '.join(lacking)}; added at the end of the vocabulary")
         tokenizer = tokenizer.with_roles(*needed)
-    valid, unigram = folder / "valid", counts_of(folder / "unigram.npy")
+    valid = folder / "valid"
     return Corpus(
         folder,
         IndexedCorpus(folder / "train"),

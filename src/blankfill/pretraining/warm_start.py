@@ -189,7 +189,9 @@ def fitted(recipe: Recipe, loaded: Loaded, init_from: InitFrom) -> Recipe:
     problems = []
     families = families_of(config)
     if recipe.model.family not in families:
-        remedy = f"take a recipe of the family {' or '.join(families)}" if families else "no family here is like it"
+        remedy = "no family here is like it"
+        if families:
+            remedy = f"take a recipe of the family {' or '.join(families)}, or leave out {setting('recipe')}"
         problems.append(f"the recipe {recipe.name} is of the family {recipe.model.family} and {where} is not; {remedy}")
     objective = recipe.objective.numbered_as(loaded.objective)
     endless = config.position_scheme != "learned"

@@ -139,7 +139,7 @@ def _chart(
         reference = ("clipped to", clip) if clip else None
     elif name in ("named_at_once", "named_among_5") and (words := snapshot.hidden_words):
         pairs = words.neighbours.first if name == "named_at_once" else words.neighbours.among
-        reference = ("pairs of neighbouring words", pairs)
+        reference = ("bigram table of both neighbours", pairs)
     return Chart(name, title, unit, style, series, reference)
 
 

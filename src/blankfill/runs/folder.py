@@ -232,6 +232,21 @@ def corpus_of(out: Path) -> Path:
     return corpus
 
 
+def text_columns_of(out: Path) -> tuple[str, ...]:
+    """Return the columns of text that the tables of a run's corpus were read by, where they were named and the corpus
+    is there still."""
+    from blankfill.corpus.folder import load_json
+    from blankfill.corpus.tables.options import roles_of, split_names
+
+    try:
+        options = load_json(corpus_of(out) / "corpus.json").get("config")
+    except (UserError, OSError):
+        return ()
+    columns = options.get("columns") if isinstance(options, dict) else None
+    names = [name for name in columns if isinstance(name, str)] if isinstance(columns, list) else []
+    return split_names(roles_of(names).get("text", ()), ())
+
+
 def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:
     """Return the prepared corpus given for a resumed run, when it was moved. Raises UserError for any other path.
 

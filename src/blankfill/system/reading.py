@@ -79,6 +79,46 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
+STAND_IN = 512
+"""Bytes at the beginning of a file that show what it is."""
+POINTER, PAGE = "a pointer of Git LFS", "a web page (HTML)"
+_POINTER = b"version https://git-lfs"
+_PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype\s+html|html|head)\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def stand_in(path: Path) -> str:
+    """Return what a file is that was stored in place of a file of a model, as a sentence with the remedy, or "".
+
+    Git stores a pointer where Git LFS is not set up; browsers and download tools save the page about a file, or the
+    page of an error.
+    """
+    try:
+        regular_size(path)  # a pipe would hang
+        with open(path, "rb") as file:
+            beginning = file.read(STAND_IN)
+    except (OSError, UnreadableError):
+        return ""
+    what = substitute(beginning)
+    remedies = {
+        POINTER: "run `git lfs pull` in its folder, or download the file from where it was cloned",
+        PAGE: "download the file by its own link",
+    }
+    return f"{path} is {what} and not the file itself; {remedies[what]}" if what else ""
+
+
+def substitute(head: bytes) -> str:
+    """Return what a file is, by its first bytes, that is stored in place of another: `POINTER`, `PAGE`, or ""."""
+    return POINTER if head.startswith(_POINTER) else PAGE if _PAGE.match(head) else ""
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Raise UserError for a file that was stored in place of a file of a model; see `stand_in`."""
+    if sentence := stand_in(path):
+        raise UserError(sentence)
+
+
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """Return the content of a regular file of at most `limit` bytes. Raises UnreadableError, UserError for a larger
     one."""
@@ -173,10 +213,14 @@ def read_json(path: Path, kind: type[T], limit: int = ...) -> T: ...
 def read_json(path: Path, kind: type[Any] = dict, limit: int = SMALL) -> Any:
     """Return the value of a JSON file, which must be of type `kind`. Raises UserError; UnreadableError when it is
     missing."""
-    text = read_text(path, limit)
-    if not text.strip():
-        raise UserError(f"{path} is empty, where JSON is expected")
-    return parse_json(text, path, kind)
+    try:
+        text = read_text(path, limit)
+        if not text.strip():
+            raise UserError(f"{path} is empty, where JSON is expected")
+        return parse_json(text, path, kind)
+    except UserError:
+        refuse_stand_in(path)
+        raise
 
 
 @overload

@@ -60,6 +60,8 @@ class FinetuneOptions:
     max_length: int = 0
     """Maximum length of an example in tokens, special tokens included; longer texts are truncated and counted. 0: the
     model's maximum."""
+    allow_unknown: bool = False
+    """Continue although the model's tokenizer does not know more than 5% of the tokens of the training texts."""
     stride: int = 128
     """Questions: tokens between the starts of consecutive windows of a long context."""
     max_query_length: int = 64

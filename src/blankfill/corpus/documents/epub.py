@@ -30,7 +30,7 @@ def epub_paragraphs(path: str, name: str, dropped: Counter[str]) -> Iterator[str
     from lxml import etree, html
 
     damages = (*DAMAGES, etree.LxmlError, AttributeError, TypeError, AssertionError)
-    found = False
+    has_text = False
     try:
         check_directory(path, name)
         with zipfile.ZipFile(path) as archive:
@@ -45,11 +45,11 @@ def epub_paragraphs(path: str, name: str, dropped: Counter[str]) -> Iterator[str
                     dropped["chapters that cannot be read"] += 1
                     continue
                 for text in blocks(tree, dropped):
-                    found = True
+                    has_text = True
                     yield text
     except damages as error:
         raise SourceError(f"{name} is not a readable EPUB book ({error}): copy or download it again.") from error
-    if not found:
+    if not has_text:
         raise SourceError(f"{name} has no text in its {len(chapters)} chapters, only pictures: leave it out.")
 
 

@@ -38,8 +38,8 @@ _MAIN = 0.1
 
 def declared_encoding(head: bytes) -> str:
     """Return the encoding that a web page declares in its first bytes, "" where it declares none."""
-    found = _CHARSET.search(head[:4096]) or re.match(rb"\s*<\?xml[^>]{0,99}encoding=[\"']([\w.:-]{2,40})", head)
-    name = found[1].decode("ascii").lower() if found else ""
+    match = _CHARSET.search(head[:4096]) or re.match(rb"\s*<\?xml[^>]{0,99}encoding=[\"']([\w.:-]{2,40})", head)
+    name = match[1].decode("ascii").lower() if match else ""
     # As browsers do: the old name of an encoding stands for its extension.
     return {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "shift_jis": "cp932"}.get(name, name)
 
@@ -70,13 +70,13 @@ def html_paragraphs(pieces: Iterator[str], name: str, dropped: Counter[str]) -> 
     if len(page) <= LARGEST_PAGE:
         text = trafilatura.extract(page, include_comments=False, include_tables=False, favor_recall=True) or ""
         main = [line for line in text.split("\n") if line.strip()]
-    kept = sum(map(len, main))
-    if kept < _MAIN * shown:
-        main, kept = everything, shown
+    main_characters = sum(map(len, main))
+    if main_characters < _MAIN * shown:
+        main, main_characters = everything, shown
     if not main:
         raise SourceError(f"{name} has no text: if a script shows it in the browser, save the page from there.")
-    if shown > kept:
-        dropped["characters beside the main text"] += shown - kept
+    if shown > main_characters:
+        dropped["characters beside the main text"] += shown - main_characters
     yield from main
 
 

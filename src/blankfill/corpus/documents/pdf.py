@@ -47,7 +47,7 @@ def pdf_text(path: str, name: str, dropped: Counter[str]) -> Iterator[str]:
         )
     joined = "".join(_without_repeated([page for page in pages if page], dropped))
     words = Counter(re.findall(r"\w+(?:-\w+)*", joined))
-    yield _HYPHEN.sub(lambda found: _joined(found, words), joined)
+    yield _HYPHEN.sub(lambda match: _joined(match, words), joined)
 
 
 def _pages(reader: Any, name: str, dropped: Counter[str]) -> list[str]:
@@ -87,13 +87,13 @@ def _without_repeated(pages: Sequence[str], dropped: Counter[str]) -> Iterator[s
     counts = Counter(shape for lines in split for shape in {_shape(line) for line in _outer(lines)})
     repeated = {shape for shape, count in counts.items() if shape and count > len(pages) / 2}
     for lines in split:
-        kept = list(lines)
+        inner_lines = list(lines)
         for at in (0, -1):
             for _ in range(_OUTER_LINES):
-                if kept and _shape(kept[at]) in repeated:
-                    kept.pop(at)
+                if inner_lines and _shape(inner_lines[at]) in repeated:
+                    inner_lines.pop(at)
                     dropped["page headers and footers"] += 1
-        yield "\n".join(kept) + "\n" if kept else ""
+        yield "\n".join(inner_lines) + "\n" if inner_lines else ""
 
 
 def _outer(lines: Sequence[str]) -> list[str]:
@@ -104,6 +104,6 @@ def _shape(line: str) -> str:
     return re.sub(r"\d+", "0", line.strip())
 
 
-def _joined(found: re.Match[str], words: Counter[str]) -> str:
-    first, second = found.groups()
+def _joined(match: re.Match[str], words: Counter[str]) -> str:
+    first, second = match.groups()
     return f"{first}-{second}" if words[f"{first}-{second}"] and not words[first + second] else first + second

@@ -162,4 +162,4 @@ def file_values(pieces: Iterator[str], name: str) -> Iterator[tuple[bool, Any]]:
         yield from ((False, value) for value in values)
 
 
-_NOTHING = object()
+_NOTHING: Any = object()

@@ -65,9 +65,13 @@ def text_rows(table: Table, choices: list[FieldChoice]) -> Iterator[tuple[int, l
     fields = [choice.field for choice in choices]
     rest = fields[-1:] == list(table.columns[-1:]) and len(fields) == 1
     wanted = None if fields == [EACH_VALUE] else fields
+    only = fields[0] if len(fields) == 1 else ""
     for number, record in table.rows(wanted, rest):
         try:
-            paragraphs = [text for field in fields for text in _record_paragraphs(table, record, field, number)]
+            if only and isinstance(record, dict) and "url" not in record and isinstance(record.get(only), str):
+                paragraphs = record_paragraphs(record[only])
+            else:
+                paragraphs = [text for field in fields for text in _record_paragraphs(table, record, field, number)]
         except RecursionError as error:
             where = table.where(number)
             raise UserError(f"{where} is nested too deeply to be read: correct or delete it.") from error

@@ -11,7 +11,7 @@ from blankfill.tasks.adapter import EncodedSet, HeadAdapter, Prediction, Scores
 from blankfill.tasks.batching import EncodedItem
 from blankfill.tasks.heads.word_alignment import tag_windows, word_tags
 from blankfill.tasks.items import Item, TaggedItem
-from blankfill.tasks.metrics.entities import entities
+from blankfill.tasks.metrics.entities import entities, is_tag
 from blankfill.tasks.metrics.error_analysis import tag_analysis
 
 
@@ -47,8 +47,9 @@ class Tag(HeadAdapter):
         """Return the likeliest tag of each word, and the entities of these tags."""
         tags = [[self.labels[k] for k in scores_KC.argmax(1)] for scores_KC in scores]
         sentences = _sentences(encoded_set.items)
+        named = all(map(is_tag, self.labels))  # other tags, such as parts of speech, name no entities
         return [
-            Prediction(row, {"tags": list(row), "entities": _named(item, row)})
+            Prediction(row, {"tags": list(row), **({"entities": _named(item, row)} if named else {})})
             for item, row in zip(sentences, word_tags(sentences, encoded_set.parts, tags), strict=True)
         ]
 

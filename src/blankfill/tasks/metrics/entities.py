@@ -32,10 +32,15 @@ def parts(tag: str) -> tuple[str, str]:
     """Return a tag's letter (O, B, I, E or S) and type ("" for O). Raises UserError for a tag of no known scheme."""
     if tag == "O":
         return "O", ""
-    letter, mark, kind = tag[:1], tag[1:2], tag[2:]
-    if letter not in _LETTERS or mark not in ("-", "_") or not kind:
+    letter, kind = tag[:1], tag[2:]
+    if not is_tag(tag):
         raise UserError(f"{tag!r} is not a tag: tags are O, or a letter such as B or I, a hyphen and a type (B-PER).")
     return _LETTERS[letter], kind
+
+
+def is_tag(tag: str) -> bool:
+    """Return whether a tag is of a known scheme."""
+    return tag == "O" or (tag[:1] in _LETTERS and tag[1:2] in ("-", "_") and len(tag) > 2)
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:

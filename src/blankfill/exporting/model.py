@@ -1,0 +1,107 @@
+"""A model of any kind → a folder of another program, with a model card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blankfill.checkpoint.load import load_model
+from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines
+from blankfill.convert.importing import check_free
+from blankfill.errors import UserError, setting
+from blankfill.exporting.cards import fine_tuned_card, pretrained_card, writes_elsewhere
+from blankfill.exporting.heads import export_fine_tuned
+from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
+
+if TYPE_CHECKING:
+    from blankfill.convert.onnx import ExportedOnnx
+
+LoraExport = Literal["merged", "adapter"]
+
+
+def export_model(
+    path: str | Path,
+    out: str | Path,
+    text: str | Path | None = None,
+    part: ModelPart = "model",
+    lora: LoraExport = "merged",
+) -> Exported:
+    """Write a model as a folder for transformers, and compare what transformers computes from it.
+
+    Args:
+        path: A run of pretraining or fine-tuning, one of its checkpoints, or an imported model.
+        out: The new folder.
+        text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
+            of the vocabulary.
+        part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
+        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them for peft, beside the model that
+            they belong to.
+
+    Returns:
+        The folder, the class of transformers, and the largest difference of scores.
+
+    Raises:
+        UserError: transformers has no class for the model or its head, or computes something else from the folder; then
+            nothing is left behind.
+    """
+    path, out = Path(path), Path(out)
+    check_free(out)
+    lines = read_lines(Path(text)) if text else None
+    if not holds_fine_tuned(path):
+        if lora == "adapter":
+            raise UserError(f"{path} was not fine-tuned with LoRA; leave out {setting('lora')}")
+        loaded = part_of(load_model(path), part)
+        return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+    predictor = opened(path, part)
+    if lora == "adapter":
+        from blankfill.exporting.adapter import export_adapter
+
+        return export_adapter(predictor, path, out, lines)
+    made = export_fine_tuned(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+    return replace(made, note=writes_elsewhere(predictor))
+
+
+def export_onnx(
+    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+) -> ExportedOnnx:
+    """Write a model as ONNX, and compare what onnxruntime computes from it with torch.
+
+    Args:
+        path: A run of pretraining or fine-tuning of an encoder, one of its checkpoints, or an imported model.
+        out: The new folder.
+        text: As for `export_model`.
+        part: As for `export_model`.
+
+    Returns:
+        The folder, the names of the outputs, and the largest difference.
+
+    Raises:
+        UserError: The model is not an encoder, a package is missing, or onnxruntime computes something else; then
+            nothing is left behind.
+    """
+    from blankfill.convert.onnx import check_packages, export_loaded_onnx
+
+    path, out = Path(path), Path(out)
+    check_free(out)
+    check_packages()
+    lines = read_lines(Path(text)) if text else None
+    if holds_fine_tuned(path):
+        from blankfill.exporting.onnx_heads import export_head_onnx
+
+        predictor = opened(path, part)
+        return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+    import torch
+
+    loaded = part_of(load_model(path, dtype=torch.float32), part)
+    return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+
+
+def opened(path: Path, part: ModelPart) -> Predictor:
+    """Open a fine-tuned model on the CPU; UserError for one that is several models, or for another part of it."""
+    if part != "model":
+        raise UserError(f"{path}: a fine-tuned model has no generator; leave out {setting('part')}")
+    predictor = open_predictor(path, "cpu", None)
+    if not isinstance(predictor, Predictor):
+        raise UserError(f"{path} is an ensemble of several models; export one of the runs in it")
+    return predictor
