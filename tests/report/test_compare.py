@@ -90,8 +90,8 @@ def test_the_page_has_a_curve_for_each_run_over_steps_tokens_and_time(two: list[
 def test_runs_of_both_kinds_and_hidden_words(tmp_path: Path) -> None:
     shares = {"first": 0.1, "among": 0.2}
     report = {"words": 10, "covered": 0.9, "candidates": 50, "step": 40, "before": None, "frequency": shares,
-              "neighbours": shares, "model": {"first": 0.3, "among": 0.5}, "verdict": "", "sure_words": 1, "sure": 1.0,
-              "right": [], "wrong": []}  # fmt: skip
+              "word_before": shares, "neighbours": shares, "model": {"first": 0.3, "among": 0.5}, "verdict": "",
+              "sure_words": 1, "sure": 1.0, "right": [], "wrong": []}  # fmt: skip
     plain = write_run(tmp_path / "a", 6.0)
     (plain / "hidden_words.json").write_text(json.dumps(report), encoding="utf-8")
     runs = read_runs([plain, write_tuned(tmp_path / "t", 0.8)])

@@ -7,6 +7,7 @@ rows of a run (`show`), pictures (`report`).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def show_text(
         kinds = objective.needs_units()
         if not kinds:
             raise
-        objective = dataclasses.replace(objective, **dict.fromkeys(kinds, 0.0))
+        weights: dict[str, Any] = dict.fromkeys(kinds, 0.0)
+        objective = dataclasses.replace(objective, **weights)
         vocabulary = with_units(tokenizer, objective, unigram)
         notes.append(f"no {' and no '.join(kinds)} can be found in this text, so single words are hidden")
     if objective.needs_words() and vocabulary.word_start is None:
