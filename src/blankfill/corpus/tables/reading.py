@@ -63,7 +63,7 @@ def _check_form(name: str, kind: str, head: bytes) -> None:
         raise UserError(f"{name} is {what}, not a table: download the file itself.")
     actual = "parquet" if head.startswith(b"PAR1") else "spreadsheet" if head.startswith(ARCHIVES) else ""
     is_text = not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
-    if is_text and kind in FORMS:
+    if is_text and kind in FORMS and actual != kind:
         raise UserError(f"{name} is text, and its name is that of {FORMS[kind]}: {RENAME}.")
     if not is_text and actual and actual != kind:
         raise UserError(f"{name} is {FORMS[actual]}: give its name the suffix {_SUFFIXES[actual]}.")
