@@ -95,9 +95,10 @@ def stand_in(path: Path) -> str:
     page of an error.
     """
     try:
+        regular_size(path)  # a pipe would hang
         with open(path, "rb") as file:
             beginning = file.read(STAND_IN)
-    except OSError:
+    except (OSError, UnreadableError):
         return ""
     what = substitute(beginning)
     remedies = {

@@ -20,7 +20,7 @@ from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
 from blankfill.corpus.tables.columns import FieldChoice, listed, nearest
 from blankfill.corpus.tables.csv_rows import csv_rows, fitted, with_line_feeds
-from blankfill.corpus.tables.delimiters import find_dialect
+from blankfill.corpus.tables.delimiters import CANDIDATES, find_dialect
 from blankfill.corpus.tables.options import TableOptions, all_numbers, roles_of, split_names
 from blankfill.corpus.tables.parquet_rows import parquet_columns, parquet_rows
 from blankfill.corpus.tables.spreadsheet_rows import ARCHIVES, spreadsheet_rows
@@ -73,10 +73,11 @@ def _check_form(name: str, kind: str, head: bytes) -> None:
 class Table:
     """An open table.
 
-    name: of the file, for messages. form: for people, such as "CSV, ';'". unit: what numbers of rows count, "line",
-    "row" or "record". columns: names, in order; of JSON those of the sample. text_columns: those that can be text by
-    their type, where columns have types. header: the line of the header, 0 without one. sample: the first rows. notes:
-    what was decided, a sentence each; complete only after `rows`. choices: the columns that were chosen, for reports.
+    name: of the file, for messages. form: for people, such as "CSV, ';'". delimiter: between the cells of a CSV file.
+    unit: what numbers of rows count, "line", "row" or "record". columns: names, in order; of JSON those of the
+    sample. text_columns: those that can be text by their type, where columns have types. header: the line of the
+    header, 0 without one. sample: the first rows. notes: what was decided, a sentence each; complete only after `rows`.
+    choices: the columns that were chosen, for reports.
     """
 
     path: str
@@ -91,6 +92,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     choices: list[FieldChoice] = field(default_factory=list)
     twice: frozenset[str] = frozenset()
+    delimiter: str = ""
     _source: _Source | None = field(default=None, repr=False)
 
     def where(self, number: int) -> str:
@@ -308,6 +310,7 @@ class _Csv(_Cells):
         preferred = "\t" if self.kind == "tsv" else ","
         self._dialect = find_dialect(head, complete, self.options.delimiter_character(), preferred)
         table = self._headed(self._form(), self._first_rows(head, complete))
+        table.delimiter = self._dialect.delimiter if self._dialect.delimiter in CANDIDATES else ""
         table.sample = self._sample(table, self._first_rows(head, complete))
         return table
 
