@@ -203,12 +203,12 @@ def record(run, folder=RECORD):
     """Keep what the home page shows of a run: its metrics with fewer points, and the figures of its hidden words."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     train = [line for line in lines if line["split"] == "train"]
-    kept = {id(line) for line in train[:: max(1, len(train) // POINTS)]}
+    thinned = {id(line) for line in train[:: max(1, len(train) // POINTS)]}
     names = ("step", "split", "loss", "tokens", "lr", "named_at_once", "named_among_5")
     folder.mkdir(exist_ok=True)
     write(folder / "metrics.jsonl", "".join(
         json.dumps({name: line[name] for name in names if name in line}) + "\n"
-        for line in lines if line["split"] != "train" or id(line) in kept
+        for line in lines if line["split"] != "train" or id(line) in thinned
     ))  # fmt: skip
     report = read(run)
     figures = dataclasses.replace(report, right=(), wrong=())  # the answers quote the text
