@@ -96,7 +96,8 @@ def test_a_record_has_the_figures_of_a_run_and_none_of_its_text(home: ModuleType
     text = (tmp_path / "record" / "hidden_words.txt").read_text(encoding="utf-8")
     assert re.search(r"the model +37.5% +75.0%", text) and "secret" not in text
     points = (tmp_path / "record" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert 150 <= len(points) <= 250 and json.loads(points[0]) == {"step": 0, "split": "train", "loss": 6.0, "tokens": 0}
+    assert 150 <= len(points) <= 250
+    assert json.loads(points[0]) == {"step": 0, "split": "train", "loss": 6.0, "tokens": 0}
     about = json.loads((tmp_path / "record" / "about.json").read_text(encoding="utf-8"))
     assert about["baseline"] == 5.5 and set(about["shares"].values()) == {0.25} and len(about["shares"]) == 3
 
