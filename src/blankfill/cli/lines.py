@@ -9,7 +9,6 @@ from typing import BinaryIO, TextIO, TypeVar
 
 from blankfill.corpus.limits import LONGEST_GIVEN, too_long
 from blankfill.errors import UserError
-from blankfill.system.console import say
 
 T = TypeVar("T")
 
@@ -24,8 +23,6 @@ def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
         return
     try:
         with source.open("rb") as stream:
-            if source.suffix.lower() == ".csv":
-                say(f"{source} is read as lines of text and not as a table: its header and all its columns are text")
             yield from decoded(stream, str(source))
     except OSError as error:
         raise UserError(f"{source}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None
