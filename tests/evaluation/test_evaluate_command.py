@@ -180,7 +180,7 @@ def test_a_text_of_another_language_stops(folder: Path, tmp_path: Path, capsys: 
 def test_texts_may_be_a_column_of_a_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, task: str
 ) -> None:
-    texts = [" ".join([TEXT.strip().replace("\n", " ")] * (4 if task == "infill" else 1))] * 3
+    texts = [" ".join([TEXT.strip().replace(";", ",")] * (4 if task == "infill" else 1))] * 3
     (tmp_path / "text.txt").write_text("\n".join(texts), encoding="utf-8")
     (tmp_path / "t.csv").write_text("".join(f'{k},"{text}",a b\n' for k, text in enumerate(texts)), encoding="utf-8")
     (tmp_path / "h.csv").write_text("id,body one,body two\n" + (tmp_path / "t.csv").read_text(), encoding="utf-8")

@@ -158,7 +158,7 @@ class PredictedTable:
 
     def reading(self) -> TableOptions:
         """Return the options that read this table with its labels and the same ids."""
-        roles = {choice.role: [] for choice in self.choices()}
+        roles: dict[str, list[str]] = {choice.role: [] for choice in self.choices()}
         for choice in self.choices():
             roles[choice.role].append(choice.field)
         if self.id is not None:
