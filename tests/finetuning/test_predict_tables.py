@@ -338,3 +338,11 @@ def test_tables_that_hold_no_predictions_are_refused(tmp_path: Path, capsys: pyt
     assert main([*command, str(write_csv(tmp_path / "p.csv", twice))]) == 0
     said = capsys.readouterr()
     assert "accuracy 1.0000" in said.out and "of the columns prediction, prediction_2 the last is scored" in said.err
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_file_behind_the_columns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    table = write_csv(tmp_path / "t.csv", [{"text": "a", "prediction": "x"}])
+    more = ["--model", "RUN"] if command == "predict" else ["--task", "classify", "--data", str(table)]
+    assert main([command, *more, "--columns", "text", str(table)]) == 2
+    assert f"{table} was taken for a column: name the file before --columns" in capsys.readouterr().err

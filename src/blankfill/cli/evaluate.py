@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.lines import taken_for_column
 from blankfill.cli.result import Result
 from blankfill.cli.tasks import known_tasks
 from blankfill.corpus.tables.options import TableOptions
@@ -41,7 +42,7 @@ class EvaluateArguments(TableOptions):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill evaluate --model runs/gpt --task perplexity --data test.txt",
         "blankfill evaluate --task squad --data squad predictions.json",
-        "blankfill evaluate --task classify --data reviews.csv --columns text=body label=stars predicted.csv",
+        "blankfill evaluate predicted.csv --task classify --data reviews.csv --columns text=body label=stars",
     )
 
     predictions: Annotated[Path | None, Option(positional=True)] = None
@@ -84,7 +85,8 @@ def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
-        raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one")
+        hint = taken_for_column(args.columns)
+        raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one{hint}")
     from blankfill.evaluation.run import result_folder, write_results
     from blankfill.system.console import show
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
 from blankfill.corpus.limits import LONGEST_GIVEN, too_long
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 
 T = TypeVar("T")
+
+
+def taken_for_column(columns: Sequence[str]) -> str:
+    """Return a hint where the last of the columns is the name of a file, which a list of values has swallowed."""
+    if not columns or not Path(columns[-1]).is_file():
+        return ""
+    return f"; {columns[-1]} was taken for a column: name the file before {setting('columns')}"
 
 
 def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
