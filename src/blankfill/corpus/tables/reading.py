@@ -18,7 +18,7 @@ from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compressio
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
-from blankfill.corpus.tables.columns import FieldChoice, listed
+from blankfill.corpus.tables.columns import FieldChoice, listed, nearest
 from blankfill.corpus.tables.csv_rows import csv_rows, fitted, with_line_feeds
 from blankfill.corpus.tables.delimiters import CANDIDATES, find_dialect
 from blankfill.corpus.tables.options import TableOptions, all_numbers, roles_of, split_names
@@ -63,7 +63,7 @@ def _check_form(name: str, kind: str, head: bytes) -> None:
         raise UserError(f"{name} is {what}, not a table: download the file itself.")
     actual = "parquet" if head.startswith(b"PAR1") else "spreadsheet" if head.startswith(ARCHIVES) else ""
     is_text = not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
-    if is_text and kind in FORMS:
+    if is_text and kind in FORMS and actual != kind:
         raise UserError(f"{name} is text, and its name is that of {FORMS[kind]}: {RENAME}.")
     if not is_text and actual and actual != kind:
         raise UserError(f"{name} is {FORMS[actual]}: give its name the suffix {_SUFFIXES[actual]}.")
@@ -133,8 +133,8 @@ class Table:
             if not self.header and self.kind != "parquet":
                 raise UserError(f"{self.name} has no column {name}: its {len(known)} columns count from 1.")
             raise UserError(
-                f"{self.name} has no column {name!r}; its columns are {listed(self.columns)}: choose with "
-                f"{setting('columns')}."
+                f"{self.name} has no column {name!r}; its columns are {listed(self.columns)}; choose with "
+                f"{setting('columns')}{nearest(name, self.columns) or '.'}"
             )
 
 
@@ -269,6 +269,8 @@ class _Cells(_Source):
         numbered = all(cell.isdigit() for cell in cells) and set(_given_names(self.options)) <= set(cells)
         if all_numbers(self.options.columns) and not numbered:
             return self._table(form, columns=tuple(str(number + 1) for number in range(len(cells))))
+        if first is None:
+            raise UserError(f"{self.name} is empty: give a file that holds a table.")
         if not any(cells):
             raise UserError(
                 f"{self.name} has no header line: give the text's column by number, such as "

@@ -19,6 +19,7 @@ from blankfill.corpus.tables.reading import ENDINGS
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.conll import tag_names
+from blankfill.tasks.datasets.decimals import is_ambiguous, with_point
 from blankfill.tasks.datasets.task_table import (
     Row,
     TaskColumns,
@@ -204,13 +205,13 @@ def read_numbers(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
         if value is None or value == "":
             return "has no score"
         try:
-            score = math.nan if isinstance(value, bool | list | Mapping) else float(value)
+            score = math.nan if isinstance(value, bool | list | Mapping) else float(with_point(value))
         except (ValueError, TypeError):
             score = math.nan
         if not math.isfinite(score):
-            raise UserError(
-                f"{table.where(line)} has the score {value!r}, which is not a finite number: correct or delete it."
-            )
+            either = "may be a decimal or thousands: write it without the comma, or with a point"
+            what = either if is_ambiguous(value) else "is not a finite number: correct or delete it"
+            raise UserError(f"{table.where(line)} has the score {value!r}, which {what}.")
         return replace(item, label=score)
 
     items = table.items(build)

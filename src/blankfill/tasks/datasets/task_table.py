@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blankfill.corpus.tables.columns import MISSING, FieldChoice, cell_at, kind_of
+from blankfill.corpus.tables.columns import listed as shown
 from blankfill.corpus.tables.options import TableOptions, role_problems, roles_of, split_names
 from blankfill.corpus.tables.reading import Table, open_table
 from blankfill.errors import ConfigError, UserError, setting
@@ -124,9 +125,14 @@ class TaskColumns:
         if guess is None:
             raise UserError(
                 f"{self.path} has no column that is obviously the text: name one with "
-                f"{setting('columns', 'text=NAME')}; its columns are {listed(known, 30)}."
+                f"{setting('columns', self._unnamed(known))}; its columns are {shown(known)}."
             )
         return tuple(lowered[name] for name in guess)
+
+    def _unnamed(self, known: Sequence[str]) -> str:
+        """Return the roles to name: the text, and the label where none has a usual name either."""
+        label = self._named(self._roles.label, known) or self._named("label", known) or self._usual_label(known)
+        return "text=NAME" if label else f"text=NAME {self._roles.label}=NAME"
 
     def _usual_label(self, known: Sequence[str]) -> tuple[str, ...]:
         """Return the column with a usual name, or else the only one whose name begins with one: "label (0, 1)"."""
@@ -143,7 +149,7 @@ class TaskColumns:
         for name in names:
             if name not in known and name.split(".")[0] not in known:
                 raise UserError(
-                    f"{self.path} has no column {name!r}: its columns are {listed(list(known), 30)}; name columns with "
+                    f"{self.path} has no column {name!r}: its columns are {shown(known)}; name columns with "
                     f"{setting('columns')}."
                 )
 
