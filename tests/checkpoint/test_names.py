@@ -33,7 +33,9 @@ CONFIGS = {
     "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
     "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
     "bert untied": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), tied=False),
-    "distilbert": TransformerConfig(**SIZES, **POST, position_sizes=(16,), norm_eps=1e-12),
+    "distilbert": TransformerConfig(
+        **SIZES, **POST, position_sizes=(16,), norm_eps=1e-12, classifier_transform="relu"
+    ),
     "roberta": TransformerConfig(**SIZES, **POST, position_sizes=(18,)),
     "gpt2": TransformerConfig(**SIZES, position_sizes=(16,)),
     "gpt2 untied": TransformerConfig(**SIZES, position_sizes=(16,), tied=False),

@@ -194,7 +194,7 @@ PLAIN = {
         "threads",
     },
     "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
-    "export": {"out", "format", "part", "text", "threads"},
+    "export": {"out", "format", "lora", "part", "text", "threads"},
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""

@@ -37,7 +37,8 @@ def test_the_card_of_a_head(task: str, tag: str, tmp_path: Path, monkeypatch: py
     card = hub.ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == tag and card.data.license is None
     results = {(result.metric_type, round(result.metric_value, 4)) for result in card.data.eval_results}
-    scored = blankfill.predict(tuned, data=tmp_path / "tuned" / "data", split="dev", device="cpu", threads=1).metrics()
+    data, options = tmp_path / "tuned" / "data", {"device": "cpu", "threads": 1, "allow_unknown": True}
+    scored = blankfill.predict(tuned, data=data, split="dev", **options).metrics()
     assert {value for _, value in results} == {round(value, 4) for value in scored.values()}
     text = read(tmp_path / "out")
     assert str(tmp_path) not in text and "| dev items | " in text and "from `model`" in text

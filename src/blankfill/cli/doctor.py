@@ -28,10 +28,16 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "sp": (("sentencepiece",), "training Unigram vocabularies with SentencePiece"),
     "zh": (("rjieba",), "whole words and phrases of Chinese"),
     "words": (("icu4py",), "whole words of Japanese, Thai, Lao, Khmer and Burmese"),
+    "office": (
+        ("python-calamine", "openpyxl", "python-docx", "pypdf", "trafilatura", "lxml_html_clean"),
+        "spreadsheets, Word, PDF, EPUB, web pages",
+    ),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
 }
 """Optional extras: their modules, and the purpose of these."""
+MODULES = {"python-docx": "docx"}
+"""Names of modules that are not those of their packages."""
 SIZES = (64, 256, 1024, 4096)
 """Sides of the matrix products that are measured."""
 LONGEST = 0.3
@@ -67,7 +73,7 @@ def examine(out: Path) -> dict[str, Any]:
     measured = measure(out)
     extras = {
         name: {
-            "installed": not (missing := [m for m in modules if not has_module(m.replace("-", "_"))]),
+            "installed": not (missing := [m for m in modules if not has_module(MODULES.get(m, m.replace("-", "_")))]),
             "missing": missing,
             "for": use,
         }

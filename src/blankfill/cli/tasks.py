@@ -110,7 +110,10 @@ def show_task(values: Mapping[str, Any]) -> None:
     if values["folders"]:
         facts.append(("folder", " or ".join(values["folders"])))
     table(f"Task {values['name']}", facts)
-    table("Files", [(split, ", ".join(shown_names(names))) for split, names in values["files"].items()])
+    shown = {split: shown_names(names) for split, names in values["files"].items()}
+    table("Files", [(split, ", ".join(names)) for split, (names, _) in shown.items()])
+    if endings := next((endings for _, endings in shown.values() if endings), ""):
+        show(f"ENDING is one of {endings}\n")
     if values["example"]:
         show(f"{values['example']['file']}, for example:")
         for line in values["example"]["text"].splitlines():
@@ -122,13 +125,15 @@ def show_task(values: Mapping[str, Any]) -> None:
         show(f"Measure: blankfill evaluate --task {quoted(values['name'])} --data FOLDER --model MODEL")
 
 
-def shown_names(names: Sequence[str]) -> list[str]:
-    """Return the possible names of a file, those of many endings in one."""
+def shown_names(names: Sequence[str]) -> tuple[list[str], str]:
+    """Return the possible names of a file, those of many endings as one with ENDING, and these endings, "" for none."""
     groups: dict[str, list[str]] = {}
     for name in names:
         stem, _, ending = name.rpartition(".")
         groups.setdefault(stem, []).append(ending)
-    return [
-        f"{stem}.{endings[0]}" if len(endings) == 1 else f"{stem}.{{{','.join(endings)}}}"
+    many = next((endings for endings in groups.values() if len(endings) > 1), [])
+    shown = [
+        f"{stem}.ENDING" if endings == many else ", ".join(f"{stem}.{ending}" for ending in endings)
         for stem, endings in groups.items()
     ]
+    return shown, ", ".join(many)
