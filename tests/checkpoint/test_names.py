@@ -290,7 +290,6 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("bert", {"hidden_act": "mish"}, "hidden_act is mish"),
     ("bert", {"hidden_size": None}, "hidden_size is missing"),
     ("bert", {"num_hidden_layers": "12"}, "num_hidden_layers is '12'"),
-    ("roberta", {"type_vocab_size": 2}, "type_vocab_size is 2"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("glm", {"model_type": "glm", "num_hidden_layers": 2}, "GLM-4"),
     ("xlnet", {"bi_data": True}, "bi_data is True"),

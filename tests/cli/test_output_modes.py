@@ -39,6 +39,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run_b(place: Path) -> str:
+    """Another run: a copy of the files for readers."""
+    other = place / "run b"
+    other.mkdir(exist_ok=True)
+    for name in ("recipe.yaml", "metrics.jsonl", "run.json"):
+        (other / name).write_bytes((place / "run" / name).read_bytes())
+    return str(other)
+
+
 TUNE = ["--epochs", "1", "--batch-size", "8", "--threads", "1"]
 
 
@@ -53,6 +62,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
         "show": [str(place / "run" / "corpus"), "--objective.length", "32"],
         "plan": [str(place / "run" / "corpus"), "--no-measure", *TINY],
         "pretrain": [str(place / "run" / "corpus"), "--out", str(out / "new run"), *TINY],
+        "compare": [run, run_b(place), "--out", str(out / "compare.html")],
         "tasks": ["qa"],
         "finetune": ["--task", "classify", "--data", str(place / "rows"), "--from", model, "--out", tuned, *TUNE],
         "predict": [lines, "--model", tuned],
@@ -78,6 +88,7 @@ EXPECTED = {
     "show": {"title", "examples"},
     "plan": {"parameters", "memory", "disk", "problems"},
     "pretrain": {"folder", "steps", "valid_loss", "baseline", "report", "stopped"},
+    "compare": {"runs", "notes", "report", "files"},
     "tasks": {"name", "kind", "metrics", "files", "example"},
     "finetune": {"task", "folder", "metrics", "score", "baseline", "report"},
     "predict": {"id", "label", "probabilities"},
@@ -95,7 +106,7 @@ EXPECTED = {
 """Some keys of the JSON of each command."""
 ROWS = ("predict", "fill", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "pretrain", "finetune", "export", "import")
+SILENT = ("prepare", "pretrain", "compare", "finetune", "export", "import")
 """Commands whose result is files: with --quiet they print nothing."""
 
 

@@ -34,6 +34,10 @@ _ZSTD_STEP = 1 << 9
 """Bytes of zstandard unpacked at once: they expand to at most 16 MB, and larger steps are not faster."""
 
 
+class DamagedError(UserError):
+    """Compressed data cannot be unpacked."""
+
+
 def sniff_compression(head: bytes) -> str:
     """Return the compression that the first bytes of a file announce: "gz", "bz2", "xz", "zst", or "" for none."""
     for magic, name in MAGIC:
@@ -98,11 +102,11 @@ class _Guarded(io.RawIOBase):
                 f"unpack it first with `{program}`."
             ) from error
         except EOFError as error:
-            raise UserError(
+            raise DamagedError(
                 f"{self._path} ends before its compressed data do: it is truncated, so copy or download it again."
             ) from error
         except (OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise UserError(
+            raise DamagedError(
                 f"{self._path} holds damaged compressed data ({error}): copy or download it again."
             ) from error
         buffer[: len(data)] = data

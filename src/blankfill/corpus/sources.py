@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from blankfill.corpus import clean, python_docs, wiki
-from blankfill.corpus.compression import open_binary, sniff_compression
+from blankfill.corpus.compression import DamagedError, open_binary, sniff_compression
 from blankfill.corpus.decoding import read_text, whole_lines
 from blankfill.corpus.documents.docx import docx_paragraphs
 from blankfill.corpus.documents.epub import epub_paragraphs
@@ -168,10 +168,13 @@ def _sources(
             skipped.append(f"{shown}: cannot be read ({error.strerror or error})")
             return []
         raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
-    with open_binary(path, compression) as stream:
-        head = stream.read(HEAD_BYTES)
-        # Complete the last line of the head, to distinguish a long record from a broken one.
-        head += stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b""
+    try:
+        head = _head(path, compression)
+    except DamagedError as error:
+        if not folder:
+            raise
+        skipped.append(_passed_over(error, path, shown))
+        return []
     if not head:
         skipped.append(f"{shown}: empty")
         return []
@@ -187,11 +190,11 @@ def _sources(
             if kind == "html":
                 kind, refusal = needed(kind)
                 encoding = _declared(head, encoding, path, compression, shown, look_at)
-        except EncodingError as error:
+        except (EncodingError, DamagedError) as error:
             # An encoding that the user named is for all files, so one that is not in it is an error.
-            if not folder or options.encoding is not None:
+            if not folder or (options.encoding is not None and isinstance(error, EncodingError)):
                 raise
-            skipped.append(Problem(error.template.replace(f"{shown} ", f"{shown}: ", 1)))
+            skipped.append(_passed_over(error, path, shown))
             return []
         if encoding.nuls > MOST_CONTROLS * size:
             refusal = BINARY
@@ -218,6 +221,20 @@ def _sources(
         )
         for start, end in ranges
     ]
+
+
+def _head(path: str, compression: str) -> bytes:
+    """Return the first bytes of a file, and the rest of the last line of them, to distinguish a long record from a
+    broken one."""
+    with open_binary(path, compression) as stream:
+        head = stream.read(HEAD_BYTES)
+        return head + (stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b"")
+
+
+def _passed_over(error: UserError, path: str, name: str) -> Problem:
+    """Return the line about a file of a folder that cannot be read."""
+    template = error.template.removesuffix(".")
+    return Problem(template.replace(f"{name} " if template.startswith(name) else f"{path} ", f"{name}: ", 1))
 
 
 def _declared(
@@ -337,7 +354,7 @@ def read_if_possible(source: Source, options: SourceOptions, skipped: list[str])
         if not source.folder or not (isinstance(error, SourceError) or not Path(source.path).exists()):
             return False
         name = source.name or source.path
-        skipped.append(Problem(error.template.removesuffix(".").replace(f"{name} ", f"{name}: ", 1)))
+        skipped.append(_passed_over(error, source.path, name))
         return True
 
     def paragraphs(document: RawDocument) -> Iterator[str]:

@@ -28,6 +28,7 @@ import numpy as np
 from blankfill.corpus.indexed import IndexedWriter, path_of, token_dtype
 from blankfill.corpus.markers import write_marker
 from blankfill.corpus.shards import FILES, SHARD_BYTES, Shard, ShardWriter, starts_of
+from blankfill.errors import template_of
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -95,7 +96,13 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    return write_marker(task.prefix, {"shards": shards, "read": tallies, "skipped": skipped, "notes": notes}, made)
+    values = {
+        "shards": shards,
+        "read": tallies,
+        "skipped": list(map(template_of, skipped)),
+        "notes": list(map(template_of, notes)),
+    }
+    return write_marker(task.prefix, values, made)
 
 
 @dataclass(frozen=True)
