@@ -39,7 +39,6 @@ CASES = [
     Case("roberta", "RobertaForMaskedLM", "word table not tied, 1 layer", {
         "tie_word_embeddings": False, "num_hidden_layers": 1}),
     Case("roberta", "RobertaForMaskedLM", "padding is token 3", {"pad_token_id": 3}),
-    Case("roberta", "RobertaForMaskedLM", "2 token types", {"type_vocab_size": 2}),
     Case("albert", "AlbertForPreTraining", "as published"),
     Case("albert", "AlbertForPreTraining", "gelu, embeddings as wide as the layers", {
         "hidden_act": "gelu", "embedding_size": 32, "layer_norm_eps": 1e-5}),

@@ -315,3 +315,21 @@ def test_the_glm_authors_config_is_read() -> None:
     }  # fmt: skip
     split = weight_names()["glm"].read(values, ())
     assert (split.position_sizes, split.ffn_size, split.num_layers) == ((17, 17), 32, 2)
+
+
+def test_the_first_of_two_token_types_is_read_for_roberta() -> None:
+    config = weight_names()["roberta"].read(SIZES_OF_TWO_TYPES, ["roberta.embeddings.word_embeddings.weight"])
+    table = weight_names()["roberta"].table(config)
+    (rule,) = [rule for rule in table.rules if rule.ours == "positions.0.weight"]
+    positions, types = torch.randn(12, 8), torch.randn(2, 8)
+    assert torch.equal(rule.to_ours([positions, types]), positions + types[0])
+    name = rule.theirs[1]
+    assert table.fits(name, (2, 8), (1, 8)) and table.fits(name, (1, 8), (1, 8))
+    assert not table.fits(name, (0, 8), (1, 8)) and not table.fits(name, (2, 9), (1, 8))
+    assert not table.fits(rule.theirs[0], (13, 8), (12, 8))
+
+
+SIZES_OF_TWO_TYPES = {
+    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20,
+    "max_position_embeddings": 12, "type_vocab_size": 2, "hidden_act": "gelu", "pad_token_id": 1,
+}  # fmt: skip
