@@ -240,7 +240,7 @@ def test_glm_checkpoints_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 def test_paths_without_a_model_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(UserError, match="give a transformers folder"):
         load_model(tmp_path)

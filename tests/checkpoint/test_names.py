@@ -292,7 +292,6 @@ def test_gpt2_as_released_has_no_prefix_and_keeps_masks() -> None:
     ("bert", {"hidden_act": "mish"}, "hidden_act is mish"),
     ("bert", {"hidden_size": None}, "hidden_size is missing"),
     ("bert", {"num_hidden_layers": "12"}, "num_hidden_layers is '12'"),
-    ("roberta", {"type_vocab_size": 2}, "type_vocab_size is 2"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("glm", {"model_type": "glm", "num_hidden_layers": 2}, "GLM-4"),
     ("xlnet", {"bi_data": True}, "bi_data is True"),
@@ -318,3 +317,21 @@ def test_the_glm_authors_config_is_read() -> None:
     }  # fmt: skip
     split = weight_names()["glm"].read(values, ())
     assert (split.position_sizes, split.ffn_size, split.num_layers) == ((17, 17), 32, 2)
+
+
+def test_the_first_of_two_token_types_is_read_for_roberta() -> None:
+    config = weight_names()["roberta"].read(SIZES_OF_TWO_TYPES, ["roberta.embeddings.word_embeddings.weight"])
+    table = weight_names()["roberta"].table(config)
+    (rule,) = [rule for rule in table.rules if rule.ours == "positions.0.weight"]
+    positions, types = torch.randn(12, 8), torch.randn(2, 8)
+    assert torch.equal(rule.to_ours([positions, types]), positions + types[0])
+    name = rule.theirs[1]
+    assert table.fits(name, (2, 8), (1, 8)) and table.fits(name, (1, 8), (1, 8))
+    assert not table.fits(name, (0, 8), (1, 8)) and not table.fits(name, (2, 9), (1, 8))
+    assert not table.fits(rule.theirs[0], (13, 8), (12, 8))
+
+
+SIZES_OF_TWO_TYPES = {
+    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20,
+    "max_position_embeddings": 12, "type_vocab_size": 2, "hidden_act": "gelu", "pad_token_id": 1,
+}  # fmt: skip

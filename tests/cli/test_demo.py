@@ -16,6 +16,7 @@ from small_run import SMALL, texts_in
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A text, and a demo of seconds."""
     monkeypatch.setattr(demo, "load_recipe", lambda name: load_recipe(name, SMALL))
+    monkeypatch.setattr(demo, "LEAST", 100)
     (tmp_path / "texts").mkdir()
     return texts_in(tmp_path / "texts", 30)
 
@@ -64,3 +65,14 @@ def test_a_second_demo_does_not_overwrite_the_first(
     (tmp_path / "run" / "recipe.yaml").write_text("name: mine\n", encoding="utf-8")
     assert main(["demo", str(texts), "--out", str(tmp_path / "run")]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_a_text_that_is_far_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Too short.\n", encoding="utf-8")
+    for path in (text, tmp_path):
+        assert main(["demo", str(path), "--out", str(tmp_path / "run")]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"blankfill: {path}: 11 B of text is too little to learn from")
+        assert "at least 10 kB" in message
+    assert not (tmp_path / "run").exists()

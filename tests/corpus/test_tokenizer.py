@@ -264,6 +264,15 @@ def test_with_roles_refuses_gaps() -> None:
         Tokenizer(gap).with_roles(["mask"])
 
 
+def test_decoding_leaves_out_gaps() -> None:
+    ids = {"[UNK]": 0, "a": 1, "##b": 4, "[MASK]": 5}
+    tokenizer = Tokenizer(wordpiece(ids, lowercase=True))
+    assert tokenizer.size == 6
+    assert tokenizer.decode([1, 2, 4, 3, 1]) == "ab a"
+    with pytest.raises(IndexError, match="token id 6 is not in a vocabulary of 6"):
+        tokenizer.decode([1, 6])
+
+
 def test_word_starts_of_wordpiece() -> None:
     tokens = ["[UNK]", "[MASK]", "cat", "##s", "中", ".", "##"]
     made = wordpiece({token: id for id, token in enumerate(tokens)}, lowercase=True)

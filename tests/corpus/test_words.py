@@ -11,7 +11,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 from blankfill.corpus import words
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.words import Lexicon, joined, phrase_units, word_units
-from blankfill.errors import UserError
+from blankfill.errors import UserError, in_flags
 
 TEXT = "哈尔滨是黑龙江省会"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -96,8 +96,9 @@ def test_capitals_that_follow_one_another_are_an_entity() -> None:
 def test_lists_that_do_not_fit_are_told(tmp_path: Path) -> None:
     small = make(["the", "queen"])
     counts = np.ones(small.size, np.int64)
-    with pytest.raises(UserError, match=r"objective.phrase is above 0.*no Chinese"):
+    with pytest.raises(UserError, match=r"objective.phrase is above 0.*no Chinese") as refused:
         phrase_units(small, counts, "", "", ("phrase",))
+    assert in_flags(refused.value.sentence).endswith("name one with --objective.phrases, or give --objective.phrase 0")
     with pytest.raises(UserError, match=r"objective.entity is above 0.*no capital"):
         phrase_units(small, counts, "", "", ("entity",))
     with pytest.raises(UserError, match=r"absent\.txt does not exist"):

@@ -185,9 +185,10 @@ def refuse_heads(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
     if not unknown or table.missing(weights) or any(name.partition(".")[0] in stems for name in unknown):
         return
     known = set(weights) - set(unknown)
+    counted = f"{len(unknown)} weights are" if len(unknown) > 1 else "1 weight is"
     heads = " ".join(sorted({own_stem(name, known) for name in unknown}))
     raise UserError(
-        f"{weights.where}: {len(unknown)} weights are of heads that this program does not have ({listed(unknown)}); "
+        f"{weights.where}: {counted} of heads that this program does not have ({listed(unknown)}); "
         f"leave them out when you import the model: {setting('leave_out', heads)}"
     )
 
@@ -274,7 +275,7 @@ def check_shapes(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
         for name, shape in table.shapes(skeleton(checkpoint_format.config)).items()
-        if name in names and weights.shapes[names[name]] != shape
+        if name in names and not table.fits(name, weights.shapes[names[name]], shape)
     ]
     if wrong:
         more = ", …" if len(wrong) > LISTED else ""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result, page_of, show_page
 from blankfill.config.recipe import load_recipe
+from blankfill.errors import UserError
 from blankfill.system.bounds import COUNT, Bound
-from blankfill.system.console import as_json, quoted, show
+from blankfill.system.console import amount, as_json, quoted, show
 from blankfill.system.schema import Option
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from blankfill.pretraining.outcome import RunResult
 
 RECIPE = "demo"
+LEAST = 10_000
+"""Smallest size in bytes of the files of a text."""
+SHORT = 1_000_000
+"""Size in bytes below which more of a text is set aside for hidden words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,10 @@ class DemoArguments:
 def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(DemoArguments, argv, "demo")
+    size = size_of(args.paths)
     recipe = load_recipe(RECIPE)
+    if 0 < size < SHORT:  # at the usual share, no part of one short text may fall to validation
+        recipe = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, validation=0.1))
     recipe = dataclasses.replace(
         recipe, seed=args.seed, train=dataclasses.replace(recipe.train, threads=args.threads)
     ).check()
@@ -59,6 +67,23 @@ def main(argv: Sequence[str]) -> Result:
     values = {**as_json(result), "hidden_words": report and dataclasses.asdict(report), "report": page_of(args.out)}
     code = result.stopped.exit_code if result.stopped else 0
     return Result(values=values, show=lambda: show_result(result, report), exit_code=code)
+
+
+def size_of(paths: Sequence[str]) -> int:
+    """Return the bytes of the files of a text, 0 where there are no such files. Raises UserError for text that is too
+    short to learn from and to hide words in; `pretrain` trains on any."""
+    places = [Path(path) for path in paths]
+    if not places or not all(place.exists() for place in places):
+        return 0
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if 0 < size < LEAST:
+        raise UserError(
+            f"{', '.join(map(str, places[:3]))}{', …' if len(places) > 3 else ''}: {amount(size, 'B')} of text is too "
+            f"little to learn from, and to hide words in that the model never reads; give a megabyte or more, at least "
+            f"{amount(LEAST, 'B')}, or no text for the documentation of Python"
+        )
+    return size
 
 
 def show_result(result: RunResult, report: Report | None) -> None:

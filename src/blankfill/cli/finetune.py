@@ -13,7 +13,7 @@ from blankfill.cli.tasks import known_tasks
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.system.bounds import Bound, at_least
-from blankfill.system.console import show, worded
+from blankfill.system.console import quoted, show, worded
 from blankfill.system.schema import Option
 from blankfill.tasks.options import FinetuneOptions
 
@@ -142,7 +142,7 @@ def several(lines: Iterable[str], out: Path) -> Result:
 
 
 def show_result(task: str, metric: str, result: FinetuneResult, out: Path) -> None:
-    """Print the scores of a run, and where they are."""
+    """Print the scores of a run, where they are, and how its model is tried."""
     from blankfill.tasks.run_files import RESULTS
 
     for line in result.lines(task, metric):
@@ -150,3 +150,5 @@ def show_result(task: str, metric: str, result: FinetuneResult, out: Path) -> No
     so_far = "" if result.complete else "so far "
     show(f"{result.items_per_second:.1f} items a second; the scores {so_far}are in {out / RESULTS}")
     show_page(out)
+    if result.complete and not result.stopped:
+        show(f"try: blankfill predict --model {quoted(out)} rows.txt")

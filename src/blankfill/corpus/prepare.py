@@ -169,8 +169,8 @@ class _Run:
         decision = self._decide()
         if not decision.kept:
             raise UserError(
-                f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): check "
-                f"the paths, {setting('columns', 'text=NAME')} and {setting('dedup')}."
+                f"None of the {decision.documents:,} documents has any text left ({_reasons(decision.dropped)}): give "
+                "files with text; of a table, the column with the text."
             )
         tokenizer = self._tokenizer(prefixes)
         self._check_unknown(prefixes, tokenizer)
@@ -330,11 +330,10 @@ class _Run:
         dropped = {**decision.dropped, "left empty by dropping lines": sum(mark["emptied"] for mark in marks)}
         unknowns = 0 if unknown is None else int(merged.unigram[unknown])
         if MANY_UNKNOWN * train.tokens < unknowns <= MOST * train.tokens:  # above, a notice or an error came before
-            self.notices.append(
-                f"{unknowns / train.tokens:.1%} of the tokens are unknown, so the vocabulary does not suit the text: "
-                f"train a tokenizer on it, give a larger {setting('vocab_size')}, or "
-                f"{setting('tokenizer', 'unigram')}, which has no unknown tokens."
-            )
+            remedy = f"give a larger {setting('vocab_size')}, or {setting('tokenizer', 'unigram')}, which has none."
+            if self.config.tokenizer not in KINDS:
+                remedy = "the vocabulary of the given tokenizer lacks their characters."
+            self.notices.append(f"{unknowns / train.tokens:.1%} of the tokens are unknown: {remedy}")
         if why := self.normalization.pop("advice", ""):
             self.notices.append(
                 f"{why}, so wordpiece looks for pieces in runs of it: consider {setting('tokenizer', 'unigram')}, "

@@ -232,8 +232,9 @@ def phrase_units(tokenizer: Tokenizer, counts: np.ndarray, phrases: str, entitie
         if name in masked and not sources[name]:
             why = "no Chinese" if name == "phrase" else "no capital letters"
             raise UserError(
-                f"objective.{name} is above 0, but this text, as its tokenizer reads it, has {why} and there is no "
-                f"list to find them by; name one with {where}, or set objective.{name} to 0"
+                f"{setting(f'objective.{name}')} is above 0, but this text, as its tokenizer reads it, has {why} and "
+                f"there is no list to find them by; name one with {setting(where)}, or give "
+                f"{setting(f'objective.{name}', 0)}"
             )
     if any(part.by == "rjieba" for part in segmenters):
         check_segmenter("Chinese phrases are found")

@@ -52,7 +52,7 @@ def rows_to_compare(
         rows = [fitted(predictor, row) for item in items for row in rows_of_item(item)]
         return Rows(rows, len(items), predictor.task.name)
     texts = lines if lines is not None else real_text(loaded, path)
-    return Rows(list(rows_of(texts, kind)), len(texts))
+    return Rows([fitted(predictor, row) for row in rows_of(texts, kind)], len(texts))
 
 
 def dev_items(predictor: Predictor) -> list[Item]:

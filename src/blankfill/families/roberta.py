@@ -1,8 +1,9 @@
 """RoBERTa's names and config.json (transformers' `roberta`; Liu et al. 2019).
 
 Its positions are numbered from the padding's id + 1 (2, as its padding is token 1); for a run whose padding has another
-id the position rows are shifted. Its single token type is added to every position when it is read, and is written as
-zeros: the model computes the same.
+id the position rows are shifted. Its token type is the same for every token, the first one where the table has more (2
+by default in transformers); it is added to every position when it is read, and is written as zeros: the model computes
+the same.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class RobertaNames(WeightNames):
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json, heads from the names."""
-        refuse_options(values, {**PLAIN_OPTIONS, "type_vocab_size": 1})
+        refuse_options(values, PLAIN_OPTIONS)
         present = {name.removeprefix("module.") for name in names}
         pooler = any("pooler.dense" in name for name in present)
         words = any(name.startswith("lm_head.") for name in present)
@@ -93,7 +94,10 @@ class RobertaNames(WeightNames):
         if config.pooler:
             rules += both({"pooler.dense": f"{base}pooler.dense"})
         prefix = (r"^(?!roberta\.|lm_head\.)", "roberta.") if base else (r"^roberta\.", "")
-        return Table(tuple(rules), BUFFERS, (*OLD_NAMES, prefix), **output_copies(config, "lm_head.decoder", base))
+        return Table(
+            tuple(rules), BUFFERS, (*OLD_NAMES, prefix), longer=frozenset(theirs[1:]),
+            **output_copies(config, "lm_head.decoder", base),
+        )  # fmt: skip
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: masked words over all positions that text can have."""

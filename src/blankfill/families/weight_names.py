@@ -127,15 +127,15 @@ class Shifted(Rule):
 
 
 class Positions(Shifted):
-    """The same with the row of their single token type added to every position.
+    """The same with the row of their token type added to every position.
 
-    RoBERTa's positions are numbered from the padding's id + 1, and its single token type is the same for all. Theirs:
-    (positions [rows + shift, D], token types [1, D]). `to_theirs` writes zeros for the token type.
+    RoBERTa's positions are numbered from the padding's id + 1, and its token type is 0 for all. Theirs: (positions
+    [rows + shift, D], token types [types, D]), of which the first row is read. `to_theirs` writes one row of zeros.
     """
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """Rows moved up, the constant added."""
-        table, constant = theirs
+        table, constant = theirs[0], theirs[1][:1]
         rows = _moved(table, -self.shift)
         return rows + constant if bool((constant != 0).any()) else rows
 
@@ -158,7 +158,8 @@ class Table:
 
     apart: beginnings of our names of weights that their format cannot hold; a checkpoint has them in a separate file.
     optional: names of theirs that a file may lack; none is the first of its rule. copies: for names of theirs that no
-    rule reads, because they repeat another weight, the name of that weight.
+    rule reads, because they repeat another weight, the name of that weight. longer: names of theirs that may have more
+    rows than their rule reads.
     """
 
     rules: tuple[Rule, ...]
@@ -167,6 +168,11 @@ class Table:
     apart: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
+    longer: frozenset[str] = frozenset()
+
+    def fits(self, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+        """Return whether a tensor of theirs has the shape that its rule reads."""
+        return shape == wanted or (name in self.longer and shape[:1] > wanted[:1] and shape[1:] == wanted[1:])
 
     def canonical(self, name: str) -> str:
         """Return the name that the table has for a name in a file."""
