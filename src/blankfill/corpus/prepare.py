@@ -48,7 +48,7 @@ from blankfill.corpus.shards import Shard
 from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.unknown import MOST, counting
-from blankfill.errors import Problem, UserError, setting
+from blankfill.errors import Problem, UserError, setting, template_of
 from blankfill.system import console, files
 from blankfill.system.loader import build
 
@@ -162,8 +162,9 @@ class _Run:
                 files.own_folder(folder)
         prefixes = self._extract()
         if not prefixes:
+            reasons = f" ({'; '.join(template_of(line) for line in self.skipped[:3])})" if self.skipped else ""
             raise UserError(
-                f"No text was found in {_listed(self.sources)}: check the paths, or name its column with "
+                f"No text was found in {_listed(self.sources)}{reasons}: check the paths, or name its column with "
                 f"{setting('columns', 'text=NAME')}."
             )
         decision = self._decide()

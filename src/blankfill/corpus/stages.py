@@ -28,6 +28,7 @@ import numpy as np
 from blankfill.corpus.indexed import IndexedWriter, path_of, token_dtype
 from blankfill.corpus.markers import write_marker
 from blankfill.corpus.shards import FILES, SHARD_BYTES, Shard, ShardWriter, starts_of
+from blankfill.errors import template_of
 
 if TYPE_CHECKING:
     from blankfill.corpus.sources import Source, SourceOptions
@@ -95,7 +96,9 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    return write_marker(task.prefix, {"shards": shards, "read": tallies, "skipped": skipped, "notes": notes}, made)
+    # Sentences are stored with their references to settings, which the command line writes as flags.
+    sentences = {"skipped": [template_of(line) for line in skipped], "notes": [template_of(note) for note in notes]}
+    return write_marker(task.prefix, {"shards": shards, "read": tallies, **sentences}, made)
 
 
 @dataclass(frozen=True)

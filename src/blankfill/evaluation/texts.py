@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.encodings import grouped_remarks
-from blankfill.corpus.sources import SourceOptions, discover, read
+from blankfill.corpus.sources import SourceOptions, discover, read_if_possible
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import Problem, UserError
 from blankfill.system import console
@@ -46,12 +46,14 @@ def documents(path: Path) -> Iterator[LanguageItem]:
     for source in sources:
         parts: list[str] = []
         name = ""
-        for document in read(source, options):
+        for document in read_if_possible(source, options, skipped):
             if parts and not source.continues:
                 yield _language(name, parts)
             name, parts = document.name, list(document.paragraphs)
         if parts:
             yield _language(name, parts)
+    for line in skipped:
+        console.say(f"Not read: {console.worded(line)}")
 
 
 def _language(name: str, paragraphs: Sequence[str]) -> LanguageItem:

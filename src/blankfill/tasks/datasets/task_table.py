@@ -186,10 +186,11 @@ class TaskTable:
             f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
             for why, lines in self.left_out.items()
         ]
-        if self._joined:
+        if joined := sorted(set(self._joined)):
+            rows = "1 row has" if len(joined) == 1 else f"{len(joined):,} rows have"
             reasons.append(
-                f"{self.path}: {len(self._joined)} rows have a list of words where a text is wanted; the words were "
-                f"joined by spaces (line {listed(self._joined)})."
+                f"{self.path}: {rows} a list of words where a text is wanted; the words were joined by spaces (line "
+                f"{listed(joined)})."
             )
         return [*self.notes, *reasons, *duplicate_ids(items, str(self.path))]
 
