@@ -12,6 +12,7 @@ from html import escape
 import numpy as np
 
 from blankfill.corpus.inventory import HEADERS, ReadSource, dropped_rows, table_rows
+from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, find_blanks
 from blankfill.report.charts import Chart, tone
@@ -178,9 +179,8 @@ def recipe_section(snapshot: Snapshot) -> str:
     return f'<div class="head"><h2>Recipe</h2><span class="note">every option, as this run has it</span></div>{body}'
 
 
-def corpus_section(snapshot: Snapshot) -> str:
-    """Return the report of the corpus."""
-    corpus = snapshot.corpus
+def corpus_section(corpus: CorpusReport | None) -> str:
+    """Return the report of a corpus."""
     if corpus is None:
         return ""
     sides = "".join(
