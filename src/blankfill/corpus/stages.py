@@ -97,8 +97,8 @@ def extract(task: ExtractTask) -> dict[str, Any]:
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
     # Sentences are stored with their references to settings, which the command line writes as flags.
-    sentences = {"skipped": [template_of(line) for line in skipped], "notes": [template_of(note) for note in notes]}
-    return write_marker(task.prefix, {"shards": shards, "read": tallies, **sentences}, made)
+    remarks = {"skipped": [template_of(line) for line in skipped], "notes": [template_of(note) for note in notes]}
+    return write_marker(task.prefix, {"shards": shards, "read": tallies, **remarks}, made)
 
 
 @dataclass(frozen=True)
