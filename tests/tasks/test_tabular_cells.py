@@ -211,3 +211,10 @@ def test_answers_of_squad_that_are_no_list_are_refused(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UserError, match=r"qas\[0\] has a number for its answers, where SQuAD's form has a list"):
         read_questions(tmp_path / "a.json")
+
+
+def test_remarks_on_encodings_hold_no_marks_of_references(tmp_path: Path) -> None:
+    rows = "Паром снова отходит от берега раньше,0\nКолокола города звонят утром,1\n" * 10
+    (tmp_path / "train.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
+    (problem,) = tabular_task("classify").read(tmp_path / "train.csv").problems
+    assert str(problem).endswith("which is a guess: if its text is wrong, give encoding.")

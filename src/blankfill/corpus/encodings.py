@@ -25,7 +25,7 @@ from typing import Literal
 from blankfill.corpus.compression import open_binary
 from blankfill.corpus.faults import SourceError
 from blankfill.corpus.guesses import guesses, is_plausible
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 
 REPLACE = "-replace"
 """End of an encoding's name that makes U+FFFD of the bytes that do not decode."""
@@ -89,7 +89,7 @@ def grouped_remarks(files: Iterable[tuple[str, Encoding]]) -> list[str]:
             by_kind.setdefault(kind, []).append(sentence)
     sentences: list[str] = []
     for kind, of_kind in by_kind.items():
-        sentences += of_kind[:_EXAMPLES]
+        sentences += map(Problem, of_kind[:_EXAMPLES])
         if len(of_kind) > _EXAMPLES:
             sentences.append(f"{len(of_kind) - _EXAMPLES:,} more files {kind}.")
     return sentences

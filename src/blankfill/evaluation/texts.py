@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.sources import SourceOptions, discover, read_if_possible
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import Problem, UserError
+from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.tasks.datasets.files import text_lines
 from blankfill.tasks.items import LanguageItem
@@ -42,7 +42,7 @@ def documents(path: Path) -> Iterator[LanguageItem]:
     for remark in grouped_remarks(
         (source.name or source.path, source.encoding) for source in sources if not source.start
     ):
-        console.say(f"Note: {console.worded(Problem(remark))}")
+        console.say(f"Note: {console.worded(remark)}")
     for source in sources:
         parts: list[str] = []
         name = ""

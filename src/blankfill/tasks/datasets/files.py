@@ -18,7 +18,7 @@ from blankfill.corpus.compression import SUFFIXES, sniff_compression
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.limits import LARGEST_DOCUMENT, too_long
-from blankfill.errors import Problem, UserError
+from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
@@ -71,7 +71,7 @@ def _encoding(path: str, compression: str, changed: int) -> str:
     """Return the encoding of a file, decided and reported once for each change of the file."""
     encoding = decide_encoding(path, compression)
     for remark in encoding.remarks(path):
-        console.say(f"Note: {console.worded(Problem(remark))}")
+        console.say(f"Note: {console.worded(remark)}")
     return encoding.name
 
 
