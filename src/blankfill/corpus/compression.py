@@ -43,6 +43,15 @@ def sniff_compression(head: bytes) -> str:
     return ""
 
 
+def compression_of(path: str | Path) -> str:
+    """Return the compression of a file, see `sniff_compression`. Raises SourceError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return sniff_compression(file.read(16))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
 def open_binary(path: str, compression: str) -> BinaryIO:
     """Open `path` for reading its uncompressed bytes as a stream.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from blankfill.corpus import clean, python_docs, wiki
-from blankfill.corpus.compression import open_binary, sniff_compression
+from blankfill.corpus.compression import compression_of, open_binary
 from blankfill.corpus.decoding import read_text, whole_lines
 from blankfill.corpus.documents.docx import docx_paragraphs
 from blankfill.corpus.documents.epub import epub_paragraphs
@@ -169,10 +169,9 @@ def _sources(
     shown = name or path
     try:
         size = Path(path).stat().st_size
-        with Path(path).open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
     except OSError as error:
         raise SourceError(f"{shown} cannot be read ({error.strerror or error}).") from error
+    compression = compression_of(path)
     with open_binary(path, compression) as stream:
         head = stream.read(HEAD_BYTES)
         # Complete the last line of the head, to distinguish a long record from a broken one.

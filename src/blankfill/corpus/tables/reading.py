@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus import limits
-from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
+from blankfill.corpus.compression import SUFFIXES, compression_of, open_binary
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
@@ -25,7 +25,7 @@ from blankfill.corpus.tables.parquet_rows import parquet_columns, parquet_rows
 from blankfill.corpus.tables.spreadsheet_rows import SUFFIXES as SPREADSHEETS
 from blankfill.corpus.tables.spreadsheet_rows import spreadsheet_rows
 from blankfill.errors import Problem, UserError, setting
-from blankfill.system.reading import readable, regular_size
+from blankfill.system.reading import regular_size
 
 KINDS: Mapping[str, str] = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": "json",
@@ -139,8 +139,7 @@ def open_table(
         )
     if compression is None:
         regular_size(Path(path))
-        with readable(Path(path)), Path(path).open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
+        compression = compression_of(path)
     notes: list[str] = []
     if not encoding and kind not in ("parquet", "spreadsheet"):
         decided = decide_encoding(path, compression, options.encoding, name)
