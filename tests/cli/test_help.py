@@ -94,7 +94,7 @@ def test_required_options_come_first_and_are_marked(command: str) -> None:
 def test_a_command_without_its_arguments_prints_its_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     kind = arguments_of(command)
     if not needs_arguments(kind):
-        assert command in {"show", "plan", "bench", "doctor", "recipes", "tasks", "help"}
+        assert command in {"demo", "show", "plan", "bench", "doctor", "recipes", "tasks", "help"}
         return
     assert cli.main([command]) == 2
     out, err = capsys.readouterr()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import blankfill
-from blankfill.cli import doctor
+from blankfill.cli import demo, doctor
 from blankfill.cli.main import COMMANDS, main
 from blankfill.system import console
 from small_run import SMALL, texts_in
@@ -39,6 +39,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def run_b(place: Path) -> str:
+    """Another run: a copy of the files for readers."""
+    other = place / "run b"
+    other.mkdir(exist_ok=True)
+    for name in ("recipe.yaml", "metrics.jsonl", "run.json"):
+        (other / name).write_bytes((place / "run" / name).read_bytes())
+    return str(other)
+
+
 TUNE = ["--epochs", "1", "--batch-size", "8", "--threads", "1"]
 
 
@@ -49,10 +58,12 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
     lines_of: dict[str, list[str]] = {
         "prepare": [str(place / "texts"), "--out", str(out / "corpus"), "--workers", "1", "--no-vocab-exact"],
         "tokenizer": ["show", "the farmer", "--tokenizer", run],
+        "demo": [str(place / "texts"), "--out", str(out / "demo")],
         "recipes": ["bert-nano"],
         "show": [str(place / "run" / "corpus"), "--objective.length", "32"],
         "plan": [str(place / "run" / "corpus"), "--no-measure", *TINY],
         "pretrain": [str(place / "run" / "corpus"), "--out", str(out / "new run"), *TINY],
+        "compare": [run, run_b(place), "--out", str(out / "compare.html")],
         "tasks": ["qa"],
         "finetune": ["--task", "classify", "--data", str(place / "rows"), "--from", model, "--out", tuned, *TUNE],
         "predict": [lines, "--model", tuned],
@@ -74,10 +85,12 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
 EXPECTED = {
     "prepare": {"folder", "documents", "vocabulary", "train", "valid", "report"},
     "tokenizer": {"tokens", "ids", "decoded", "roles"},
+    "demo": {"folder", "steps", "hidden_words", "report"},
     "recipes": {"name", "objective", "family", "parameters", "tokens", "settings"},
     "show": {"title", "examples"},
     "plan": {"parameters", "memory", "disk", "problems"},
     "pretrain": {"folder", "steps", "valid_loss", "baseline", "report", "stopped"},
+    "compare": {"runs", "notes", "report", "files"},
     "tasks": {"name", "kind", "metrics", "files", "example"},
     "finetune": {"task", "folder", "metrics", "score", "baseline", "report"},
     "predict": {"id", "label", "probabilities"},
@@ -95,18 +108,20 @@ EXPECTED = {
 """Some keys of the JSON of each command."""
 ROWS = ("predict", "fill", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "pretrain", "finetune", "export", "import")
+SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import")
 """Commands whose result is files: with --quiet they print nothing."""
 
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No seconds of measuring, and no new process."""
+    """No seconds of measuring, no new process, and a demo of two steps."""
     from blankfill.cli import bench
 
     measured = {"device": "cpu", "fp32": 1e9, "bf16": 1e9, "memory_bytes_per_s": 1e9, "disk_free": 1e12}
     monkeypatch.setattr(doctor, "measure", lambda out: measured)
     monkeypatch.setattr(bench, "alone", bench.timed)
+    small = {**SMALL, "train.steps": 2}
+    monkeypatch.setattr(demo, "load_recipe", lambda name: blankfill.load_recipe(name, small))
 
 
 def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> Printed:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from blankfill.corpus.inventory import MOST_LINES, ReadSource, dropped_rows, read_sources, table_rows
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
 from blankfill.corpus.summary import CorpusReport
+from blankfill.errors import in_flags
 from blankfill.report.sections import _read_table
 
 
@@ -84,3 +87,18 @@ def test_the_page_of_a_run_has_the_table():
     page = _read_table((ReadSource("a<b>.csv", "CSV, ';'", "story (guess)", 2, 1300),))
     assert page.count("<th ") == 5 and page.count("<td") == 5
     assert "a&lt;b&gt;.csv" in page and ">1,300<" in page and "story (guess)" in page
+
+
+def test_notes_about_tables_name_settings_as_the_command_line_does(tmp_path: Path):
+    openpyxl = pytest.importorskip("openpyxl")
+    pytest.importorskip("python_calamine")
+    book = openpyxl.Workbook()
+    for title in ("cover", "data"):
+        sheet = book.create_sheet(title)
+        for row in (["text"], ["The ferry sails at noon."]):
+            sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    config = PrepareConfig(vocab_exact=False, workers=1)
+    report = prepare([tmp_path / "a.xlsx"], tmp_path / "out", config)
+    note = next(notice for notice in report.notices if "sheets" in notice)
+    assert in_flags(note).endswith("of which 'cover' is read: choose another with --sheet.")

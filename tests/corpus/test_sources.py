@@ -137,9 +137,33 @@ def test_files_that_are_not_text_are_refused_when_named_and_skipped_in_a_folder(
     assert len(skipped) == 1 and said.removeprefix("is ") in skipped[0]
 
 
-def test_a_parquet_name_without_parquet_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="named like a Parquet file but is not one"):
-        discover([write(tmp_path / "a.parquet", "text\n")], FILE)
+@pytest.mark.parametrize(("name", "form"), [("a.parquet", "a Parquet file"), ("a.xlsx", "a spreadsheet")])
+def test_text_under_the_name_of_another_form_is_refused(tmp_path: Path, name: str, form: str):
+    with pytest.raises(UserError, match=f"{name} is text, and its name is that of {form}: give its name the suffix"):
+        discover([write(tmp_path / name, "id,text\n1,It sails.\n")], FILE)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.tsv"])
+def test_what_is_stored_in_place_of_a_table_is_refused(tmp_path: Path, name: str):
+    for text, what in (
+        ("<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ):
+        with pytest.raises(UserError, match=f"{name} is {what}.*, not a table: download the file itself"):
+            discover([write(tmp_path / name, text)], FILE)
+
+
+def test_damaged_compressed_files_of_a_folder_are_listed(tmp_path: Path):
+    good = gzip.compress(os.urandom(4000).hex().encode())
+    files = {"noise.gz": good[:10] + os.urandom(300), "cut.txt.gz": good[:-900]}
+    for name, content in files.items():
+        with pytest.raises(UserError, match=r"damaged compressed data|ends before its compressed data"):
+            discover([write(tmp_path / name, content)], FILE)
+    write(tmp_path / "text.txt", "text\n")
+    skipped: list[str] = []
+    assert [Path(source.path).name for source in discover([tmp_path], FILE, skipped)] == ["text.txt"]
+    assert [line.partition(": ")[0] for line in skipped] == [str(tmp_path / "cut.txt.gz"), str(tmp_path / "noise.gz")]
+    assert all(line.endswith("copy or download it again") for line in skipped)
 
 
 def test_utf16_is_read_when_asked_for(tmp_path: Path):

@@ -179,6 +179,28 @@ def test_strings_of_parquet_of_every_kind(tmp_path: Path):
         assert prose_of(tmp_path / "a.parquet") == ["a b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.xlsx", b"id,text\n1,a b\n", "is text, and its name is that of a spreadsheet"),
+        ("a.pq", b"id,text\n1,a b\n", "is text, and its name is that of a Parquet file"),
+        ("a.csv", b"PK\x03\x04\x14\x00", "is a spreadsheet: give its name the suffix .xlsx"),
+        ("a.tsv", b"PAR1\x15\x04\x15", "is a Parquet file: give its name the suffix .parquet"),
+        ("a.xlsx", b"PAR1\x15\x04\x15", "is a Parquet file: give its name the suffix .parquet"),
+        ("a.csv", b"\xef\xbb\xbf<html><body>Sign in", "is a web page .HTML., not a table"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not a table"),
+    ],
+)
+def test_a_form_under_the_name_of_another(tmp_path: Path, name: str, content: bytes, sentence: str):
+    with pytest.raises(UserError, match=f"{name} {sentence}"):
+        table(tmp_path / name, content)
+
+
+def test_text_that_begins_like_another_form_is_a_table(tmp_path: Path):
+    assert [row["b"] for _, row in table(tmp_path / "a.csv", "PAR1,b\nx,y\n").rows()] == ["y"]
+    assert [row["b"] for _, row in table(tmp_path / "b.csv", "a,b\nx,y\n".encode("utf-16")).rows()] == ["y"]
+
+
 def prose_of(path: Path, **options: object) -> list[str]:
     chosen = SourceOptions(**options)  # type: ignore[arg-type]
     return [" ".join(d.paragraphs) for source in discover([path], chosen) for d in read(source, chosen)]
@@ -206,7 +228,7 @@ def test_a_spreadsheet(tmp_path: Path):
         (2, {"id": "1", "text": "a boat", "day": "2020-01-02", "ok": "true"}),
         (3, {"id": "2.5", "text": "1984", "day": "", "ok": ""}),
     ]
-    assert "has 3 sheets, of which 'first' is read: choose another with sheet." in result.notes[0]
+    assert "3 sheets (empty, first, second), of which 'first' is read: choose another with sheet." in result.notes[0]
     assert prose_of(path) == ["a boat", "1984"] and prose_of(path, sheet="second") == ["other"]
     assert prose_of(path, sheet="3") == ["other"]
     with pytest.raises(UserError, match="has no sheet 'third'; its sheets are empty, first, second"):

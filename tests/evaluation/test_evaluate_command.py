@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from evaluate_models import TEXT, bert, gpt2, t5, xlnet
 
+from blankfill.cli.evaluate import known_measurements
 from blankfill.cli.main import main
 from blankfill.evaluation.run import MEASUREMENTS
 
@@ -90,6 +91,7 @@ def test_figures_of_several_texts_have_intervals(
 
 def test_every_measurement_has_its_test_above() -> None:
     assert set(MEASUREMENTS) == {"perplexity", "wikitext2", "lambada", "pseudo-perplexity", "infill"}
+    assert set(MEASUREMENTS) <= set(known_measurements())
 
 
 @pytest.mark.parametrize(

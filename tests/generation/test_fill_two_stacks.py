@@ -216,6 +216,16 @@ def test_a_sample_that_a_model_cannot_take_is_left_out_and_the_others_stay(capsy
     assert len(samples.take(1)) == 2 and not capsys.readouterr().err
 
 
+def test_unknown_tokens_of_samples_are_not_reported_at_every_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    """The corpus was checked; a short sample with an odd character must neither be left out nor repeat a note."""
+    samples = Samples(of("bart"), None, ["ж cat", "ж [MASK] sat"])
+    for step in range(3):
+        assert len(samples.take(step)) == 2
+    assert not capsys.readouterr().err
+    generate_many(of("bart"), ["ж cat"], 2)
+    assert "of the 2 tokens of the prompts are unknown" in capsys.readouterr().err
+
+
 def test_lines_that_are_no_samples_are_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
     good = {"step": 0, "text": "a [MASK]", "answer": "cat", "fills": ["on"]}
     odd: list[dict[str, Any]] = [{"text": ["a"]}, {"text": "b"}, {**good, "fills": 3}, {**good, "answer": None}, {}]

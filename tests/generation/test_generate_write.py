@@ -207,7 +207,8 @@ def test_glm_stops_at_its_last_position() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "mlm"])
 def test_a_masked_model_is_sent_to_fill(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} fills blanks but does not write on; use `blankfill fill"):
+    sentence = f"{name} fills blanks but does not write on; use `blankfill fill --model run "
+    with pytest.raises(UserError, match=sentence):
         generate(loaded(name, random_model(name)), "the")
 
 

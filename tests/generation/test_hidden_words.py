@@ -91,9 +91,9 @@ def test_neighbours_rank_by_pairs_of_the_training_text(hidden: HiddenWords) -> N
     listed = hidden.candidates.tolist()
     shares = np.array([stream.count(id) + UNSEEN for id in listed])
     shares /= shares.sum()
-    expected, probability = [], []
+    expected, probability, by_word_before = [], [], []
     for cut in hidden.words:
-        scores = []
+        scores, alone = [], []
         for id, share in zip(listed, shares, strict=True):
             score = 0.0
             if len(cut.before):
@@ -102,15 +102,19 @@ def test_neighbours_rank_by_pairs_of_the_training_text(hidden: HiddenWords) -> N
                 score += np.log((following.count((a, id)) + PRIOR * share) / (pairs + PRIOR))
             else:
                 score += np.log(share)
+            alone.append(score)
             if len(cut.after):
                 b = int(cut.after[0])
-                share_b = (stream.count(b) + UNSEEN) / len(stream)
+                share_b = (stream.count(b) + UNSEEN) / (len(stream) + UNSEEN * TOKENIZER.size)
                 score += np.log((following.count((id, b)) + PRIOR * share_b) / (stream.count(id) + PRIOR))
             scores.append(score)
+        right = listed.index(cut.id)
+        by_word_before.append(1 + sum((-score, k) < (-alone[right], right) for k, score in enumerate(alone)))
         order = sorted(range(len(listed)), key=lambda k: (-scores[k], k))
-        expected.append(1 + order.index(listed.index(cut.id)))
+        expected.append(1 + order.index(right))
         probability.append(np.exp(scores[order[0]]) / np.exp(scores).sum())
     assert hidden.by_neighbours.ranks.tolist() == expected
+    assert hidden.by_word_before.ranks.tolist() == by_word_before
     np.testing.assert_allclose(hidden.by_neighbours.probability, probability, rtol=1e-9)
 
 
@@ -164,7 +168,9 @@ def test_a_report_names_the_surest_answers_and_is_read_back(hidden: HiddenWords,
     hidden_words_report.write(report, tmp_path)
     assert hidden_words_report.read(tmp_path) == report
     text = "\n".join(hidden_words_report.lines_of(report))
-    assert "the model before training    0.0%" in text and "the «dog» sat on the (85%; the text has «cat»)" in text
+    assert (
+        "the model before training          0.0%" in text and "the «dog» sat on the (85%; the text has «cat»)" in text
+    )
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"words": 3}', '{"words": "many"}'])

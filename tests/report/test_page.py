@@ -184,19 +184,21 @@ def test_charts_have_tables_for_those_who_cannot_see_them(run: Path) -> None:
 def test_the_numbers_that_are_drawn(run: Path) -> None:
     data = page(run).data
     assert data["splits"] == {
-        "valid": {"step": [0, 20], "tokens": [0, 2000]},
-        "train": {"step": [10, 20], "tokens": [1000, 2000]},
+        "valid": {"step": [0, 20], "tokens": [0, 2000], "time": [0.0, 40.0]},
+        "train": {"step": [10, 20], "tokens": [1000, 2000], "time": [20.0, 40.0]},
     }
     charts = {chart["key"]: chart for chart in data["charts"]}
     assert list(charts) == ["loss", "next_sentence_loss", "tokens_per_s", "lr", "grad_norm", "mfu"]
     assert charts["loss"]["reference"] == {"name": "word frequencies alone", "y": 6.0}
-    assert charts["loss"]["best"] == {"step": 20, "tokens": 2000, "y": 4.75}
+    assert charts["loss"]["best"] == {"step": 20, "tokens": 2000, "time": 40.0, "y": 4.75}
     assert [(chart["name"], chart["y"]) for chart in charts["loss"]["series"]] == [
         ("training", [5.0, 4.5]), ("validation", [9.0, 4.75]),
     ]  # fmt: skip
     assert charts["grad_norm"]["series"] == [{"split": "train", "name": "training", "y": [0.5, None]}]
     assert charts["lr"]["series"] == [{"split": "train", "name": "training", "y": [0.001, 0.001]}]
-    assert data["events"] == [{"step": 5, "tokens": 500, "kind": "rollback", "tone": "bad", "text": "back to 0"}]
+    assert data["events"] == [
+        {"step": 5, "tokens": 500, "time": 10.0, "kind": "rollback", "tone": "bad", "text": "back to 0"}
+    ]
 
 
 def test_a_blank_is_shown_filled_with_the_newest_answer(run: Path) -> None:
@@ -380,7 +382,7 @@ def test_stretches_of_time_in_words(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(("value", "text"), [
     (None, "–"), (True, "yes"), (False, "no"), (9999, "9999"), (12_345, "12,345"), (1e-6, "1e-06"), (0.5, "0.5"),
-    ("a_b", "a_b"), ([1, "x"], "[1, 'x']"),
+    ("a_b", "a_b"), ([1, "x"], "1, x"), ([], "–"),
 ])  # fmt: skip
 def test_values_as_a_reader_expects_them(value: object, text: str) -> None:
     assert plain(value) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def test_what_is_no_stand_in(tmp_path: Path) -> None:
         (tmp_path / "file").write_text(text, encoding="utf-8")
         assert not stand_in(tmp_path / "file")
     assert not stand_in(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to
+    assert not stand_in(tmp_path / "pipe")
     for page in PAGES:
         (tmp_path / "file").write_text(page, encoding="utf-8")
         assert "is a web page (HTML)" in stand_in(tmp_path / "file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -201,7 +203,7 @@ def test_the_text_is_not_written_over(
     [
         (["none.txt"], "none.txt: the file cannot be read"),
         (["bad.txt"], "bad.txt, line 2: byte 3 is not UTF-8"),
-        (["good.txt", "--out", "v.csv"], "a .npy or a .jsonl file"),
+        (["good.txt", "--out", "v.xlsx"], "a .npy, .jsonl, .parquet, .csv or .tsv file"),
         (["good.txt", "--out", "nowhere/v.npy"], "v.npy cannot be written"),
     ],
 )
@@ -219,19 +221,69 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt", "good.txt"]
 
 
-def test_a_table_is_read_as_lines_and_that_is_said(
-    model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_the_rows_of_a_table_keep_their_columns(
+    model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    (tmp_path / "t.csv").write_text("text,label\nthe cat,good\n", encoding="utf-8")
-    assert main(["embed", str(tmp_path / "t.csv"), "--model", "RUN"]) == 0
-    said = capsys.readouterr()
-    assert f"{tmp_path / 't.csv'} is read as lines of text and not as a table" in said.err
-    assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["text,label", "the cat,good"]
+    (tmp_path / "t.csv").write_text('id,body,vector\n7,"the cat,\ndog",x\n8,,y\n', encoding="utf-8")
+    expected = Embedder(model).vectors(["the cat,\ndog", ""]).array
+    out = tmp_path / f"v.{form}"
+    command = ["embed", str(tmp_path / "t.csv"), "--model", "RUN", "--allow-unknown"]
+    assert main([*command, "--out", str(out)]) == 0
+    notices = capsys.readouterr().err
+    assert "t.csv: CSV, ','; text 'body'" in notices and "that of the vectors is 'vector_2'" in notices
+    if form == "parquet":
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+    elif form == "csv":
+        with out.open(encoding="utf-8", newline="") as file:
+            rows = [{**row, "vector_2": json.loads(row["vector_2"])} for row in csv.DictReader(file)]
+    else:
+        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [(row["id"], row["body"], row["vector"]) for row in rows] == [("7", "the cat,\ndog", "x"), ("8", "", "y")]
+    assert np.allclose(np.array([row["vector_2"] for row in rows], np.float32), expected, atol=1e-6)
+    assert main([*command, "--columns", "vector", "--out", str(tmp_path / "v.npy")]) == 0
+    assert "both counted from 0 and without the header" in capsys.readouterr().err
+    assert np.allclose(np.load(tmp_path / "v.npy"), Embedder(model).vectors(["x", "y"]).array, atol=1e-6)
+
+
+def test_a_table_without_texts_is_refused(model: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text, sentence, options in (
+        ("t.csv", "id,body\n1,a\n", "has no column 'text'; its columns are id, body", ["--columns", "text"]),
+        ("t.csv", "id,body\n", "has no rows", ["--columns", "body"]),
+        ("t.csv", "id,body\n", "no role 'label' here", ["--columns", "label=body"]),
+        ("t.json", '[{"text": "a"}, 5]', "record 2 is not a JSON object", []),
+        ("t.jsonl", '{"text": "a"}\n{"text": {"b": 1}}\n', "line 2 has an object in 'text'", []),
+        ("t.txt", '[{"text": "a"}, {"text": 3}]', "record 2 has a number in 'text'", []),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert main(["embed", str(tmp_path / name), "--model", "RUN", *options]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["embed", "-", "--model", "RUN", "--sheet", "2"]) == 2
+    assert "standard input is read as lines" in capsys.readouterr().err
+
+
+def test_the_columns_of_the_corpus_are_remembered(model: Loaded, tmp_path: Path) -> None:
+    from blankfill.corpus.options import PrepareConfig
+    from blankfill.corpus.prepare import prepare
+    from blankfill.runs.folder import note_corpus, text_columns_of
+
+    rows = "".join(f"{k},the cat sat on mat number {k},a title of some words\n" for k in range(60))
+    (tmp_path / "t.csv").write_text("id,story line,title line\n" + rows, encoding="utf-8")
+    config = PrepareConfig(columns=("text=story line",), vocab_size=0, validation=0.2, workers=1)
+    prepare([tmp_path / "t.csv"], tmp_path / "corpus", config)
+    (tmp_path / "run").mkdir()
+    note_corpus(tmp_path / "run", tmp_path / "corpus")
+    assert text_columns_of(tmp_path / "run") == ("story line",) and text_columns_of(tmp_path / "none") == ()
+    command = ["embed", str(tmp_path / "t.csv"), "--model", str(tmp_path / "run"), "--allow-unknown"]
+    assert main([*command, "--out", str(tmp_path / "v.jsonl")]) == 0
+    assert len((tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()) == 60
 
 
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
-    assert names == ["file", "model", "out", "pooling", "normalize", "allow_unknown", "dtype", "device", "threads"]
+    table = ["encoding", "delimiter", "sheet", "columns"]
+    names_of_embed = ["file", "model", "out", "pooling", "normalize", "allow_unknown", "dtype", "device", "threads"]
+    assert names == [*table, *names_of_embed]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])

@@ -107,7 +107,7 @@ def test_columns_are_named_in_messages(tmp_path: Path) -> None:
     text = "review_text,stars\nx,5\ny,1\n"
     with pytest.raises(
         UserError,
-        match="obviously the text: name one with columns=text=NAME; its columns are review_text, stars",
+        match="obviously the text: name one with columns=text=NAME label=NAME; its columns are review_text, stars",
     ):
         read(tmp_path, "classify", text)
     with pytest.raises(UserError, match="has no column 'star'; its columns are review_text, stars"):
@@ -120,7 +120,7 @@ def test_columns_are_named_in_messages(tmp_path: Path) -> None:
         read(tmp_path, "classify", "text,label\nx,5\ny,5,6\n")
     with pytest.raises(UserError, match="two columns that are called 'text'"):
         read(tmp_path, "classify", "text,text\nx,5\n")
-    with pytest.raises(UserError, match="not a readable spreadsheet"):
+    with pytest.raises(UserError, match=r"train\.xlsx is text, and its name is that of a spreadsheet"):
         read(tmp_path, "classify", text, name="train.xlsx")
     with pytest.raises(UserError, match="has no rows"):
         read(tmp_path, "classify", "text,label\n")

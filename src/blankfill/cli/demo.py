@@ -31,7 +31,7 @@ class DemoArguments:
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"threads": COUNT}
-    GROUPS: ClassVar[Mapping[str, str]] = {"Run": "paths out seed", "Machine": "threads"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"Run": "out seed", "Machine": "threads"}
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill demo", "blankfill demo novels/ --out runs/novels")
 
     paths: Annotated[tuple[str, ...], Option(positional=True, metavar="TEXT")] = ()

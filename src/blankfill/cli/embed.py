@@ -1,21 +1,23 @@
-"""`blankfill embed`: a vector for each line of a text."""
+"""`blankfill embed`: a vector for each line of a text, or for each row of a table."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of, windows
 from blankfill.cli.result import Result, Rows
+from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
+from blankfill.corpus.tables.options import TableOptions
+from blankfill.corpus.tables.writing import Column, free_name, table_writer
 from blankfill.errors import UserError, setting
-from blankfill.system.console import show, show_json
+from blankfill.system.console import say, show, show_json
 from blankfill.system.files import is_special, refuse_input, whole_file
 from blankfill.system.schema import Option
 
@@ -24,35 +26,63 @@ if TYPE_CHECKING:
 
     from blankfill.embedding.embed import Embedder
 
-    Write = Callable[[Sequence[str], np.ndarray], None]
-
 
 Row = dict[str, Any]
 """A text and its vector, as JSON."""
+OUTPUTS = (".npy", ".jsonl", ".parquet", ".csv", ".tsv")
+VECTOR = "vector"
+"""Name of the column with the vector."""
+
+
+class Given(NamedTuple):
+    """A text to embed, and the row of the table that it is from, or an object with the text alone."""
+
+    cells: Mapping[str, Any]
+    text: str
+
+
+Write = Callable[[Sequence[Given], "np.ndarray"], None]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a source. columns: those of their rows. total: their number, where it is known. delimiter: of a CSV
+    file. is_table: whether they are from a table."""
+
+    rows: Iterator[Given]
+    columns: tuple[Column, ...]
+    total: int | None = None
+    delimiter: str = ","
+    is_table: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedArguments:
-    """Compute a vector for each line of a text.
+class EmbedArguments(TableOptions):
+    """Compute a vector for each line of a text, or for each row of a table.
 
+    Of a table (CSV, TSV, JSON, Parquet, a spreadsheet) the column of the text is found or named as by prepare.
     Texts of similar meaning have vectors of similar direction: the dot product of two vectors of length 1 is the cosine
     similarity of their texts.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model pooling normalize",
-        "Input": "allow_unknown",
+        "Input": "columns encoding delimiter sheet allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
     }
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill embed --model runs/bert sentences.txt --out vectors.npy",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill embed --model runs/bert sentences.txt --out vectors.npy",
+        "blankfill embed --model runs/bert reviews.csv --columns body --out vectors.parquet",
+    )
 
     file: Annotated[Path, Option(positional=True)]
-    """UTF-8 file with one text on each line; - reads standard input."""
+    """Table, or UTF-8 file with one text on each line; - reads lines from standard input."""
     model: Path
     """Folder of a trained or imported model."""
     out: Path | None = None
-    """A .npy file (one row per line), or a .jsonl file (text and vector); without it, JSON lines are printed."""
+    """A .npy file (one row per line, or per row of a table), or a .jsonl, .parquet, .csv or .tsv file with the text, or
+    all columns of a table, and the vector; without it, JSON lines are printed."""
     pooling: Literal["mean", "cls"] = "mean"
     """Vector of a text: the mean of its tokens' states, or the state of its first column."""
     normalize: bool = True
@@ -70,50 +100,74 @@ class EmbedArguments:
 def main(argv: Sequence[str]) -> Result | Rows[Row]:
     """Run the command."""
     args = parsed(EmbedArguments, argv, "embed")
-    if args.out is not None and args.out.suffix not in (".npy", ".jsonl"):
-        raise UserError(f"{setting('out', args.out)}: vectors are written to a .npy or a .jsonl file; end its name so")
+    if args.out is not None and args.out.suffix not in OUTPUTS:
+        raise UserError(
+            f"{setting('out', args.out)}: vectors are written to a .npy, .jsonl, .parquet, .csv or .tsv file; end its "
+            "name so"
+        )
     source = None if str(args.file) == "-" else args.file
     refuse_input(args.out, source)
-    total = count_lines(source)
+    texts = texts_of(source, args.table_options(), args.model)
     from blankfill.inference import load
 
     model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
     embedder = model.embedder(args.pooling, args.normalize)
+    name = free_name(VECTOR, {column.name.lower() for column in texts.columns})
+    if name != VECTOR:
+        say(f"{source} has a column {VECTOR!r}; that of the vectors is {name!r}")
     if args.out is None:
-        rows = (row for window in embedded(embedder, source, total, args.allow_unknown) for row in json_rows(*window))
+        rows = (row for window in embedded(embedder, texts, args.allow_unknown) for row in json_rows(*window, name))
         return Rows(rows=rows, values=lambda row: row, show=show_json)
-    texts = 0
-    with writer(args.out, embedder.width) as write:
-        for window, array in embedded(embedder, source, total, args.allow_unknown):
+    count = 0
+    with writer(args.out, embedder.width, texts, name) as write:
+        for window, array in embedded(embedder, texts, args.allow_unknown):
             write(window, array)
-            texts += len(window)
-    values = {"vectors": texts, "width": embedder.width, "out": args.out}
+            count += len(window)
+    if texts.is_table and args.out.suffix == ".npy":
+        say(f"row k of {args.out} is row k of {source}, both counted from 0 and without the header")
+    values = {"vectors": count, "width": embedder.width, "out": args.out}
     return Result(values=values, show=lambda: show(f"the vectors are in {args.out}"))
 
 
+def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
+    """Return the texts of a file: the lines, or the rows of a table with the columns that the model's corpus had."""
+    from blankfill.runs.folder import text_columns_of
+
+    if source is None and options != TableOptions():
+        raise UserError("standard input is read as lines, not as a table: give the table as a file")
+    total = count_lines(source)
+    kind = given_kind(source, options, USUAL_NAMES) if source is not None else ""
+    if source is None or not kind:
+        lines = (Given({"text": text}, text) for _, text in lines_of(source))
+        return Texts(lines, (Column("text"),), total)
+    table = TextTable(source, kind, options, text_columns_of(model))
+    rows = (Given(row.cells, row.text) for row in table.rows())
+    delimiter = table.table.delimiter if table.table.delimiter not in ("", "\t") else ","
+    return Texts(rows, table.columns, None, delimiter, True)
+
+
 def embedded(
-    embedder: Embedder, source: Path | None, total: int | None, allow_unknown: bool = False
-) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-    """Yield the lines of a file and their vectors, window by window; then a notice says how many there were."""
+    embedder: Embedder, texts: Texts, allow_unknown: bool = False
+) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
+    """Yield the texts of a source and their vectors, window by window; then a notice says how many there were."""
     from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW
-    from blankfill.system.console import progress, say
+    from blankfill.system.console import progress
 
-    began, texts, cut = time.monotonic(), 0, 0
+    began, count, cut = time.monotonic(), 0, 0
     with (
-        counting("the texts", allow=allow_unknown, streams=True, report=True) as count,
-        progress("embedding", total, "texts", 0) as bar,
+        counting("the texts", allow=allow_unknown, streams=True, report=True) as unknown,
+        progress("embedding", texts.total, "texts", 0) as bar,
     ):
-        lines = (text for _, text in lines_of(source))
-        for window in windows(lines, WINDOW, len):
-            vectors = embedder.vectors(window, first=texts + 1)
-            count.decide()
+        for window in windows(texts.rows, WINDOW, lambda given: len(given.text)):
+            vectors = embedder.vectors([given.text for given in window], first=count + 1)
+            unknown.decide()
             yield window, vectors.array
-            texts, cut = texts + len(window), cut + vectors.cut
+            count, cut = count + len(window), cut + vectors.cut
             bar.advance(len(window))
     seconds = time.monotonic() - began
     truncated = f"; {cut:,} were longer than the model's {embedder.longest} tokens and were cut" if cut else ""
-    say(f"{texts:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}")
+    say(f"{count:,} vectors of {embedder.width} numbers in {seconds:.1f} s{truncated}")
 
 
 def count_lines(source: Path | None) -> int | None:
@@ -134,15 +188,18 @@ def count_lines(source: Path | None) -> int | None:
 
 
 @contextmanager
-def writer(out: Path, width: int) -> Iterator[Write]:
-    """Yield a function that writes texts and their vectors, window by window; a complete file gets its final name."""
-    as_array = out.suffix == ".npy"
-    with whole_file(out, "wb" if as_array else "w", follow=True) as file:
-        if as_array:
-            with array_writer(file, width) as write:
-                yield write
-        else:
-            yield lambda texts, vectors: file.writelines(json.dumps(row) + "\n" for row in json_rows(texts, vectors))
+def writer(out: Path, width: int, texts: Texts, name: str) -> Iterator[Write]:
+    """Yield a function that writes texts and their vectors, window by window; a complete file gets its final name.
+
+    name: of the column with the vector.
+    """
+    if out.suffix == ".npy":
+        with whole_file(out, "wb", follow=True) as file, array_writer(file, width) as write:
+            yield write
+    else:
+        columns = (*texts.columns, Column(name, "vector"))
+        with table_writer(out, columns, texts.delimiter) as write_rows:
+            yield lambda window, vectors: write_rows(json_rows(window, vectors, name))
 
 
 @contextmanager
@@ -156,7 +213,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
         shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
         np.lib.format.write_array_header_1_0(file, shape)
 
-    def write(texts: Sequence[str], vectors: np.ndarray) -> None:
+    def write(texts: Sequence[Given], vectors: np.ndarray) -> None:
         nonlocal rows
         rows += len(vectors)
         file.write(vectors.astype("<f4").tobytes())
@@ -169,7 +226,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
     assert file.tell() == begins
 
 
-def json_rows(texts: Sequence[str], vectors: np.ndarray) -> Iterator[Row]:
-    """Yield an object with `text` and `vector` for each text; nine digits tell a float32 from all others."""
-    for text, vector in zip(texts, vectors.tolist(), strict=True):
-        yield {"text": text, "vector": [float(f"{x:.9g}") for x in vector]}
+def json_rows(texts: Sequence[Given], vectors: np.ndarray, name: str = VECTOR) -> Iterator[Row]:
+    """Yield an object with the cells and the vector of each text; nine digits tell a float32 from all others."""
+    for given, vector in zip(texts, vectors.tolist(), strict=True):
+        yield {**given.cells, name: [float(f"{x:.9g}") for x in vector]}

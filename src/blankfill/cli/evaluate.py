@@ -16,6 +16,14 @@ from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
 from blankfill.tasks.metrics.intervals import counted, figure
 
+MEASUREMENTS = ("perplexity", "pseudo-perplexity", "infill")
+"""The measurements of a model on any text, which are no tasks."""
+
+
+def known_measurements() -> list[str]:
+    """Return the names of everything that can be evaluated."""
+    return [*known_tasks(), *MEASUREMENTS]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
@@ -42,7 +50,7 @@ class EvaluateArguments:
     """File of predictions to score; without it, --model is measured."""
     model: Path | None = None
     """Pretrained model to measure: a run, an imported model or a transformers folder."""
-    task: Annotated[str, Option(suggestions=known_tasks)]
+    task: Annotated[str, Option(suggestions=known_measurements)]
     """Measurement, or the task of the predictions, such as sst2, squad or conll."""
     data: Path
     """Text to measure on; or the folder of the task or of its benchmark, or the file itself."""

@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "show": "one training example, as text and as a picture",
         "plan": "estimate parameters, memory, disk and hours of a run",
         "pretrain": "train a model on text, from scratch or from a checkpoint",
+        "compare": "several runs on one page: curves, results, settings",
     },
     "Tasks": {
         "tasks": "list the tasks, or show the files and rows of one",

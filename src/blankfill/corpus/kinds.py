@@ -14,8 +14,9 @@ from blankfill.corpus.documents.kinds import document_kind
 from blankfill.corpus.encodings import bom_encoding, check_encoding, is_wide, wide_encoding
 from blankfill.corpus.tables.parquet_rows import is_parquet
 from blankfill.corpus.tables.prose import is_json_lines
-from blankfill.corpus.tables.reading import table_kind
+from blankfill.corpus.tables.reading import FORMS, RENAME, table_kind
 from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
+from blankfill.system.reading import STAND_IN, substitute
 
 _SIGNATURES = (
     (rb"PK\x03\x04", "a zip archive"),
@@ -87,14 +88,17 @@ def text_kind(name: str, text: str, columns: tuple[str, ...]) -> tuple[str, str]
         return "mediawiki", ""
     if re.match(r"\s*<doc id=", text):
         return "wikiextractor", ""
-    if table_kind(name) == "jsonl":
+    named = table_kind(name)
+    if named and (what := substitute(text[:STAND_IN].encode())):
+        return "", f"{what}, not a table: download the file itself"
+    if named in FORMS:
+        return "", f"text, and its name is that of {FORMS[named]}: {RENAME}"
+    if named == "jsonl":
         return "jsonl", ""
     if suffix == ".json":
         return "jsonl" if is_json_lines(text, columns) else "json", ""
-    if table_kind(name) in ("csv", "tsv"):
-        return table_kind(name), ""
-    if suffix in (".parquet", ".pq"):
-        return "", "named like a Parquet file but is not one: rename it"
+    if named in ("csv", "tsv"):
+        return named, ""
     if is_page(text):
         return "html", ""
     if suffix in (".html", ".htm", ".xhtml") and re.search(r"<[a-zA-Z/!]", text[:4000]):

@@ -213,8 +213,8 @@ class _Run:
         for task in tasks:
             mark = read_marker(task.prefix)
             tallies += mark["read"]
-            self.skipped += mark["skipped"]
-            self.notices += mark["notes"]
+            self.skipped += map(Problem, mark["skipped"])
+            self.notices += map(Problem, mark["notes"])
             for number, size in enumerate(mark["shards"]):
                 self.text_bytes[path_of(task.prefix, f"-{number:04}")] = size
         self.inventory = read_sources(tallies)

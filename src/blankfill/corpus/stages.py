@@ -96,9 +96,13 @@ def extract(task: ExtractTask) -> dict[str, Any]:
             writer.close()
         raise
     made = [path_of(path_of(task.prefix, f"-{number:04}"), name) for number in range(len(shards)) for name in FILES]
-    # Sentences are stored with their references to settings, which the command line writes as flags.
-    remarks = {"skipped": [template_of(line) for line in skipped], "notes": [template_of(note) for note in notes]}
-    return write_marker(task.prefix, {"shards": shards, "read": tallies, **remarks}, made)
+    values = {
+        "shards": shards,
+        "read": tallies,
+        "skipped": list(map(template_of, skipped)),
+        "notes": list(map(template_of, notes)),
+    }
+    return write_marker(task.prefix, values, made)
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,12 @@ class Style:
 
 
 STYLES: Mapping[str, Style] = {
-    "albert": Style(quotes=True, lowercase=True, keep_accents=False),
-    "xlnet": Style(quotes=True, keep_accents=False),
-    "t5": Style(sentinels=100),
+    "AlbertTokenizer": Style(quotes=True, lowercase=True, keep_accents=False),
+    "XLNetTokenizer": Style(quotes=True, keep_accents=False),
+    "T5Tokenizer": Style(sentinels=100),
 }
-"""The styles of transformers' tokenizers, by the beginning of the name of the class in small letters."""
+"""The styles of transformers' tokenizers, by their classes; a model's is named after its `model_type`."""
+_BY_NAME = {name.lower(): style for name, style in STYLES.items()}
 
 
 def style_beside(path: Path) -> Style:
@@ -54,11 +55,11 @@ def style_beside(path: Path) -> Style:
     file, values = path.parent / "tokenizer_config.json", {}
     if file.is_file():
         values = read_json(file, dict, MOST_BYTES)
-    name = str(values.get("tokenizer_class") or "").lower().removesuffix("fast").removesuffix("tokenizer")
+    name = str(values.get("tokenizer_class") or "").lower().removesuffix("fast")
     model = path.parent / "config.json"
-    if name not in STYLES and model.is_file():
-        name = str(read_json(model, dict, MOST_BYTES).get("model_type"))
-    usual = STYLES.get(name, Style())
+    if name not in _BY_NAME and model.is_file():
+        name = f"{read_json(model, dict, MOST_BYTES).get('model_type')}tokenizer"
+    usual = _BY_NAME.get(name, Style())
     count = field(values, "extra_ids", int, file, usual.sentinels) if usual.sentinels else 0
     if not 0 <= count <= MOST_TOKENS:
         raise UserError(f"{file}: `extra_ids` is {count}, which is not the number of T5's sentinels")

@@ -15,6 +15,7 @@ from blankfill.tasks.cloze.soft_labels import Scores, read_soft_labels
 from blankfill.tasks.items import labelled
 
 if TYPE_CHECKING:
+    from blankfill.corpus.tables.options import TableOptions
     from blankfill.finetuning.config import FinetuneConfig
     from blankfill.tasks.items import Item, QuestionItem, Split
     from blankfill.tasks.options import FinetuneOptions
@@ -53,11 +54,15 @@ def read_task_data(config: FinetuneConfig) -> TaskData:
     from blankfill.tasks.cloze.setup import read_unlabelled
 
     task = config.build_task()
-    train, dev, test = read_splits(task, config.data, config.options)
+    train, dev, test = read_splits(task, config.data, config.options, config.tables)
     soft_labels = (
         read_soft_labels(task, config.soft_labels, task.labels or train.labels) if config.soft_labels else None
     )
     return TaskData(task, train, dev, test, soft_labels, read_unlabelled(task, config.options, train.labels))
+
+
+_TARGETS = frozenset(("label", "tags", "answer", "target"))
+"""Roles of the columns that a model predicts."""
 
 
 class Splits(NamedTuple):
@@ -68,20 +73,20 @@ class Splits(NamedTuple):
     test: Split | None
 
 
-def read_splits(task: Task, data: Path, options: FinetuneOptions) -> Splits:
+def read_splits(task: Task, data: Path, options: FinetuneOptions, tables: TableOptions | None = None) -> Splits:
     """Read the training, the dev and the test split, and report their problems. Raises UserError for a missing or empty
     split.
 
     `max_train_samples` limits the training items. Data without a dev set, such as a single file, are split: see
     `tasks.datasets.held_out`. A test set that is a fraction is held out first, so that it does not depend on the dev
-    set.
+    set. tables: how the user's own tables are read.
     """
     from blankfill.tasks.datasets.held_out import fewer, hold_out
     from blankfill.tasks.text.mixture import Mixture
 
     if isinstance(task, Mixture):
         places = task.places(data)
-        parts = [read_splits(member, places[member.name], options) for member in task.members]
+        parts = [read_splits(member, places[member.name], options, tables) for member in task.members]
         test = task.mixed([part.test for part in parts if part.test is not None]) if options.test_split else None
         return Splits(task.mixed([part.train for part in parts]), task.mixed([part.dev for part in parts]), test)
     splits = task.splits(data) if data.is_dir() else []
@@ -110,6 +115,9 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> Splits:
     for name, split in (("train", train), ("dev", dev), ("test", test)):
         if split is not None and not len(split):
             raise UserError(f"{data}: the {name} split of {task.name} holds no items")
+    for name, split in (("train", train), ("dev", dev)):
+        if not any(map(labelled, split.items)):
+            raise UserError(_without_labels(task.file(data, name if own_dev else only), split, tables))
     if task.kind == "answer" and options.method == "head" and not any(map(_has_place, train.questions())):
         raise UserError(
             f"{data}: none of the {len(train):,} questions can be trained on, since no answer lies at its start in the "
@@ -118,6 +126,19 @@ def read_splits(task: Task, data: Path, options: FinetuneOptions) -> Splits:
     return Splits(
         fewer(train, options.max_train_samples, options.seed) if options.max_train_samples else train, dev, test
     )
+
+
+def _without_labels(file: Path, split: Split, tables: TableOptions | None) -> str:
+    """Return a sentence about a split in which nothing is labelled."""
+    from blankfill.corpus.tables.columns import listed
+    from blankfill.corpus.tables.reading import open_table
+
+    if not split.columns:
+        return f"{file} has no labels, so a model can neither learn nor be scored by it: is this the right file?"
+    names = {choice.field for choice in split.columns if choice.role in _TARGETS}
+    found = f"every row is empty in {listed(sorted(map(repr, names)))}" if names else "no column is obviously the label"
+    columns = listed(map(repr, open_table(file, tables).columns))
+    return f"{file}: {found}: name one with {setting('columns', 'label=NAME')}; its columns are {columns}."
 
 
 def _named_test(

@@ -140,7 +140,7 @@ def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> 
         }
         whole = {**table_of_task, "complete": number == len(settings)}
         write_file(out / RESULTS, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-        renew_report(out)
+        renew_report(out, live=True)
     main = runs_done[0]["primary_metric"]
     items = runs_done[0]["items"]
     yield f"on the {items['dev']:,} examples of the dev set; in brackets the 95% bootstrap interval over examples"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, write_config
@@ -261,13 +262,18 @@ def task_model(
     return TaskModel(encoder, head, class_weights, reader, encoder_only)
 
 
-def task_state(loaded: Loaded, adapter: Adapter, options: FinetuneOptions) -> dict[str, Any]:
-    """Return the description of a model and its task for a checkpoint."""
+def task_state(
+    loaded: Loaded, adapter: Adapter, options: FinetuneOptions, tables: TableOptions | None = None
+) -> dict[str, Any]:
+    """Return the description of a model and its task for a checkpoint. tables: how the table of the training data was
+    read, with the columns that were chosen; None for other data."""
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
-    task = {
+    task: dict[str, Any] = {
         "name": adapter.task.name, "labels": list(adapter.labels), "options": dataclasses.asdict(options),
     }  # fmt: skip
+    if tables is not None:
+        task["tables"] = dataclasses.asdict(tables) | {"columns": list(tables.columns)}
     roles = dict(loaded.vocabulary.roles)
     return {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}

@@ -55,7 +55,7 @@ def run_pet(config: FinetuneConfig, out: Path) -> Iterator[str]:
     if problems := config.options.problems():
         raise ConfigError(problems)
     task = config.build_task()
-    train, dev, test = read_splits(task, config.data, config.options)
+    train, dev, test = read_splits(task, config.data, config.options, config.tables)
     labels = None if task.kind == "choice" else task.labels or train.labels
     texts = unlabelled(config, task, task.labels or train.labels)
     patterns = read_patterns(*pattern_text(config.options.patterns, task.name), labels)

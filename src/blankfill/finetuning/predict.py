@@ -105,8 +105,9 @@ def predict(
     Args:
         model: A run made by `finetune`, one of its checkpoints, the folder of a grid (its best run predicts) or of all
         patterns (their ensemble predicts); or a model that `load` or `open_predictor` has opened, to use it again.
-        items: Items of the task; or rows: a text, two with a tab between, a mapping with the fields of the task, or a
-        sequence of their values, such as (text, second), (question, context), (context, choices) or a list of words.
+        items: Items of the task; or rows: a text, two with a tab between, a mapping with the fields of the task or
+        the columns of the table that the model was fine-tuned on, or a sequence of the values of the fields, such as
+        (text, second), (question, context), (context, choices) or a list of words.
         data: In place of `items`, the task's folder, that of its benchmark, or the file of the split itself.
         split: The split of `data`.
         task: The task of `data`, if it differs from the model's own: one with the same labels.
@@ -138,12 +139,12 @@ def predict(
 
         of_task, read = task_for(opened, task), list(split_of(opened, Path(data), split, task).items)
     else:
-        of_task, read = opened.task, list(_read(opened.task, items or ()))
+        of_task, read = opened.task, list(_read(opened, items or ()))
     with counting("the rows", allow=allow_unknown):
         return Predictions(opened, of_task, read, opened.predict(read))
 
 
-def _read(task: Task, rows: Iterable[PythonRow | Item]) -> Iterator[Item]:
+def _read(model: AnyPredictor, rows: Iterable[PythonRow | Item]) -> Iterator[Item]:
     """Return the items of rows; rows that are items already are returned unchanged."""
     if isinstance(rows, str | Mapping):
         raise UserError("give a list of rows; a single row is a list of one")
@@ -152,4 +153,4 @@ def _read(task: Task, rows: Iterable[PythonRow | Item]) -> Iterator[Item]:
             yield row
         else:
             where = f"item {number}"
-            yield from items_of(task, iter([(where, line_of(task, row, where))]), number)
+            yield from items_of(model.task, iter([(where, line_of(model.task, row, where))]), number, model.tables)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 class Predictor:
     """A fine-tuned model: the best checkpoint of a run, a checkpoint folder, an imported model, or a transformers
-    folder with a head."""
+    folder with a head. tables: how the table of its training data was read, with the columns of all roles."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Predictor:
         self.path = path = Path(path)
         """The run or the checkpoint that was opened."""
         read = read_tuned(path)
-        self.task = read.task
+        self.task, self.tables = read.task, read.tables
         with torch.device("meta"):
             encoder = Transformer(read.config)
             if read.options.lora_rank:
@@ -118,7 +118,7 @@ class EnsemblePredictor:
 
     def __init__(self, members: Sequence[Predictor], weights: Sequence[float]) -> None:
         self.members, self.weights = members, weights
-        self.task, self.labels = members[0].task, members[0].labels
+        self.task, self.labels, self.tables = members[0].task, members[0].labels, members[0].tables
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
         """Return the mean log-probabilities of the labels of each item, float64[C]."""

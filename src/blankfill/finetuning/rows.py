@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError
 from blankfill.system.reading import field, parse_json
 from blankfill.tasks.datasets.files import UnusableError
+from blankfill.tasks.datasets.predicted import with_fields
 from blankfill.tasks.datasets.row_formats import NEEDED, OWN_FORM, items_of_row, missing
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.task import Task
@@ -58,37 +60,58 @@ def line_of(task: Task, row: PythonRow, where: str) -> str:
         raise UserError(f"{where}: a value is no text, number or list ({error}); give JSON values") from error
 
 
-def items_of(task: Task, rows: Iterator[tuple[str, str]], first: int = 0) -> Iterator[Item]:
+def items_of(
+    task: Task, rows: Iterator[tuple[str, str]], first: int = 0, tables: TableOptions | None = None
+) -> Iterator[Item]:
     """Read items from lines, (place in the file, line) each: JSON objects with the fields of the task, or plain lines.
 
     Rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); rows of other tasks
-    have the fields of their kind. A plain line is a text, or two texts separated by a tab; for tagging, words separated
-    by spaces. Raises UserError with the line for anything else.
+    have the fields of their kind, or the columns of the table that the model was fine-tuned on (tables). A plain line
+    is a text, or two texts separated by a tab; for tagging, words separated by spaces. Raises UserError with the line
+    for anything else.
     """
     for number, (where, line) in enumerate(rows, first):
         if not line.strip():
             raise UserError(f"{where}: the line is empty; leave it out")
-        yield from _items(task, number, where, line)
+        yield from items_of_one(task, number, where, line, tables)
 
 
-def _items(task: Task, number: int, where: str, line: str) -> Sequence[Item]:
+def items_of_one(
+    task: Task, number: int, where: str, row: str | Mapping[str, Any], tables: TableOptions | None = None
+) -> Sequence[Item]:
+    """Return the items of one row; see `items_of`. number: its id, where it has none of its own."""
     if isinstance(task, Mixture):
-        member = _member(task, where, line)
-        return [MixedItem(item.id, member.name, item) for item in _items(member, number, where, line)]
+        member = _member(task, where, row)
+        return [MixedItem(item.id, member.name, item) for item in items_of_one(member, number, where, row, tables)]
     given: Any = None
     fields = NEEDED.get(task.name, FIELDS[task.kind])
-    if line.lstrip().startswith("{"):
-        given = parse_json(line, where)
+    if not isinstance(row, str):
+        given = row
+    elif row.lstrip().startswith("{"):
+        given = parse_json(row, where)
+    elif is_json_list(row):
+        raise UserError(f"{where}: a JSON list is no row; give a JSON object with {', '.join(fields)}")
     elif task.kind in ("choice", "answer") or task.name in OWN_FORM:
         raise UserError(f"{where}: give a JSON object with {', '.join(fields)}")
     elif task.kind == "tag":
-        given = {"words": line.split()}
+        given = {"words": row.split()}
     else:
-        first, _, second = line.partition("\t")
-        given = {FIELDS[task.kind][0]: first, **({"second": second} if second else {})}
+        text, _, second = row.partition("\t")
+        given = {FIELDS[task.kind][0]: text, **({"second": second} if second else {})}
     if task.name in OWN_FORM or (task.name in NEEDED and "text" not in given):
         return _own_rows(task, given, number, where)
+    given = with_fields(task.kind, given, tables or TableOptions())
     return [_item(task.kind, given, _text(given, "id", where) if "id" in given else str(number), where)]
+
+
+def is_json_list(line: str) -> bool:
+    """Return whether a line is a JSON list, such as a row of a table that was taken for lines."""
+    if not line.lstrip().startswith("["):
+        return False
+    try:
+        return isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _text(given: Mapping[str, Any], name: str, where: str) -> str:
@@ -105,10 +128,10 @@ def _texts(given: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     return texts
 
 
-def _member(task: Mixture, where: str, line: str) -> Task:
+def _member(task: Mixture, where: str, row: str | Mapping[str, Any]) -> Task:
     """Return the member of a mixture that a row belongs to."""
     try:
-        name = field(parse_json(line, where), "task", str, where)
+        name = field(parse_json(row, where) if isinstance(row, str) else row, "task", str, where)
     except UserError as error:
         raise UserError(f'{where}: give a JSON object that says whose row it is: "task": one of {task.name}') from error
     if name not in (names := {member.name: member for member in task.members}):

@@ -15,6 +15,7 @@ from blankfill.runs.start import Start
 from blankfill.system.console import quoted, say
 from blankfill.tasks.adapter import LMHeadAdapter, Prediction
 from blankfill.tasks.cloze.setup import with_texts
+from blankfill.tasks.datasets.predicted import options_of
 from blankfill.tasks.heads import models
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.text.writing import evaluator_for
@@ -56,7 +57,9 @@ class Training:
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
         self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
-        self.state = {**task_state(setup.loaded, adapter, options), "inputs": setup.note}
+        columns = data.train.columns
+        tables = options_of(columns, config.tables) if columns else None
+        self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
         context.note_conditions(self.done)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
         self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
@@ -70,7 +73,8 @@ class Training:
         device, dtype = context.device, context.dtype
         return Trainer(
             model, self.optimizer, self.settings, self.options.seed, device, dtype, self.recorder, lambda step: [],
-            self.save, self.batches, stop=context.should_stop, validated=lambda now: renew_report(context.folder),
+            self.save, self.batches, stop=context.should_stop,
+            validated=lambda now: renew_report(context.folder, live=True),
             loss=models.task_losses, examine=lambda: self.evaluator.examine(model, device, dtype),
             examine_first=isinstance(self.setup.adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
         )  # fmt: skip

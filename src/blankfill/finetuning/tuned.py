@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, UserError, setting
+from blankfill.finetuning.config import read_config
 from blankfill.system.console import say
 from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, read_json, shown
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.run_files import RESULTS
+from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +50,8 @@ class TunedModel:
 
     path: the checkpoint or the folder, for messages. folder: the folder of the tokenizer, the patterns and the results.
     labels: in the order of their numbers. weights: of encoder and head, under the names of the module. patterns: the
-    noted mark of the patterns that it was trained with. threshold: of questions without an answer.
+    noted mark of the patterns that it was trained with. threshold: of questions without an answer. tables: how the
+    table of the training data was read, with the columns of all roles.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class TunedModel:
     weights: dict[str, torch.Tensor]
     patterns: Any = None
     threshold: float | None = None
+    tables: TableOptions = dataclasses.field(default_factory=TableOptions)
 
 
 def read_tuned(path: Path) -> TunedModel:
@@ -194,8 +199,19 @@ def _from_checkpoint(path: Path) -> TunedModel:
             threshold = field(results, "threshold", float, run / RESULTS)
     return TunedModel(
         checkpoint.path, run, config, objective, tokenizer, vocabulary, task, options, labels, checkpoint.model,
-        patterns, threshold,
+        patterns, threshold, _tables(noted_task, run, where),
     )  # fmt: skip
+
+
+def _tables(noted: Mapping[str, Any], run: Path, where: Path) -> TableOptions:
+    """Return how the table of a run's training data was read, with its columns; of runs that do not note it, the
+    options that were given."""
+    if "tables" in noted:
+        return build(TableOptions, field(noted, "tables", dict, where), f"{where}: `tables`")
+    if (run / CONFIG).exists():
+        with suppress(UserError):  # the configuration of version 0.1 has none
+            return read_config(run).tables
+    return TableOptions()
 
 
 def best_checkpoint(path: Path) -> Any:

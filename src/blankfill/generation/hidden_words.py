@@ -126,27 +126,49 @@ class HiddenWords:
         return self._named(np.log(shares)[None].repeat(len(self.words), 0))
 
     @cached_property
-    def by_neighbours(self) -> Named:
-        """Rank the candidates by pairs of neighbouring tokens in the training text.
+    def by_word_before(self) -> Named:
+        """Rank the candidates by a bigram table of the training text.
 
-        The score of a word w between the tokens a and b is log P(w | a) + log P(b | w). P(w | a) is the share of w
-        among the tokens that follow a, with `PRIOR` occurrences distributed by frequency; P(b | w) likewise.
+        The score of a word w behind the token a is log P(w | a): the share of w among the tokens that follow a, with
+        `PRIOR` occurrences distributed by frequency.
         """
-        shares_C, size = self._shares(), self._size
-        before = np.array([word.before[-1] if len(word.before) else -1 for word in self.words], np.int64)
+        return self._named(self._scores_after())
+
+    @cached_property
+    def by_neighbours(self) -> Named:
+        """Rank the candidates by a bigram table of the training text, read on both sides.
+
+        The score of a word w between the tokens a and b is log P(w | a) + log P(b | w), both as in `by_word_before`.
+        """
         after = np.array([word.after[0] if len(word.after) else -1 for word in self.words], np.int64)
+        tokens, shares = self._tokens(), self._counts() + UNSEEN
+        share_b = shares[np.maximum(after, 0)] / shares.sum()
+        precedes, _ = self._pairs(tokens[1:], tokens[:-1], after)
+        given = (precedes + PRIOR * share_b[:, None]) / (self._counts()[self.candidates] + PRIOR)
+        return self._named(self._scores_after() + np.where((after >= 0)[:, None], np.log(given), 0.0))
+
+    def _scores_after(self) -> NDArray[np.float64]:
+        """Return log P(candidate | token before the hidden word), float64[N, C]."""
+        before = np.array([word.before[-1] if len(word.before) else -1 for word in self.words], np.int64)
         tokens = self._tokens()
-        place = np.full(size, -1, np.int64)
+        follows, total = self._pairs(tokens[:-1], tokens[1:], before)
+        return np.asarray(np.log((follows + PRIOR * self._shares()) / (total[:, None] + PRIOR)), np.float64)
+
+    def _pairs(
+        self, given: NDArray[np.integer], other: NDArray[np.integer], wanted: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Count pairs of neighbours whose `given` is wanted[n]: each candidate as the `other` [N, C], and all [N]."""
+        place = np.full(self._size, -1, np.int64)
         place[self.candidates] = np.arange(len(self.candidates))
-        follows, follows_total = _pairs(tokens[:-1], tokens[1:], before, place, len(self.candidates), size)
-        precedes, _ = _pairs(tokens[1:], tokens[:-1], after, place, len(self.candidates), size)
-        counts_C = self._counts()[self.candidates]
-        share_b = (self._counts()[np.maximum(after, 0)] + UNSEEN) / max(1, len(tokens))
-        scores_NC = np.log((follows + PRIOR * shares_C) / (follows_total[:, None] + PRIOR))
-        scores_NC += np.where(
-            (after >= 0)[:, None], np.log((precedes + PRIOR * share_b[:, None]) / (counts_C + PRIOR)), 0.0
-        )
-        return self._named(scores_NC)
+        distinct, row = np.unique(wanted, return_inverse=True)
+        index = np.full(self._size, -1, np.int64)
+        index[distinct[distinct >= 0]] = np.flatnonzero(distinct >= 0)
+        rows = index[given]
+        counts = np.zeros((len(distinct), len(self.candidates)))
+        totals = np.bincount(rows[rows >= 0], minlength=len(distinct)).astype(np.float64)
+        used = (rows >= 0) & (place[other] >= 0)
+        np.add.at(counts, (rows[used], place[other[used]]), 1)
+        return counts[row], totals[row]
 
     def _tokens(self) -> NDArray[np.integer]:
         tokens: NDArray[np.integer] = self._train.tokens[:COUNTED_TOKENS]
@@ -207,23 +229,3 @@ def draw(
         before, after = tokens[begin:at].astype(np.int32), tokens[at + 1 : end].astype(np.int32)
         words.append(HiddenWord(before, int(tokens[at]), after))
     return words, covered
-
-
-def _pairs(
-    given: NDArray[np.integer],
-    other: NDArray[np.integer],
-    wanted: NDArray[np.int64],
-    place: NDArray[np.int64],
-    candidates: int,
-    size: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Count pairs of neighbours whose `given` is wanted[n]: for each candidate as the `other`, [N, C], and all, [N]."""
-    distinct, row = np.unique(wanted, return_inverse=True)
-    index = np.full(size, -1, np.int64)
-    index[distinct[distinct >= 0]] = np.flatnonzero(distinct >= 0)
-    rows = index[given]
-    counts = np.zeros((len(distinct), candidates))
-    totals = np.bincount(rows[rows >= 0], minlength=len(distinct)).astype(np.float64)
-    used = (rows >= 0) & (place[other] >= 0)
-    np.add.at(counts, (rows[used], place[other[used]]), 1)
-    return counts[row], totals[row]

@@ -32,6 +32,9 @@ SUREST = 0.1
 """Share of the answers, those with the highest probability, that count as sure."""
 SHOWN = 3
 """Number of right and of wrong answers that are shown."""
+FREQUENCY = "word frequency"
+WORD_BEFORE = "a bigram table of the word before"
+NEIGHBOURS = "a bigram table of both neighbours"
 _TEXT = 60
 """Characters of text shown on each side of a hidden word."""
 
@@ -77,12 +80,14 @@ class Report:
     """Shares of the model before training; None where they were not measured."""
     frequency: Shares
     """Shares by the frequency of words in the training text."""
+    word_before: Shares
+    """Shares by a bigram table of the training text: the word given the token before it."""
     neighbours: Shares
-    """Shares by a table of pairs of neighbouring tokens of the training text."""
+    """Shares by the same table, read on both sides of the hidden word."""
     model: Shares
     """Shares of the model."""
     verdict: str
-    """A sentence that compares the model with the better baseline."""
+    """A sentence that compares the model with the best baseline."""
     sure_words: int
     """Number of the surest answers."""
     sure: float
@@ -95,14 +100,17 @@ class Report:
 
 def report_of(hidden: HiddenWords, named: Named, before: Shares | None, step: int, tokenizer: Tokenizer) -> Report:
     """Return the report on the answers of a model at a step. before: its shares before training, if known."""
-    frequency, neighbours = hidden.by_frequency, hidden.by_neighbours
+    frequency, word_before, neighbours = hidden.by_frequency, hidden.by_word_before, hidden.by_neighbours
     surest = np.argsort(-named.probability, kind="stable")
     sure = surest[: max(1, round(SUREST * len(surest)))]
     hits = named.ranks == 1
-    baselines = {"word frequency": frequency.ranks == 1, "pairs of neighbouring words": neighbours.ranks == 1}
+    baselines = {
+        FREQUENCY: frequency.ranks == 1, WORD_BEFORE: word_before.ranks == 1, NEIGHBOURS: neighbours.ranks == 1
+    }  # fmt: skip
     return Report(
         words=len(hits), covered=hidden.covered, candidates=len(hidden.candidates), step=step, before=before,
-        frequency=Shares.of(frequency), neighbours=Shares.of(neighbours), model=Shares.of(named),
+        frequency=Shares.of(frequency), word_before=Shares.of(word_before), neighbours=Shares.of(neighbours),
+        model=Shares.of(named),
         verdict=verdict(hits, baselines), sure_words=len(sure), sure=float(hits[sure].mean()),
         right=_answers(hidden, named, surest[hits[surest]], tokenizer),
         wrong=_answers(hidden, named, surest[~hits[surest]], tokenizer),
@@ -110,7 +118,7 @@ def report_of(hidden: HiddenWords, named: Named, before: Shares | None, step: in
 
 
 def verdict(hits: NDArray[np.bool_], baselines: dict[str, NDArray[np.bool_]]) -> str:
-    """Return a sentence on whether a model names more of the same words at once than the better baseline.
+    """Return a sentence on whether a model names more of the same words at once than the best baseline.
 
     hits and baselines: bool[N]. A difference counts from two standard deviations of the words on which they differ
     (McNemar's test).
@@ -161,7 +169,7 @@ def _head(text: str) -> str:
 def rows_of(report: Report) -> list[tuple[str, Shares]]:
     """Return what names hidden words, with its shares: from nothing learnt to the model."""
     rows = [("the model before training", report.before)] if report.before else []
-    rows += [("word frequency", report.frequency), ("pairs of neighbouring words", report.neighbours)]
+    rows += [(FREQUENCY, report.frequency), (WORD_BEFORE, report.word_before), (NEIGHBOURS, report.neighbours)]
     return [*rows, ("the model", report.model)]
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from blankfill.checkpoint.load import Loaded
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.unknown import uncounted
 from blankfill.errors import UserError, setting
 from blankfill.generation.blanks import find_blanks, own_mask
 from blankfill.generation.fill import Filler, check_can_fill
 from blankfill.generation.sampling import Sampling
-from blankfill.generation.write import generate_many
+from blankfill.generation.write import Generation, Writer
 from blankfill.model.view import evaluation_view
 from blankfill.system.console import say
 from blankfill.system.reading import shown
@@ -90,16 +91,24 @@ class Samples:
         """Return a line for each continued text; texts that fail are left out from then on."""
         sampling = Sampling(temperature=0.8, top_k=40)
         try:
-            written = generate_many(loaded, self.prompts, WRITTEN, sampling)
+            written = _written(loaded, self.prompts, WRITTEN, sampling)
         except UserError:
             for prompt in list(self.prompts):
                 try:
-                    generate_many(loaded, [prompt], 1, sampling)
+                    _written(loaded, [prompt], 1, sampling)
                 except UserError as error:
                     self.prompts.remove(prompt)
                     say_left_out(prompt, error)
-            written = generate_many(loaded, self.prompts, WRITTEN, sampling)
+            written = _written(loaded, self.prompts, WRITTEN, sampling)
         return [{"step": step, "prompt": generation.prompt, "continuation": generation.text} for generation in written]
+
+
+def _written(loaded: Loaded, prompts: Sequence[str], max_tokens: int, sampling: Sampling) -> list[Generation]:
+    """Continue texts. Their unknown tokens are not reported at every sample: those of the corpus were, before."""
+    if not prompts:
+        return []
+    with uncounted():
+        return Writer(loaded, prompts, max_tokens, sampling).finish_all()
 
 
 def say_left_out(text: str, error: UserError) -> None:

@@ -30,6 +30,7 @@ from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import SLOTS, Scheduler
+from blankfill.system.console import quoted
 from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ class Writer:
         self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
         if not objective.writes:
-            can = 'fills blanks but does not write on; use `blankfill fill "… [MASK] …"`, or'
+            fill = f'`blankfill fill --model {quoted(loaded.path)} "… [MASK] …"`'
+            can = f"fills blanks but does not write on; use {fill}, or"
             can = can if objective.fills else "with these options does not write on;"
             raise UserError(
                 f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "

@@ -44,6 +44,10 @@ class Albert(Masking):
     """Options of the ALBERT objective."""
 
     name: ClassVar[str] = "albert"
+    explanation: ClassVar[str] = (
+        "Runs of whole words are hidden and predicted from both sides; the model also predicts whether the two "
+        "parts of the text were exchanged."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {"sentence_order": {0: "as in the text", 1: "swapped"}}
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_predictions": COUNT, "ngram": at_least(1, LONGEST)}

@@ -49,6 +49,9 @@ class Bart(Objective):
     """Options of the BART objective."""
 
     name: ClassVar[str] = "bart"
+    explanation: ClassVar[str] = (
+        "Spans are replaced by one blank each and sentences change places; a decoder writes the whole original text."
+    )
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     decoder_start: ClassVar[str] = "sep"

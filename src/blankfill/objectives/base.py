@@ -100,6 +100,8 @@ class Objective:
     name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
     """The special tokens without which the objective cannot run."""
+    explanation: ClassVar[str] = ""
+    """What is hidden and how it is predicted, in one sentence for a reader."""
     channels: ClassVar[tuple[str, ...]] = ("pos",)
     """Names of the position channels, for pictures."""
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {}

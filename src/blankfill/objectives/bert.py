@@ -33,6 +33,10 @@ class Bert(Masking):
     """Options of the BERT objective."""
 
     name: ClassVar[str] = "bert"
+    explanation: ClassVar[str] = (
+        "Single tokens of a pair of texts are hidden and predicted where they were, from both sides; the model "
+        "also predicts whether the second text follows the first."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}

@@ -52,6 +52,10 @@ class Electra(Masking):
     """Options of the ELECTRA objective."""
 
     name: ClassVar[str] = "electra"
+    explanation: ClassVar[str] = (
+        "Single tokens are hidden and filled in by a small generator; the model predicts of every token whether "
+        "it was replaced."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {HEAD: {ANY: "seed of the generator's samples"}}
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"discriminator_weight": at_least(0, 1_000_000)}

@@ -27,6 +27,7 @@ class Ernie(Masking):
     """Options of the ERNIE objective."""
 
     name: ClassVar[str] = "ernie"
+    explanation: ClassVar[str] = "Whole words, phrases or entities are hidden and predicted from both sides."
     segments_words: ClassVar[bool] = False
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {

@@ -58,6 +58,10 @@ class Glm(Objective):
     top."""
 
     name: ClassVar[str] = "glm"
+    explanation: ClassVar[str] = (
+        "Spans, sentences or the end of the text are blanked; the model writes each of them token by token, and "
+        "sees the text and what it has written."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos 1", "pos 2")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("token", "sentence", "document"), COUNT),

@@ -26,6 +26,9 @@ class Gpt(Objective):
     """Options of the left-to-right objective."""
 
     name: ClassVar[str] = "gpt"
+    explanation: ClassVar[str] = (
+        "Nothing is hidden: each token predicts the next one, and sees only itself and the tokens before it."
+    )
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     reads_blanks: ClassVar[bool] = False
     causal: ClassVar[bool] = True

@@ -27,6 +27,9 @@ class Mlm(Masking):
     """Options of the masked-language-model objective."""
 
     name: ClassVar[str] = "mlm"
+    explanation: ClassVar[str] = (
+        "Single tokens of running text are hidden and predicted where they were, from both sides."
+    )
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"position_offset": at_least(0, LONGEST)}
     doubles_separator: ClassVar[bool] = True
 

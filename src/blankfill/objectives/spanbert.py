@@ -39,6 +39,10 @@ class SpanBert(Masking):
     """Options of the SpanBERT objective."""
 
     name: ClassVar[str] = "spanbert"
+    explanation: ClassVar[str] = (
+        "Spans of words are hidden; each token is predicted where it was, and once more from the two tokens "
+        "around its span."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"longest": at_least(1, LONGEST), "boundary": at_least(0, LONGEST)}
 

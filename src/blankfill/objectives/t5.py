@@ -47,6 +47,10 @@ class T5(Objective):
     """Options of the T5 objective. Its raw text is longer than the encoder's row, and so `raw_length` says how long."""
 
     name: ClassVar[str] = "t5"
+    explanation: ClassVar[str] = (
+        "Spans are replaced by numbered blanks; a decoder writes what was in each blank, and sees the text with "
+        "its blanks."
+    )
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"mean_span": at_least(1, LONGEST)}
     roles: ClassVar[tuple[str, ...]] = ("pad", "eos")
     decoder_start: ClassVar[str] = "pad"

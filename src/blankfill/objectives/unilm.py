@@ -48,6 +48,10 @@ class Unilm(MaskWriter):
     """Options of the UniLM objective."""
 
     name: ClassVar[str] = "unilm"
+    explanation: ClassVar[str] = (
+        "Hidden tokens are predicted in one of four modes: from both sides, from the left, from the right, or "
+        "from the first text and the left of the second."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     label_meanings: ClassVar[Mapping[str, Mapping[int, str]]] = {
         "next_sentence": {0: "B follows A", 1: "B comes from elsewhere"}

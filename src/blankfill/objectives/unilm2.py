@@ -41,6 +41,10 @@ class Unilm2(MaskWriter):
     """Options of the UniLM v2 objective. `length` counts the text; the row is longer by two columns a masked token."""
 
     name: ClassVar[str] = "unilm2"
+    explanation: ClassVar[str] = (
+        "Blocks of tokens are hidden and predicted twice: from both sides, and block after block, each from the "
+        "blocks before it too."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type")
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask", "pseudo")
     query_role: ClassVar[str] = "pseudo"

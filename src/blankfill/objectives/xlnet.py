@@ -55,6 +55,10 @@ class Xlnet(Objective):
     """Options of XLNet's objective. `length` counts the content stream; query tokens and memory come on top."""
 
     name: ClassVar[str] = "xlnet"
+    explanation: ClassVar[str] = (
+        "Nothing is replaced: some tokens are predicted in a drawn order, each from the tokens before it in this "
+        "order, on both sides."
+    )
     channels: ClassVar[tuple[str, ...]] = ("pos", "type", "stream")
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         "permuted": Bound(8, LONGEST, also=(0,)),

@@ -100,6 +100,8 @@ def _described(path: Path) -> tuple[TransformerConfig, Objective, str]:
     from blankfill.checkpoint import store
     from blankfill.checkpoint.hf_loading import is_external, open_external
 
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give a run, an imported model or a transformers folder")
     if not (path / store.STATE).is_file() and not (path / "checkpoints").exists() and is_external(path):
         source = open_external(path)
         return source.checkpoint_format.config, source.objective, source.checkpoint_format.family.name

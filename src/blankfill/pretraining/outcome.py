@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blankfill.config.changes import changes_of
 from blankfill.config.recipe import Recipe
 from blankfill.errors import UserError, setting
 from blankfill.runs.folder import informing, note_facts, note_step, renew_report
@@ -96,8 +97,8 @@ def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline
     )
     if math.isnan(baseline):
         say(
-            "there is no validation text, so no loss is compared with the baseline; prepare with "
-            f"{setting('validation', 0.1)}"
+            "there is no validation text, so no loss is compared with the baseline; set aside more of the text, with "
+            f"{setting('corpus.validation', 0.1)} and another folder for the run, or give more text"
         )
     else:
         say(f"unigram baseline on the validation targets: {baseline:.3f} nats (a model that learns falls below it)")
@@ -107,9 +108,12 @@ def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer
     """Write facts about the run and its machine, for readers of the run folder: `run.json`."""
     from blankfill.system.environment import environment
 
+    compared, changed = changes_of(inputs.recipe)
     noted = {
         "baseline": None if math.isnan(baseline) else baseline,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "vocabulary": inputs.corpus.vocabulary.size,
+        "changed": {"from": compared, "options": changed},
         "matmul_flops_per_s": trainer.peak,
         "computed_on": context.machine.where,
         "resumed" if start.resumed else "started": datetime.now().astimezone().isoformat(timespec="seconds"),

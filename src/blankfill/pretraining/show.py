@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError, setting
 from blankfill.objectives import Objective, ShownColumn
 from blankfill.report.picture import example_text
+from blankfill.report.strip import strip_text
+from blankfill.system.files import write_file
 from blankfill.types import Example
 
 if TYPE_CHECKING:
@@ -48,10 +51,18 @@ class ShownRow:
     window: int = 0
     further: Sequence[ShownColumn] = ()
     """Columns of the objective beside the tokens."""
+    objective: str = ""
+    """Name of the objective."""
+    explanation: str = ""
+    """What the objective hides and how it is predicted, in one sentence."""
+    notes: Sequence[str] = ()
+    """Sentences about this row, such as that a text was cut."""
 
     @property
     def heading(self) -> str:
-        """Title and place of the row."""
+        """Title of the row, and its place in the run if it is a row of a run."""
+        if not self.rows:
+            return self.title
         return f"{self.title} (epoch {self.epoch}, {self.place + 1:,} of {self.rows:,} rows)"
 
     def text(self, width: int = 120, plain: bool = False) -> str:
@@ -68,6 +79,34 @@ class ShownRow:
             self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain,
             window=self.window, further=self.further,
         )  # fmt: skip
+
+    def strip(self, width: int = 120) -> str:
+        """Return the row as lines of tokens with their targets and positions below them.
+
+        Args:
+            width: the width of the output in characters.
+
+        Returns:
+            The lines.
+        """
+        return strip_text(self.examples, speller(self.tokenizer), self.channels, width)
+
+    @property
+    def blanks(self) -> set[int]:
+        """Ids of the tokens that stand for blanked text."""
+        roles = self.vocabulary.roles
+        return {roles[role] for role in BLANKS if role in roles} | {*self.vocabulary.sentinels}
+
+    def html(self, path: str | Path) -> None:
+        """Write the row as a page to explore: its tokens, and which of them see each other.
+
+        Args:
+            path: the file to write.
+
+        Raises:
+            UserError: when the file cannot be written.
+        """
+        write_html([self], path)
 
     def values(self) -> dict[str, Any]:
         """Return the row as plain values for `json.dumps`: its place in the run, and the tokens, positions and targets
@@ -92,10 +131,8 @@ class ShownRow:
         """
         from blankfill.report.drawing import example_png
 
-        roles = self.vocabulary.roles
-        blanks = {roles[role] for role in BLANKS if role in roles} | {*self.vocabulary.sentinels}
         return example_png(
-            self.examples, speller(self.tokenizer), Path(path), channels=self.channels, blanks=blanks,
+            self.examples, speller(self.tokenizer), Path(path), channels=self.channels, blanks=self.blanks,
             title=self.title, font=font, window=self.window,
         )  # fmt: skip
 
@@ -132,10 +169,35 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
             rows=sampler.rows_in_epoch(epoch), examples=examples, tokenizer=corpus.tokenizer,
             vocabulary=corpus.vocabulary, channels=recipe.objective.channels,
             window=int(recipe.model.spec.preset.get("window", 0)),
-            further=further_columns(recipe.objective, examples, corpus.unigram),
+            further=further_columns(recipe.objective, examples, corpus.unigram), objective=recipe.objective.name,
+            explanation=recipe.objective.explanation,
         )  # fmt: skip
         del corpus, phases, sampler  # their files are open, and Windows removes no open files
     return row
+
+
+def write_html(rows: Sequence[ShownRow], path: str | Path, title: str = "") -> None:
+    """Write a page of rows to explore.
+
+    Args:
+        rows: the rows, each a section of the page.
+        path: the file to write.
+        title: title of the page; by default that of the only row.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
+    from blankfill.report.example_page import ShownExample, page_of
+
+    shown = [
+        ShownExample(
+            row.objective or row.title, row.heading, row.explanation, row.notes, row.examples, speller(row.tokenizer),
+            row.channels, row.blanks, row.window, row.further,
+        )
+        for row in rows
+    ]  # fmt: skip
+    page = page_of(shown, title or rows[0].title, datetime.now().astimezone())
+    write_file(Path(path), page.encode("utf-8", "replace"), "name a file in a folder that exists")
 
 
 def example_values(example: Example, tokenizer: Tokenizer, channels: Sequence[str]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def baseline_watcher(baselines: Sequence[float], recipe: Recipe, recorder: RunRe
     steps_said: list[int] = []
 
     def watch(now: Progress) -> None:
-        renew_report(recorder.path.parent)
+        renew_report(recorder.path.parent, live=True)
         baseline = baselines[0] if now.step < options.long_from else baselines[-1]
         if now.step >= due and not steps_said and now.valid_loss > baseline - 0.02:
             steps_said.append(now.step)

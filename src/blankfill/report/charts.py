@@ -23,6 +23,8 @@ SPLITS = {"train": "training", "valid": "validation", "old": "old text", "hidden
 NOT_CHARTED = frozenset({"step", "split", "tokens"})
 SMALLEST_SPAN = {"score": 0.1, "share": 0.05, "loss": 0.1}
 """Smallest height of a chart in its own unit, by style: a smaller change does not fill it."""
+RUN_COLOURS = 8
+"""Number of colours of the curves of several runs."""
 SMALLEST_PART = 0.05
 """Smallest height of other charts, as a share of their largest value."""
 TRAINING_ONLY = frozenset({"lr", "tokens_per_s"})
@@ -42,16 +44,25 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: a column of a split."""
+    """One curve: a column of a split. run, number: name and place of its run, for a chart of several runs."""
 
     split: str
     table: Table
     values: NDArray[np.float64]
+    run: str = ""
+    number: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the curve."""
-        return SPLITS.get(self.split, self.split)
+        return self.run or SPLITS.get(self.split, self.split)
+
+    @property
+    def tone(self) -> str:
+        """Class of the colour of the curve."""
+        if self.number is not None:
+            return tone_of_run(self.number)
+        return self.split if self.split in ("train", "valid") else "other"
 
     @property
     def ends(self) -> dict[str, tuple[int, float]]:
@@ -79,6 +90,11 @@ class Chart:
     def write(self, value: float) -> str:
         """Return a number of this chart as text."""
         return STYLES[self.style](value)
+
+
+def tone_of_run(number: int) -> str:
+    """Return the class of the colour of a run among several; after `RUN_COLOURS` of them, the curves are dashed."""
+    return f"run{number % RUN_COLOURS}{' second' * (number // RUN_COLOURS % 2)}"
 
 
 def smallest_span(style: str, values: Sequence[float]) -> float:
@@ -123,7 +139,7 @@ def _chart(
         reference = ("clipped to", clip) if clip else None
     elif name in ("named_at_once", "named_among_5") and (words := snapshot.hidden_words):
         pairs = words.neighbours.first if name == "named_at_once" else words.neighbours.among
-        reference = ("pairs of neighbouring words", pairs)
+        reference = ("bigram table of both neighbours", pairs)
     return Chart(name, title, unit, style, series, reference)
 
 
@@ -133,8 +149,8 @@ def payload(
     """Return the data that the script of the page draws, as JSON values without NaN.
 
     best: the chart with a mark at the best measurement, and that measurement; by default the lowest validation loss. In
-    the result, splits: step and tokens of each remaining point of a split; charts: the values there, with the band from
-    low to high where a point stands for several measurements; events: marks, by step and tokens.
+    the result, splits: step, tokens and seconds of each remaining point of a split; charts: the values there, with the
+    band from low to high where a point stands for several measurements; events: marks, by step, tokens and seconds.
     """
     marked, mark = best or ("loss", snapshot.best)
     starts: dict[str, NDArray[np.int64]] = {}
@@ -144,7 +160,11 @@ def payload(
         starts[split] = bucket_starts(len(table), MOST_POINTS, alone)
         ends = np.append(starts[split][1:], len(table)) - 1
         tokens = table.column("tokens")[ends]
-        splits[split] = {"step": table.steps[ends].tolist(), "tokens": [whole(seen) for seen in tokens.tolist()]}
+        splits[split] = {
+            "step": table.steps[ends].tolist(),
+            "tokens": [whole(seen) for seen in tokens.tolist()],
+            "time": rounded(snapshot.seconds_at(table.steps[ends].tolist()), 6),
+        }
     drawn = []
     for chart in charts:
         curves = []
@@ -159,13 +179,16 @@ def payload(
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
         if chart.key == marked and mark:
-            values["best"] = {"step": mark.step, "tokens": whole(mark.tokens), "y": mark.loss}
+            time = rounded(snapshot.seconds_at([mark.step]), 6)[0]
+            values["best"] = {"step": mark.step, "tokens": whole(mark.tokens), "time": time, "y": mark.loss}
         drawn.append(values)
     seen = snapshot.tokens_at([event.step for event in events]).tolist()
+    took = rounded(snapshot.seconds_at([event.step for event in events]), 6)
     marks = [
-        {"step": event.step, "tokens": whole(at), "kind": event.kind, "tone": tone(event.kind), "text": event.text}
-        for event, at in zip(events, seen, strict=True)
-    ]
+        {"step": event.step, "tokens": whole(at), "time": time, "kind": event.kind, "tone": tone(event.kind),
+         "text": event.text}
+        for event, at, time in zip(events, seen, took, strict=True)
+    ]  # fmt: skip
     return {"splits": splits, "charts": drawn, "events": marks}
 
 

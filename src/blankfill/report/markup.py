@@ -49,20 +49,30 @@ def embedded(value: Any) -> str:
     return text
 
 
-def pairs(values: Iterable[tuple[str, object]]) -> str:
-    """Return names and values, one line each."""
-    lines = (f"<div>{tag('dt', name)}{said('dd', plain(value))}</div>" for name, value in values)
+def pairs(values: Iterable[tuple[str, object]], defaults: Mapping[str, object] | None = None) -> str:
+    """Return names and values, one line each. defaults: those of values that differ from them, by name."""
+    lines = (_pair(name, value, defaults or {}) for name, value in values)
     return f'<dl class="pairs">{"".join(lines)}</dl>'
 
 
-def panels(values: Mapping[str, Any], alone: str) -> str:
+def _pair(name: str, value: object, defaults: Mapping[str, object]) -> str:
+    """Return a name and its value, with a mark and the default where the value differs from it."""
+    if name not in defaults:
+        return f"<div>{tag('dt', name)}{said('dd', plain(value))}</div>"
+    before = tag("span", f"default {plain(defaults[name])}", kind="note")
+    language = attributes_of(language_of(plain(value)))
+    changed = f"<dd{language}>{tag('b', plain(value))} {before}</dd>"
+    return f'<div class="changed">{tag("dt", name)}{changed}</div>'
+
+
+def panels(values: Mapping[str, Any], alone: str, defaults: Mapping[str, Mapping[str, object]] | None = None) -> str:
     """Return a panel for each mapping in `values`, and a panel called `alone` for the other values. Keys are shown
-    unchanged, as the options of a recipe are typed.
+    unchanged, as the options of a recipe are typed. defaults: those of changed values, by title and key.
     """
     single = {key: value for key, value in values.items() if not isinstance(value, dict)}
     groups = {alone: single, **{key: value for key, value in values.items() if isinstance(value, dict)}}
     return "".join(
-        panel(str(title), pairs((str(key), value) for key, value in group.items()))
+        panel(str(title), pairs(((str(key), value) for key, value in group.items()), (defaults or {}).get(str(title))))
         for title, group in groups.items()
         if group
     )
@@ -81,4 +91,6 @@ def plain(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "–"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

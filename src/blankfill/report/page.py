@@ -16,6 +16,7 @@ from blankfill.report import sections, several_page, tuned_page
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
 from blankfill.report.hidden_words import hidden_words_section
+from blankfill.report.live import live_values, seconds_between
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import Snapshot, number, read_snapshot
 from blankfill.system.files import is_special, write_file
@@ -24,32 +25,34 @@ from blankfill.tasks.run_files import CONFIG
 FILE = "report.html"
 
 
-def write_page(run: Path, out: Path | None = None) -> Path:
+def write_page(run: Path, out: Path | None = None, live: bool = False) -> Path:
     """Write the report of a run folder and return its path (`report.html` in the folder by default). The file is
-    replaced atomically. Raises UserError when `run` is not a folder or `out` cannot be written.
+    replaced atomically. live: whether the caller trains this run and will write the page again. Raises UserError when
+    `run` is not a folder or `out` cannot be written.
     """
     if out is None and is_special(run / FILE):
         raise UserError(f"{run / FILE} is a pipe, a device or a socket, and the report is written there; remove it")
     out = out or run / FILE
-    page = any_page(run, datetime.now().astimezone())
+    page = any_page(run, datetime.now().astimezone(), live)
     # an escape in a .jsonl can be half of a surrogate pair, which UTF-8 cannot encode
     write_file(out, page.encode("utf-8", "replace"), "name a file in a folder that exists")
     return out
 
 
-def any_page(run: Path, now: datetime) -> str:
-    """Return the HTML of a folder: a fine-tuning run, several of them, or a pretraining run. Raises UserError when
-    `run` is not a folder.
+def any_page(run: Path, now: datetime, live: bool = False) -> str:
+    """Return the HTML of a folder: a fine-tuning run, several of them, or a pretraining run. live: whether the page
+    will be written again. Raises UserError when `run` is not a folder.
     """
     if (run / CONFIG).exists():
-        return tuned_page.page_of(run, now)
+        return tuned_page.page_of(run, now, live)
     if several := several_page.read_several(run):
-        return several_page.page_of(several, now)
-    return page_of(read_snapshot(run), now)
+        return several_page.page_of(several, now, live)
+    return page_of(read_snapshot(run), now, live)
 
 
-def page_of(snapshot: Snapshot, now: datetime) -> str:
-    """Return the HTML of a pretraining run. now: the time shown on the page."""
+def page_of(snapshot: Snapshot, now: datetime, live: bool = False) -> str:
+    """Return the HTML of a pretraining run. now: the time shown on the page. live: whether the page will be written
+    again."""
     charts = find_charts(snapshot)
     events = snapshot.events[-MOST_EVENTS:]
     parts = {
@@ -62,7 +65,10 @@ def page_of(snapshot: Snapshot, now: datetime) -> str:
         "Environment": sections.environment_section(snapshot),
     }
     title = f"{snapshot.name} – {state_of(snapshot)[1]}"
-    return document(title, headline(snapshot), parts, now, payload(snapshot, charts, events))
+    data = payload(snapshot, charts, events)
+    if live and not snapshot.finished:
+        data["live"] = live_values(seconds_between(snapshot, now), now)
+    return document(title, headline(snapshot), parts, now, data)
 
 
 def headline(snapshot: Snapshot) -> str:
@@ -73,7 +79,7 @@ def headline(snapshot: Snapshot) -> str:
         f"objective {objective['name']}" if objective.get("name") else "",
         f"{model['num_layers']} layers of width {model.get('hidden_size')}" if model.get("num_layers") else "",
         f"{short(parameters)} parameters" if parameters else "",
-        f"vocabulary of {corpus.vocabulary:,}" if corpus else "",
+        f"vocabulary of {snapshot.vocabulary:,}" if snapshot.vocabulary else "",
         f"{short(corpus.train.tokens)} tokens of text" if corpus else "",
     ]
     return masthead(snapshot.name, state_of(snapshot), about, cards(snapshot), progress(snapshot))

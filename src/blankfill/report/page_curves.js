@@ -24,13 +24,16 @@ function remember() {
   }
 }
 
-const colourOf = (series) => (["train", "valid"].includes(series.split) ? series.split : "other");
+// series of a page of several runs name their kind and their colour, since each run has splits of its own
+const kindOf = (series) => series.kind ?? series.split;
+const colourOf = (series) => series.tone ?? (["train", "valid"].includes(series.split) ? series.split : "other");
+const ACROSS = { step: "steps", tokens: "tokens seen", time: "training time" };
 
 function pointsOf(series) {
   const split = data.splits[series.split];
   const points = series.y.map((y, k) => ({
-    x: split[choices.x][k], y, smooth: y, low: series.low?.[k] ?? y, high: series.high?.[k] ?? y,
-    step: split.step[k], tokens: split.tokens[k],
+    x: split[choices.x]?.[k] ?? null, y, smooth: y, low: series.low?.[k] ?? y, high: series.high?.[k] ?? y,
+    step: split.step[k], tokens: split.tokens[k], time: split.time?.[k] ?? null,
   }));
   return points.filter((point) => point.x !== null && point.y !== null);
 }
@@ -57,7 +60,7 @@ function smoothen(points, percent) {
 
 function extent() {
   if (zoom) return zoom;
-  const all = Object.values(data.splits).flatMap((split) => split[choices.x].filter((x) => x !== null));
+  const all = Object.values(data.splits).flatMap((split) => (split[choices.x] ?? []).filter((x) => x !== null));
   const low = all.reduce((a, b) => Math.min(a, b), Infinity);
   const high = all.reduce((a, b) => Math.max(a, b), -Infinity);
   if (low > high) return [0, 1];
@@ -98,7 +101,7 @@ function draw(view) {
   const height = main ? clamp(width * 0.4, 260, 400) : 210;
   view.curves = chart.series.map((series) => {
     const points = pointsOf(series);
-    const smoothed = series.split === "train" && chart.key !== "lr" && smoothen(points, choices.smooth);
+    const smoothed = kindOf(series) === "train" && chart.key !== "lr" && smoothen(points, choices.smooth);
     return { series, points, smoothed };
   });
   const [x0, x1] = extent();
@@ -119,15 +122,19 @@ function draw(view) {
     make(svg, "text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, labels[k]);
   });
   make(svg, "line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom });
-  for (const tick of linearTicks(x0, x1, width / 110)) {
+  const isTime = choices.x === "time";
+  let taken = -Infinity;
+  for (const tick of (isTime ? timeTicks : linearTicks)(x0, x1, width / 110)) {
     make(svg, "line", { class: "axis", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 4 });
     const anchor = x(tick) > right - 12 ? "end" : "middle";
-    make(svg, "text", { x: Math.min(x(tick), right + 12), y: bottom + 17, "text-anchor": anchor }, short(tick));
+    const place = { x: Math.min(x(tick), right + 12), y: bottom + 17, "text-anchor": anchor };
+    const text = make(svg, "text", place, isTime ? span(tick) : short(tick));
+    const box = text.getBBox();
+    if (box.x < taken + 6) text.remove();
+    else taken = box.x + box.width;
   }
-  if (main) {
-    const name = choices.x === "step" ? "steps" : "tokens seen";
-    make(svg, "text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, name);
-  }
+  if (main) make(svg, "text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, ACROSS[choices.x]);
+  view.labels = [];
   const id = `inside-${data.charts.indexOf(chart)}`;
   const clip = make(svg, "clipPath", { id });
   make(clip, "rect", { x: left - 6, y: top - 8, width: right - left + 12, height: bottom - top + 8 });
@@ -149,20 +156,51 @@ function drawCurve(view, inside, { series, points, smoothed }) {
   if (smoothed) make(group, "path", { class: "raw", d: path(points, x, (point) => y(point.y)) });
   make(group, "path", { class: "curve", d: path(points, x, (point) => y(point.smooth)) });
   const seen = points.filter((point) => point.x >= view.x0 && point.x <= view.x1);
-  if (points.length > 1 && (series.split !== "valid" || seen.length > view.width / 14)) return;
+  if (points.length > 1 && (kindOf(series) !== "valid" || seen.length > view.width / 14)) return;
   const r = view.main ? 3.6 : 3;
   for (const point of seen) make(group, "circle", { class: "dot", cx: x(point.x), cy: y(point.y), r });
 }
 
-function drawReference({ chart, svg, y, left, right, top }, inside, low, high) {
+function drawReference(view, inside, low, high) {
+  const { chart, y, left, right, top } = view;
   if (!chart.reference || chart.reference.y < low || chart.reference.y > high) return;
   const at = y(chart.reference.y);
   make(inside, "path", { class: "reference", d: `M${left} ${at}H${right}` });
-  const place = { class: "label", x: right - 4, y: at - top < 22 ? at + 16 : at - 7, "text-anchor": "end" };
-  make(svg, "text", place, `${chart.reference.name} ${WRITE[chart.style](chart.reference.y)}`);
+  const [above, below] = [at - 7, at + 16].map((level) => ({ x: right - 4, y: level, "text-anchor": "end" }));
+  const places = at - top < 22 ? [below, above] : [above, below];
+  const others = places.map((place) => ({ ...place, x: view.left + 6, "text-anchor": "start" }));
+  label(view, [...places, ...others], `${chart.reference.name} ${WRITE[chart.style](chart.reference.y)}`);
 }
 
-const marked = () => data.events.filter((event) => event[choices.x] !== null);
+// whether a curve passes through a box
+function crosses(view, box) {
+  const inside = (px, py) => px > box.x - 2 && px < box.x + box.width + 2 && py > box.y && py < box.y + box.height;
+  return view.curves.some(({ points }) => points.some((point, k) => {
+    const before = points[Math.max(0, k - 1)];
+    const [ax, ay, bx, by] = [view.x(before.x), view.y(before.smooth), view.x(point.x), view.y(point.smooth)];
+    if (Math.max(ax, bx) < box.x || Math.min(ax, bx) > box.x + box.width) return false;
+    return Array.from({ length: 33 }, (_, part) => part / 32).some((t) => inside(ax + t * (bx - ax), ay + t * (by - ay)));
+  }));
+}
+
+// a label at the first of some places where no curve and no other label is and the chart does not end
+function label(view, places, words) {
+  const text = make(view.svg, "text", { class: "label" }, words);
+  const put = (place) => Object.entries(place).forEach(([key, value]) => text.setAttribute(key, value));
+  const fits = (curves) => places.some((place) => {
+    put(place);
+    const box = text.getBBox();
+    if (curves && crosses(view, box)) return false;
+    const inside = box.x >= view.left && box.x + box.width <= view.right + 14 && box.y >= view.top - 18 &&
+      box.y + box.height <= view.bottom + 2;
+    return inside && view.labels.every((other) => box.x > other.x + other.width || other.x > box.x + box.width ||
+      box.y > other.y + other.height || other.y > box.y + box.height);
+  });
+  if (!fits(true) && !fits(false)) put(places[0]);
+  view.labels.push(text.getBBox());
+}
+
+const marked = () => data.events.filter((event) => (event[choices.x] ?? null) !== null);
 
 function drawEvents(view, inside) {
   for (const event of marked()) {
@@ -173,15 +211,17 @@ function drawEvents(view, inside) {
   }
 }
 
-function drawBest({ chart, svg, x, y, x0, x1, left, right }) {
+function drawBest(view) {
+  const { chart, svg, x, y, x0, x1, left, right } = view;
   const best = chart.best;
   const at = best?.[choices.x] ?? null;
   if (at === null || at < x0 || at > x1) return;
   const group = make(svg, "g", { class: "valid" });
   make(group, "circle", { class: "best", cx: x(at), cy: y(best.y), r: 6 });
   const anchor = x(at) > right - 60 ? "end" : x(at) < left + 60 ? "start" : "middle";
-  const place = { class: "label", x: x(at), y: y(best.y) - 13, "text-anchor": anchor };
-  make(group, "text", place, `best ${WRITE[chart.style](best.y)}`);
+  const [above, below] = [-13, 22].map((far) => ({ x: x(at), y: y(best.y) + far, "text-anchor": anchor }));
+  const beside = { x: x(at) - 12, y: y(best.y) + 4, "text-anchor": "end" };
+  label(view, [above, below, beside], `best ${WRITE[chart.style](best.y)}`);
 }
 
 function nearest(points, value) {
@@ -223,7 +263,8 @@ function tell(view, lead, at) {
   tip.replaceChildren();
   tip.hidden = false;
   const tokens = lead.tokens === null ? "" : ` · ${short(lead.tokens)} tokens`;
-  add(tip, "div", "when", `step ${whole.format(lead.step)}${tokens}`);
+  const time = lead.time === null ? "" : ` · ${span(lead.time)}`;
+  add(tip, "div", "when", `step ${whole.format(lead.step)}${tokens}${time}`);
   for (const { series, points, smoothed } of view.curves) {
     const point = points[nearest(points, cursor)];
     if (!point) continue;
@@ -309,9 +350,11 @@ function listen(view) {
 }
 
 function control() {
-  const seen = Object.values(data.splits).some((split) => split.tokens.some((tokens) => tokens > 0));
-  document.querySelector("[name=x][value=tokens]").disabled = !seen;
-  if (!seen) choices.x = "step";
+  for (const kind of ["tokens", "time"]) {
+    const known = Object.values(data.splits).some((split) => split[kind]?.some((value) => value > 0));
+    document.querySelector(`[name=x][value=${kind}]`).disabled = !known;
+    if (!known && choices.x === kind) choices.x = "step";
+  }
   for (const name of ["x", "scale"]) {
     for (const input of document.querySelectorAll(`[name=${name}]`)) {
       input.checked = input.value === choices[name];

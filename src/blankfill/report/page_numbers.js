@@ -57,6 +57,28 @@ function tickTexts(style, ticks, decades) {
   return shown.map((tick) => tick.toFixed(digits) + (percent === 100 ? "%" : ""));
 }
 
+const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+
+function timeTicks(low, high, most) {
+  const rough = (high - low) / Math.max(1, most);
+  const size = TIMES.find((candidate) => candidate >= rough);
+  if (high - low < 2 || !size) {
+    const day = size ? 1 : 86400;
+    return linearTicks(low / day, high / day, most).map((tick) => tick * day);
+  }
+  const first = Math.ceil(low / size);
+  return Array.from({ length: Math.max(0, Math.floor(high / size) - first + 1) }, (_, k) => (first + k) * size);
+}
+
+// a duration in its two largest units: 45 s, 4 min 8 s, 2 h 5 min, 3 d 4 h
+function span(seconds) {
+  if (seconds < 60) return `${Number(seconds.toPrecision(3))} s`;
+  const units = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]];
+  const [size, unit, small, rest] = units.find(([least]) => seconds >= least);
+  const more = Math.floor((seconds % size) / small);
+  return `${Math.floor(seconds / size)} ${unit}${more ? ` ${more} ${rest}` : ""}`;
+}
+
 function make(parent, name, attributes = {}, text = null) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, find_blanks
 from blankfill.report.charts import Chart, tone
 from blankfill.report.markup import attributes_of, language_of, pairs, panel, panels, said, tag
-from blankfill.report.snapshot import Event, Sample, Snapshot
+from blankfill.report.snapshot import Event, Sample, Snapshot, part
 from blankfill.system.console import amount
 
 MOST_SAMPLED = 40
@@ -30,7 +31,7 @@ def curves_section(charts: Sequence[Chart]) -> str:
     if not charts:
         return '<div class="head"><h2>Curves</h2></div><p class="panel empty">No measurements yet.</p>'
     figures = "".join(_figure(chart, k) for k, chart in enumerate(charts))
-    axes = _choice("Horizontal axis", "x", {"step": "steps", "tokens": "tokens"})
+    axes = _choice("Horizontal axis", "x", {"step": "steps", "tokens": "tokens", "time": "time"})
     scales = _choice("Scale of losses and norms", "scale", {"linear": "linear", "log": "log"})
     return (
         f'<div class="head"><h2>Curves</h2></div><div class="controls">{axes}{scales}'
@@ -53,8 +54,7 @@ def _figure(chart: Chart, k: int) -> str:
     legend, summary, rows = "", [], ""
     for series in chart.series:
         first, lowest, _, last = ((f"{step:,}", chart.write(value)) for step, value in series.ends.values())
-        colour = series.split if series.split in ("train", "valid") else "other"
-        legend += f'<li class="{colour}">{escape(series.name)} <b>{last[1]}</b></li>'
+        legend += f'<li class="{series.tone}">{escape(series.name)} <b>{last[1]}</b></li>'
         summary.append(f"{series.name} from {first[1]} to {last[1]}, lowest {lowest[1]} at step {lowest[0]}")
         cells = "".join(
             f'<td class="n">{chart.write(value)} <span class="unit">at {step:,}</span></td>'
@@ -169,14 +169,40 @@ def events_section(events: Sequence[Event], earlier: int) -> str:
 
 
 def recipe_section(snapshot: Snapshot) -> str:
-    """Return the resolved recipe; the text of its file where it is not a valid recipe."""
+    """Return the resolved recipe, with marks at options that differ from their defaults; the text of its file where it
+    is not a valid recipe. The section `corpus` is that of the prepared text."""
+    note = "every option, as this run has it"
     if snapshot.recipe:
-        body = f'<div class="facts">{panels(snapshot.recipe, "recipe")}</div>'
+        changed = part(snapshot.facts, "changed")
+        marks: dict[str, dict[str, object]] = {}
+        recipe = {**snapshot.recipe, **prepared_options(snapshot)}
+        for path, default in part(changed, "options").items():
+            section, _, name = path.partition(".")
+            if (section, name) != ("corpus", "vocab_size") and part(recipe, section).get(name, default) != default:
+                marks.setdefault(section, {})[name] = default
+        if changed:
+            compared = changed.get("from")
+            note += f"; marked: changed from the recipe {compared}" if compared else "; marked: not the default"
+        body = f'<div class="facts">{panels(recipe, "recipe", marks)}</div>'
     elif snapshot.recipe_text:
         body = panel("", tag("pre", snapshot.recipe_text))
     else:
         return ""
-    return f'<div class="head"><h2>Recipe</h2><span class="note">every option, as this run has it</span></div>{body}'
+    return f'<div class="head"><h2>Recipe</h2>{tag("span", note, kind="note")}</div>{body}'
+
+
+def prepared_options(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """Return the section `corpus` of a recipe as the text was prepared, with the size of the vocabulary that the model
+    has; {} where the run does not say."""
+    wished = snapshot.section("corpus")
+    if not wished:
+        return {}
+    options = dict(wished)
+    if snapshot.corpus is not None:
+        options |= {name: value for name, value in snapshot.corpus.config.items() if name in wished}
+    if snapshot.vocabulary is not None:
+        options["vocab_size"] = snapshot.vocabulary
+    return {"corpus": options}
 
 
 def corpus_section(corpus: CorpusReport | None) -> str:
@@ -226,7 +252,7 @@ def _read_table(lines: Sequence[ReadSource]) -> str:
     for row in table_rows(lines):
         cells = zip(row, numbers, strict=True)
         body += f"<tr>{''.join(tag('td', cell, kind='n' if number else '') for cell, number in cells)}</tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def environment_section(snapshot: Snapshot) -> str:
@@ -237,6 +263,7 @@ def environment_section(snapshot: Snapshot) -> str:
     if isinstance(memory, dict):
         sizes = {name: amount(size, "B") if isinstance(size, int) else size for name, size in memory.items()}
         inner = {**inner, "memory": sizes}
-    outer = {key: value for key, value in snapshot.facts.items() if key != "environment" or not inner}
+    shown_elsewhere = ("changed", "vocabulary", *(["environment"] if inner else []))
+    outer = {key: value for key, value in snapshot.facts.items() if key not in shown_elsewhere}
     body = panels(outer, "run") + panels(inner, "environment")
     return f'<div class="head"><h2>Environment</h2></div><div class="facts">{body}</div>' if body else ""

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from blankfill.report.document import document
+from blankfill.report.document import NOTHING_DRAWN, document
 from blankfill.report.figures import Dots, dot_lines
+from blankfill.report.live import live_values
 from blankfill.report.markup import panel, said, tag
 from blankfill.report.masthead import Card, masthead
-from blankfill.report.snapshot import number, read_json
-from blankfill.report.tuned import Tuned, pair_of, part, read_tuned, rows
+from blankfill.report.snapshot import number, part, read_json
+from blankfill.report.tuned import Tuned, pair_of, read_tuned, rows
 from blankfill.report.tuned_sections import head, settings_section, table
 from blankfill.tasks.run_files import RESULTS
 
@@ -59,8 +60,9 @@ def read_several(folder: Path) -> Several | None:
     return Several(folder, results, {name: read_tuned(folder / name) for name in inside})
 
 
-def page_of(several: Several, now: datetime) -> str:
-    """Return the HTML of several runs. now: the time shown on the page."""
+def page_of(several: Several, now: datetime, live: bool = False) -> str:
+    """Return the HTML of several runs. now: the time shown on the page. live: whether the page will be written
+    again."""
     patterns = rows(several.results, "patterns")
     body = _patterns(several, patterns) if patterns else _settings(several)
     name = several.folder.resolve().name
@@ -73,7 +75,11 @@ def page_of(several: Several, now: datetime) -> str:
     settings = settings_section(first) if first else ""
     note = '<p class="note">Those of the first run; the names of the runs hold the differences.</p>' if settings else ""
     parts = {"Patterns" if patterns else "Comparison": body, "Settings": settings + note}
-    return document(f"{name} – {task}, {what}", masthead(name, state, about, _cards(several)), parts, now)
+    data = dict(NOTHING_DRAWN)
+    if live and not complete:
+        took = (number(run.results.get("seconds")) or 0.0 for run in several.runs.values())
+        data["live"] = live_values(max(took, default=None), now)
+    return document(f"{name} – {task}, {what}", masthead(name, state, about, _cards(several)), parts, now, data)
 
 
 def _cards(several: Several) -> list[Card]:

@@ -7,6 +7,7 @@ missing. Not here: showing a run (`page`), and writing its files (`runs.recorder
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from blankfill.errors import UserError
 from blankfill.generation import hidden_words_report
 from blankfill.generation.hidden_words_report import Report
 from blankfill.report.curves import Row, Table, is_step, latest, read_tables
+from blankfill.report.names import without_paths, without_paths_in
 from blankfill.system.loader import build
 from blankfill.system.reading import parse_json, parse_yaml, read_bytes, read_json_lines, read_path
 from blankfill.training.options import TrainOptions
@@ -64,7 +66,7 @@ class Best:
 @dataclass(frozen=True)
 class Snapshot:
     """The content of a run folder. metrics: lines by split. facts: run.json. recipe: its values, {} when it cannot be
-    read."""
+    read. Absolute paths in facts, recipe, events and corpus are names only."""
 
     folder: Path
     metrics: Mapping[str, Table]
@@ -85,6 +87,12 @@ class Snapshot:
         """Return a section of the recipe."""
         value = self.recipe.get(name)
         return value if isinstance(value, dict) else {}
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Size of the vocabulary that the model has, or of the prepared text; None where neither is known."""
+        noted = self.facts.get("vocabulary")
+        return noted if is_step(noted) else self.corpus.vocabulary if self.corpus else None
 
     @property
     def total(self) -> int | None:
@@ -162,6 +170,16 @@ class Snapshot:
         there = np.flatnonzero(~np.isnan(table.column("loss")))
         return (int(table.steps[there[-1]]), float(table.column("loss")[there[-1]])) if len(there) else None
 
+    def seconds_at(self, steps: Sequence[int]) -> NDArray[np.float64]:
+        """Return the training time until some steps, interpolated between lines, float64[N]; NaN where unknown."""
+        table, between = self.split("train"), self._seconds_between
+        known = ~np.isnan(between)
+        if not known.any():
+            return np.full(len(steps), np.nan)
+        at, seconds = np.append(0, table.steps[known]), np.append(0.0, np.cumsum(between[known]))
+        result: NDArray[np.float64] = np.interp(steps, at, seconds)
+        return result
+
     @cached_property
     def _seconds_between(self) -> NDArray[np.float64]:
         """Seconds between each line of training metrics and the previous line, float64[N]; NaN where unknown."""
@@ -216,9 +234,9 @@ def read_snapshot(run: Path) -> Snapshot:
         metrics=_metrics(run / "metrics.jsonl"),
         samples=_samples(_objects(run / "samples.jsonl")),
         events=_events(_objects(run / "events.jsonl")),
-        facts=read_json(run / "run.json"),
-        recipe=_yaml(text),
-        recipe_text=text,
+        facts=without_paths_in(read_json(run / "run.json")),
+        recipe=without_paths_in(_yaml(text)),
+        recipe_text=without_paths(text),
         corpus=_corpus(run),
         hidden_words=hidden_words_report.read(run),
     )
@@ -229,6 +247,12 @@ def number(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     return None
+
+
+def part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a mapping inside another, {} when the value is not a mapping."""
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:
@@ -270,9 +294,13 @@ def _yaml(text: str) -> dict[str, Any]:
 
 def _corpus(run: Path) -> CorpusReport | None:
     try:
-        return CorpusReport.read(run / read_path(run / "corpus_path.txt"))
+        corpus = CorpusReport.read(run / read_path(run / "corpus_path.txt"))
     except UserError:
         return None
+    names = ("skipped", "notices", "config", "sources", "duplicates")
+    inventory = [dataclasses.replace(line, source=without_paths(line.source)) for line in corpus.inventory]
+    changed = {name: without_paths_in(getattr(corpus, name)) for name in names}
+    return dataclasses.replace(corpus, inventory=tuple(inventory), **changed)
 
 
 def _samples(rows: Sequence[Row]) -> list[Sample]:
@@ -296,7 +324,7 @@ def _samples(rows: Sequence[Row]) -> list[Sample]:
 
 def _events(rows: Sequence[Row]) -> list[Event]:
     return [
-        Event(row["step"], *(str(row.get(name) or "") for name in ("kind", "text", "time")))
+        Event(row["step"], *(without_paths(str(row.get(name) or "")) for name in ("kind", "text", "time")))
         for row in rows
         if is_step(row.get("step"))
     ]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from blankfill.report.snapshot import Best, Snapshot, number, read_json, read_snapshot
+from blankfill.report.names import without_paths_in
+from blankfill.report.snapshot import Best, Snapshot, number, part, read_json, read_snapshot
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
 
@@ -90,16 +91,10 @@ class Tuned:
 def read_tuned(run: Path) -> Tuned:
     """Read the folder of a fine-tuning run. Raises UserError when `run` is not a folder."""
     snapshot = read_snapshot(run)
-    config = read_json(run / CONFIG)
+    config = without_paths_in(read_json(run / CONFIG))
     options = part(config, "options")
     training = {"steps": snapshot.facts.get("steps"), "max_grad_norm": options.get("max_grad_norm")}
     return Tuned(dataclasses.replace(snapshot, recipe={"train": training}), config, read_json(run / RESULTS))
-
-
-def part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a mapping inside another, {} when the value is not a mapping."""
-    value = values.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def rows(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -12,17 +12,19 @@ from pathlib import Path
 from blankfill.report import sections, tuned_sections
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
+from blankfill.report.live import live_values, seconds_between
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
-from blankfill.report.snapshot import number
-from blankfill.report.tuned import Tuned, between, part, read_tuned
+from blankfill.report.snapshot import number, part
+from blankfill.report.tuned import Tuned, between, read_tuned
 
 IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
 """Facts of run.json that the page shows elsewhere."""
 BASELINE = "without reading"
 
 
-def page_of(run: Path, now: datetime) -> str:
-    """Return the HTML of a fine-tuning run. Raises UserError when `run` is not a folder."""
+def page_of(run: Path, now: datetime, live: bool = False) -> str:
+    """Return the HTML of a fine-tuning run. live: whether the page will be written again. Raises UserError when `run`
+    is not a folder."""
     tuned = read_tuned(run)
     snapshot, best = tuned.snapshot, tuned.best
     baseline = tuned.baseline
@@ -45,6 +47,8 @@ def page_of(run: Path, now: datetime) -> str:
     }
     title = f"{snapshot.name} – {tuned.task}, {_state(tuned)[1]}"
     data = payload(snapshot, charts, events, (tuned.primary_metric, best))
+    if live and not snapshot.finished:
+        data["live"] = live_values(seconds_between(snapshot, now), now)
     return document(title, headline(tuned), parts, now, data)
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 
 from blankfill.report.figures import scatter
 from blankfill.report.markup import attributes_of, language_of, pairs, panel, said, tag
-from blankfill.report.snapshot import number
-from blankfill.report.tuned import Tuned, between, numbers, pair_of, part, rows
+from blankfill.report.snapshot import number, part
+from blankfill.report.tuned import Tuned, between, numbers, pair_of, rows
 from blankfill.tasks.options import FinetuneOptions
 
 MOST_CLASSES = 20

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from blankfill.runs.folder import note_machine
+from blankfill.runs.folder import note_failure, note_machine
 from blankfill.runs.recorder import RunRecorder
 from blankfill.runs.start import Start
 from blankfill.system.console import progress as progress_bar
@@ -55,6 +55,8 @@ class RunContext:
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
+        if error[0] is not None and self.rank == 0 and hasattr(self, "recorder"):  # a refused run stays as it was
+            note_failure(self.folder)
 
     @property
     def machine(self) -> Machine:

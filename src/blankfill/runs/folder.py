@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,11 +186,21 @@ def note_step(out: Path, done: Progress, stop: Stop | None = None) -> None:
     note_facts(out, {"step": done.step, "tokens": done.tokens, "stopped": stop.value if stop else None}, True)
 
 
-def renew_report(out: Path) -> None:
-    """Write `report.html` for the current state; an error of any kind does not end the run."""
+def renew_report(out: Path, live: bool = False) -> None:
+    """Write `report.html` for the current state; an error of any kind does not end the run. live: whether the run
+    trains and will write it again."""
     from blankfill.report.page import write_page
 
     with informing(out / "report.html"):
+        write_page(out, live=live)
+
+
+def note_failure(out: Path) -> None:
+    """Note that an error has ended a run, in `run.json` and on its page, which would otherwise wait for news."""
+    from blankfill.report.page import write_page
+
+    with suppress(Exception):  # the error itself is about to be reported
+        note_facts(out, {"stopped": "an error"}, True)
         write_page(out)
 
 
@@ -220,6 +230,21 @@ def corpus_of(out: Path) -> Path:
             f"{_with_corpus(out)}"
         )
     return corpus
+
+
+def text_columns_of(out: Path) -> tuple[str, ...]:
+    """Return the columns of text that the tables of a run's corpus were read by, where they were named and the corpus
+    is there still."""
+    from blankfill.corpus.folder import load_json
+    from blankfill.corpus.tables.options import roles_of, split_names
+
+    try:
+        options = load_json(corpus_of(out) / "corpus.json").get("config")
+    except (UserError, OSError):
+        return ()
+    columns = options.get("columns") if isinstance(options, dict) else None
+    names = [name for name in columns if isinstance(name, str)] if isinstance(columns, list) else []
+    return split_names(roles_of(names).get("text", ()), ())
 
 
 def given_corpus(out: Path, paths: Sequence[str | Path]) -> Path:

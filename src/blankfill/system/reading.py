@@ -81,6 +81,7 @@ def regular_size(path: Path) -> int:
 
 STAND_IN = 512
 """Bytes at the beginning of a file that show what it is."""
+POINTER, PAGE = "a pointer of Git LFS", "a web page (HTML)"
 _POINTER = b"version https://git-lfs"
 _PAGE = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<(!doctype\s+html|html|head)\b", re.IGNORECASE | re.DOTALL
@@ -94,18 +95,22 @@ def stand_in(path: Path) -> str:
     page of an error.
     """
     try:
+        regular_size(path)  # a pipe would hang
         with open(path, "rb") as file:
             beginning = file.read(STAND_IN)
-    except OSError:
+    except (OSError, UnreadableError):
         return ""
-    if beginning.startswith(_POINTER):
-        return (
-            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its folder, or download "
-            "the file from where it was cloned"
-        )
-    if _PAGE.match(beginning):
-        return f"{path} is a web page (HTML) and not the file itself; download the file by its own link"
-    return ""
+    what = substitute(beginning)
+    remedies = {
+        POINTER: "run `git lfs pull` in its folder, or download the file from where it was cloned",
+        PAGE: "download the file by its own link",
+    }
+    return f"{path} is {what} and not the file itself; {remedies[what]}" if what else ""
+
+
+def substitute(head: bytes) -> str:
+    """Return what a file is, by its first bytes, that is stored in place of another: `POINTER`, `PAGE`, or ""."""
+    return POINTER if head.startswith(_POINTER) else PAGE if _PAGE.match(head) else ""
 
 
 def refuse_stand_in(path: Path) -> None:

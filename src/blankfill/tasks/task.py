@@ -70,10 +70,14 @@ class Task:
         without labels of its own; other labels are then errors. Raises UserError for a missing file and for a file in
         another format.
         """
+        file = self.file(path, split)
+        return self.others.get(split, self.parse)(file, labels=self.labels or labels)
+
+    def file(self, path: str | Path, split: str) -> Path:
+        """Return the file of a split. Raises UserError for a missing file."""
         if split not in self.files:
             raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.files)}.")
-        file = find_file(Path(path), self.folders, self.files[split], f"{split} file of {self.name}")
-        return self.others.get(split, self.parse)(file, labels=self.labels or labels)
+        return find_file(Path(path), self.folders, self.files[split], f"{split} file of {self.name}")
 
     def splits(self, path: str | Path) -> list[str]:
         """Return the splits whose file exists."""

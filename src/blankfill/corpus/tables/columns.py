@@ -7,8 +7,9 @@ whose values are text in most of the first rows. Not here: the columns of tasks 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -27,6 +28,10 @@ _NUMBER = re.compile(r"[\s\d.,eE+\-:/%]*")
 BY_NUMBER = ", or by its number from 1 where there is no header line"
 MISSING: Any = object()
 """What `cell_at` returns where a row has no such cell."""
+_DEEPEST = 4
+"""Levels of objects in which a text is searched for, for a message."""
+_FEWEST_VALUES = 12
+"""Values of a column that say whether they repeat, at least."""
 EACH_VALUE = ""
 """The field of a file whose records are texts themselves."""
 
@@ -101,12 +106,17 @@ def choose_text(
 ) -> FieldChoice:
     """Return the column that holds the running text. Raises UserError when there is none, or several.
 
-    sample: the first records. columns: known names, where the form has them. where, hint: for the error. typed: each
+    sample: the first records. columns: known names, where the form has them. where, hint: for the error; hint is given
+    where columns have numbers as well. typed: each
     column has one type, and `columns` are those of texts, so that the values need no look.
     """
     rows = [record for record in sample if isinstance(record, Mapping)]
-    if not rows and sample and any(isinstance(record, str) for record in sample):
-        return FieldChoice(form, EACH_VALUE, "name")
+    if not rows and sample:
+        if any(isinstance(record, str) for record in sample):
+            return FieldChoice(form, EACH_VALUE, "name")
+        raise UserError(
+            f"{where} holds {kind_of(sample[0])} where an object with a text field is wanted: is this the right file?"
+        )
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     if "text" in (lowered := {name.lower(): name for name in reversed(names)}):
         return FieldChoice(form, lowered["text"], "name")
@@ -114,10 +124,17 @@ def choose_text(
     usual = [name for name in usual if typed or all(name in row for row in rows)] or usual
     if len(usual) == 1:
         return FieldChoice(form, usual[0], "name")
+    again = [name for name in names if any(row.get(name) == name for row in rows)]
+    if not usual and hint and again and not all(map(str.isdigit, names)):
+        raise UserError(
+            f"{where} seems to be a row, not a header, since {again[0]!r} occurs in that column again: give the number "
+            f"of the text's column, such as {setting('columns', 'text=1')}."
+        )
     candidates = [name for name in names if name.lower() not in _NOT_TEXT and (typed or _is_mostly_text(rows, name))]
     if not usual and not (len(candidates) == 1 and _is_beside_more(rows, candidates[0])):
-        if len(candidates) == 1:
-            return FieldChoice(form, candidates[0], "guess")
+        running = [name for name in candidates if not _is_category(rows, name)]
+        if len(running) == 1:
+            return FieldChoice(form, running[0], "guess")
         usual = candidates
     if len(usual) > 1:
         raise UserError(
@@ -125,10 +142,32 @@ def choose_text(
             f"{setting('columns', 'text=NAME')}{hint}."
         )
     there = listed(names) or "none"
-    raise UserError(
-        f"{where}: no field is clearly the text (fields: {there}): name one with "
-        f"{setting('columns', 'text=NAME')}{hint}."
-    )
+    inside = text_inside(rows)
+    remedy = f"{setting('columns', f'text={inside}')}" if inside else f"{setting('columns', 'text=NAME')}{hint}"
+    raise UserError(f"{where}: no field is clearly the text (fields: {there}): name one with {remedy}.")
+
+
+def text_inside(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the dotted name of a text inside the objects of some records, a usual name before others, or ""."""
+    paths = [path for row in rows[:1] for path in _texts_inside(row, (), _DEEPEST)]
+    return next((path for path in paths if path.rpartition(".")[2].lower() in USUAL_FIELDS), paths[0] if paths else "")
+
+
+def _texts_inside(value: Any, path: tuple[str, ...], depth: int) -> Iterator[str]:
+    if isinstance(value, list):
+        value = value[0] if value and isinstance(value[0], Mapping) else None
+    if not isinstance(value, Mapping) or not depth:
+        return
+    for name, cell in value.items():
+        if path and can_be_text(cell) and name.lower() not in _NOT_TEXT:
+            yield ".".join((*path, name))
+        yield from _texts_inside(cell, (*path, name), depth - 1)
+
+
+def _is_category(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Return whether the values of a column repeat so much that they are names of classes, not running text."""
+    values = [value for row in rows if isinstance(value := row.get(name), str) and value.strip()]
+    return len(values) >= _FEWEST_VALUES and len(set(values)) * 4 <= len(values)
 
 
 def _may_be_text(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -149,6 +188,18 @@ def _is_beside_more(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return some names for a message."""
-    texts = (str(name) for name in islice(names, 20))
-    return ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts if text)
+    """Return some names for a message; those that could be mistaken for several, or have line ends, are quoted."""
+    return ", ".join(_shown(str(name)) for name in islice(names, 20) if str(name))
+
+
+def _shown(name: str) -> str:
+    shown = name if len(name) <= 40 else name[:37] + "..."
+    return repr(shown) if "," in name or name != name.strip() or not name.isprintable() else shown
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question about the name that a mistyped one resembles, for the end of a message, or ""."""
+    known = list(names)
+    same = [other for other in known if other.strip().lower() == name.strip().lower()]
+    close = same or get_close_matches(name, known, 1)
+    return f": did you mean {close[0]!r}?" if close else ""

@@ -104,7 +104,10 @@ def find_dialect(head: str, complete: bool, delimiter: str | None = None, prefer
 def _quoting(head: str, mark: str, skip: int) -> Dialect:
     """Return the dialect of a delimiter: whether cells are quoted, and how marks inside them are written."""
     if mark == "\t" and not is_quoted(head):
-        return Dialect(mark, False, skip=skip)
+        bare, quoted = Dialect(mark, False, skip=skip), Dialect(mark, skip=skip)
+        cells = len(next(iter(_parsed(head, bare)), []))
+        if not any(len(row) != cells for row in _parsed(head, bare)) or _faults(head, quoted, cells):
+            return bare  # quotation marks are read as such where the rows have equally many cells with them only
     plain, escaped = Dialect(mark, skip=skip), Dialect(mark, escaped=True, skip=skip)
     if '\\"' in head:
         rows = _parsed(head, plain)

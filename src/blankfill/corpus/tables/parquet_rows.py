@@ -116,3 +116,20 @@ def _check_columns(group: Any, where: str, columns: Sequence[str] | None) -> Non
                 f"{where}: column {name!r} unpacks {packed:,} bytes to {size:,}, more than {limits.LARGEST_RATIO} "
                 f"times as many: write the table again without compression, or with smaller row groups."
             )
+
+
+def parquet_types(path: str, name: str) -> dict[str, Any]:
+    """Return the columns of a Parquet file with their data types, as far as Python's values can be written in them;
+    "json" for others."""
+    pyarrow, _ = import_parquet()
+    with _opened(path, name) as file:
+        return {column.name: column.type if _is_writable(column.type, pyarrow) else "json"
+                for column in file.schema_arrow}  # fmt: skip
+
+
+def _is_writable(kind: Any, pyarrow: Any) -> bool:
+    try:
+        pyarrow.array([None], kind)
+    except (pyarrow.ArrowException, TypeError, ValueError):
+        return False
+    return True

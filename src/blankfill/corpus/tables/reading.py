@@ -7,6 +7,7 @@ its line, never a silent loss. Cells of CSV files and spreadsheets are texts; th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,15 @@ from blankfill.corpus.compression import SUFFIXES, compression_of, open_binary
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
-from blankfill.corpus.tables.columns import FieldChoice, listed
+from blankfill.corpus.tables.columns import FieldChoice, listed, nearest
 from blankfill.corpus.tables.csv_rows import csv_rows, fitted, with_line_feeds
-from blankfill.corpus.tables.delimiters import find_dialect
+from blankfill.corpus.tables.delimiters import CANDIDATES, find_dialect
 from blankfill.corpus.tables.options import TableOptions, all_numbers, roles_of, split_names
 from blankfill.corpus.tables.parquet_rows import parquet_columns, parquet_rows
+from blankfill.corpus.tables.spreadsheet_rows import ARCHIVES, spreadsheet_rows
 from blankfill.corpus.tables.spreadsheet_rows import SUFFIXES as SPREADSHEETS
-from blankfill.corpus.tables.spreadsheet_rows import spreadsheet_rows
 from blankfill.errors import Problem, UserError, setting
-from blankfill.system.reading import regular_size
+from blankfill.system.reading import STAND_IN, readable, regular_size, substitute
 
 KINDS: Mapping[str, str] = {
     "csv": "csv", "tsv": "tsv", "tab": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "jsonlines": "jsonl", "json": "json",
@@ -34,6 +35,10 @@ KINDS: Mapping[str, str] = {
 """Suffix → kind of table."""
 ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet", *SPREADSHEETS)
 """The suffixes that a folder is searched for, the likeliest first."""
+FORMS: Mapping[str, str] = {"parquet": "a Parquet file", "spreadsheet": "a spreadsheet"}
+"""Forms that are no text."""
+_SUFFIXES: Mapping[str, str] = {"parquet": ".parquet", "spreadsheet": ".xlsx"}
+RENAME = "give its name the suffix of its form, such as .csv"
 SAMPLE_ROWS = 100
 SAMPLE_CHARACTERS = 1 << 20
 """Rows, and characters of JSON, that decide about a table's columns, at most; but one row at least."""
@@ -52,14 +57,27 @@ def table_kind(path: str | Path) -> str:
     return KINDS.get(suffixes[-1].lstrip("."), "") if suffixes else ""
 
 
+def _check_form(name: str, kind: str, head: bytes) -> None:
+    """Raise UserError for a file whose first bytes are not those of the form that its name says."""
+    if what := substitute(head):
+        raise UserError(f"{name} is {what}, not a table: download the file itself.")
+    actual = "parquet" if head.startswith(b"PAR1") else "spreadsheet" if head.startswith(ARCHIVES) else ""
+    is_text = not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
+    if is_text and kind in FORMS and actual != kind:
+        raise UserError(f"{name} is text, and its name is that of {FORMS[kind]}: {RENAME}.")
+    if not is_text and actual and actual != kind:
+        raise UserError(f"{name} is {FORMS[actual]}: give its name the suffix {_SUFFIXES[actual]}.")
+
+
 @dataclass
 class Table:
     """An open table.
 
-    name: of the file, for messages. form: for people, such as "CSV, ';'". unit: what numbers of rows count, "line",
-    "row" or "record". columns: names, in order; of JSON those of the sample. text_columns: those that can be text by
-    their type, where columns have types. header: the line of the header, 0 without one. sample: the first rows. notes:
-    what was decided, a sentence each; complete only after `rows`. choices: the columns that were chosen, for reports.
+    name: of the file, for messages. form: for people, such as "CSV, ';'". delimiter: between the cells of a CSV file.
+    unit: what numbers of rows count, "line", "row" or "record". columns: names, in order; of JSON those of the
+    sample. text_columns: those that can be text by their type, where columns have types. header: the line of the
+    header, 0 without one. sample: the first rows. notes: what was decided, a sentence each; complete only after `rows`.
+    choices: the columns that were chosen, for reports.
     """
 
     path: str
@@ -74,6 +92,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     choices: list[FieldChoice] = field(default_factory=list)
     twice: frozenset[str] = frozenset()
+    delimiter: str = ""
     _source: _Source | None = field(default=None, repr=False)
 
     def where(self, number: int) -> str:
@@ -114,8 +133,8 @@ class Table:
             if not self.header and self.kind != "parquet":
                 raise UserError(f"{self.name} has no column {name}: its {len(known)} columns count from 1.")
             raise UserError(
-                f"{self.name} has no column {name!r}; its columns are {listed(self.columns)}: choose with "
-                f"{setting('columns')}."
+                f"{self.name} has no column {name!r}; its columns are {listed(self.columns)}; choose with "
+                f"{setting('columns')}{nearest(name, self.columns) or '.'}"
             )
 
 
@@ -132,6 +151,7 @@ def open_table(
     """
     options = options or TableOptions()
     path, name = str(path), name or str(path)
+    by_name = not kind
     kind = kind or table_kind(path)
     if not kind:
         raise UserError(
@@ -140,6 +160,9 @@ def open_table(
     if compression is None:
         regular_size(Path(path))
         compression = compression_of(path)
+        if by_name and not compression:
+            with readable(Path(path)), Path(path).open("rb") as raw:
+                _check_form(name, kind, raw.read(STAND_IN))
     notes: list[str] = []
     if not encoding and kind not in ("parquet", "spreadsheet"):
         decided = decide_encoding(path, compression, options.encoding, name)
@@ -244,6 +267,8 @@ class _Cells(_Source):
         numbered = all(cell.isdigit() for cell in cells) and set(_given_names(self.options)) <= set(cells)
         if all_numbers(self.options.columns) and not numbered:
             return self._table(form, columns=tuple(str(number + 1) for number in range(len(cells))))
+        if first is None:
+            raise UserError(f"{self.name} is empty: give a file that holds a table.")
         if not any(cells):
             raise UserError(
                 f"{self.name} has no header line: give the text's column by number, such as "
@@ -283,6 +308,7 @@ class _Csv(_Cells):
         preferred = "\t" if self.kind == "tsv" else ","
         self._dialect = find_dialect(head, complete, self.options.delimiter_character(), preferred)
         table = self._headed(self._form(), self._first_rows(head, complete))
+        table.delimiter = self._dialect.delimiter if self._dialect.delimiter in CANDIDATES else ""
         table.sample = self._sample(table, self._first_rows(head, complete))
         return table
 
@@ -340,8 +366,8 @@ class _Spreadsheet(_Cells):
         if len(names) > 1 and self.options.sheet is None:
             table.notes.append(
                 Problem(
-                    f"{self.name} has {len(names)} sheets, of which {title!r} is read: choose another with "
-                    f"{setting('sheet')}."
+                    f"{self.name} has {len(names)} sheets ({listed(names)}), of which {title!r} is read: choose "
+                    f"another with {setting('sheet')}."
                 )
             )
         return table

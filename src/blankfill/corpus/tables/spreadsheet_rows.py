@@ -17,13 +17,14 @@ from blankfill.corpus.limits import LARGEST_WORKBOOK
 from blankfill.errors import UserError, setting
 
 SUFFIXES = ("xlsx", "xlsm", "xlsb", "xls", "ods")
-_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_ZIP, _OLE = ARCHIVES = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+"""First bytes of spreadsheets, and of other archives."""
 
 
 def is_spreadsheet(name: str, head: bytes) -> bool:
     """Return whether a file is a spreadsheet, by its name and its first bytes."""
     suffix = name.lower().rpartition(".")[2]
-    return suffix in SUFFIXES and head.startswith((_ZIP, _OLE))
+    return suffix in SUFFIXES and head.startswith(ARCHIVES)
 
 
 def spreadsheet_rows(path: str, name: str, sheet: str | None) -> tuple[str, list[str], list[tuple[int, list[str]]]]:

@@ -47,7 +47,16 @@ def find_file(path: Path, folders: Sequence[str], names: Sequence[str], what: st
                 if matches:
                     return matches[0]
     where = " or ".join(str(place) for place in places)
-    raise UserError(f"{where} has no {what}: looked for {', '.join(names)}.")
+    raise UserError(f"{where} has no {what}: looked for {listed(names, 6)}{_instead(path, names)}.")
+
+
+def _instead(folder: Path, names: Sequence[str]) -> str:
+    """Return what else could be meant, for a message: files of the folder that have one of the expected suffixes."""
+    suffixes = {Path(name).suffix for name in names}
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes and file.is_file())
+    if not files:
+        return ""
+    return f"; it holds {listed(files, 6)}: rename one, or give the file itself instead of the folder"
 
 
 def text_lines(path: Path) -> Iterator[str]:

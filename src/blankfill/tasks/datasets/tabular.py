@@ -6,7 +6,7 @@ all its rows are kept. In a file with labels, rows without a text or a label are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,17 @@ from blankfill.corpus.tables.reading import ENDINGS
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.conll import tag_names
-from blankfill.tasks.datasets.task_table import Row, TaskRoles, TaskTable, is_empty, label_name, whole_number
+from blankfill.tasks.datasets.decimals import is_ambiguous, with_point
+from blankfill.tasks.datasets.task_table import (
+    Row,
+    TaskColumns,
+    TaskRoles,
+    TaskTable,
+    is_empty,
+    label_name,
+    listed_cell,
+    whole_number,
+)
 from blankfill.tasks.items import (
     Answer,
     ChoiceItem,
@@ -87,20 +97,53 @@ def _known(table: TaskTable, names: Iterable[tuple[int, str]], labels: tuple[str
     return labels
 
 
+def text_item(table: TaskColumns, row: Row, id: str, line: int) -> TextItem:
+    """Return the text or the two texts of a row, without a label."""
+    texts = [table.text_of(row, name, line) for name in table.text]
+    return TextItem(id, texts[0], texts[1] if len(texts) > 1 else None)
+
+
+def tagged_item(table: TaskColumns, row: Row, id: str, line: int) -> TaggedItem | str:
+    """Return the words of a row, without tags, or why there are none."""
+    words = _words(table, row, table.text[0], line)
+    return TaggedItem(id, words) if words else "has no words"
+
+
+def question_item(table: TaskColumns, row: Row, id: str, line: int) -> QuestionItem | str:
+    """Return the question of a row and its context, without answers, or why there are none."""
+    question, context = (table.text_of(row, name, line) for name in table.text)
+    return QuestionItem(id, question, context) if question and context else "has no question or no context"
+
+
+def choice_item(table: TaskColumns, row: Row, id: str, line: int) -> ChoiceItem | str:
+    """Return the context of a row and its choices, without a label, or why there are none."""
+    choices, _ = _choices_of(table, row, line)
+    context = table.text_of(row, table.text[0], line)
+    if len(choices) < 2:
+        return "has fewer than two choices"
+    return ChoiceItem(id, context, choices) if all(choices) else "has an empty choice before others"
+
+
+def generation_item(table: TaskColumns, row: Row, id: str, line: int) -> GenerationItem:
+    """Return the source of a row, without targets."""
+    texts = [table.text_of(row, name, line) for name in table.text]
+    return GenerationItem(id, texts[0], (), texts[1] if len(texts) > 1 else None)
+
+
 def read_texts(path: Path, labels: tuple[str, ...], options: TableOptions, several: bool = False) -> Split:
     """Read texts or pairs with one label each, or with `several`."""
     table = TaskTable(path, options, _LABEL_SETS if several else _CLASSES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [table.text_of(row, name, line) for name in table.text]
-        if table.labelled and not texts[0]:
+        item = text_item(table, row, id, line)
+        if table.labelled and not item.first:
             return "has no text"
         names = _labels_of(table, row, line, several)
         if table.labelled and not names and not (several and not _unlabelled(table, row)):
             return "has no label"
         met.extend((line, name) for name in names)
         wanted.append(names)
-        return TextItem(id, texts[0], texts[1] if len(texts) > 1 else None)
+        return item
 
     met: list[tuple[int, str]] = []
     wanted: list[list[str]] = []
@@ -134,6 +177,7 @@ def _labels_of(table: TaskTable, row: Row, line: int, several: bool) -> list[str
     """Return the names of a row's labels."""
     values = {name: table.value(row, name) for name in table.label}
     name, value = next(iter(values.items()), ("", None))
+    value = listed_cell(value) if several else value
     if not several:
         if isinstance(value, list):
             raise UserError(f"{table.where(line)} has several labels: use multilabel.")
@@ -156,24 +200,23 @@ def read_numbers(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
     table = TaskTable(path, options, _CLASSES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [table.text_of(row, name, line) for name in table.text]
-        second = texts[1] if len(texts) > 1 else None
+        item = text_item(table, row, id, line)
         if not table.labelled:
-            return TextItem(id, texts[0], second)
-        if not texts[0]:
+            return item
+        if not item.first:
             return "has no text"
         value = table.value(row, table.label[0])
         if value is None or value == "":
             return "has no score"
         try:
-            score = math.nan if isinstance(value, bool | list | Mapping) else float(value)
+            score = math.nan if isinstance(value, bool | list | Mapping) else float(with_point(value))
         except (ValueError, TypeError):
             score = math.nan
         if not math.isfinite(score):
-            raise UserError(
-                f"{table.where(line)} has the score {value!r}, which is not a finite number: correct or delete it."
-            )
-        return TextItem(id, texts[0], second, score)
+            either = "may be a decimal or thousands: write it without the comma, or with a point"
+            what = either if is_ambiguous(value) else "is not a finite number: correct or delete it"
+            raise UserError(f"{table.where(line)} has the score {value!r}, which {what}.")
+        return replace(item, label=score)
 
     items = table.items(build)
     return Split(items, (), table.problems(items), table.choices())
@@ -185,11 +228,10 @@ def read_tags(path: Path, labels: tuple[str, ...], options: TableOptions) -> Spl
     met: list[tuple[int, str]] = []
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        words = _words(table, row, table.text[0], line)
-        if not words:
-            return "has no words"
-        if not table.labelled:
-            return TaggedItem(id, words)
+        item = tagged_item(table, row, id, line)
+        if isinstance(item, str) or not table.labelled:
+            return item
+        words = item.words
         tags = _words(table, row, table.label[0], line)
         if not tags:
             return "has no tags"
@@ -208,8 +250,8 @@ def read_tags(path: Path, labels: tuple[str, ...], options: TableOptions) -> Spl
     return Split(items, known, table.problems(items), table.choices())
 
 
-def _words(table: TaskTable, row: Row, name: str, line: int) -> tuple[str, ...]:
-    value = table.value(row, name)
+def _words(table: TaskColumns, row: Row, name: str, line: int) -> tuple[str, ...]:
+    value = listed_cell(table.value(row, name))
     if isinstance(value, list | tuple | np.ndarray):
         return tuple(table.short_text(part, name, line) for part in value)
     return () if is_empty(value) else tuple(table.short_text(value, name, line).split())
@@ -223,11 +265,10 @@ def read_answers(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
     moved: list[int] = []
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        question, context = (table.text_of(row, name, line) for name in table.text)
-        if not question or not context:
-            return "has no question or no context"
-        if not table.labelled:
-            return QuestionItem(id, question, context)
+        item = question_item(table, row, id, line)
+        if isinstance(item, str) or not table.labelled:
+            return item
+        context = item.context
         name = table.label[0]
         value = table.value(row, name)
         if value is None:
@@ -240,7 +281,7 @@ def read_answers(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
                 elsewhere.append(line)
             elif was_moved:
                 moved.append(line)
-        return QuestionItem(id, question, context, tuple(answers), not answers)
+        return replace(item, answers=tuple(answers), impossible=not answers)
 
     items = table.items(build)
     if duplicate_ids(items, str(path)):
@@ -294,15 +335,13 @@ def _answers_of(table: TaskTable, value: Any, start: Any, name: str, line: int) 
 def read_choices(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read contexts with choices: one column that holds a list, or a column for each; the label is the number of the
     right choice from 0, or its text, or its key where the choices are an object with `text` and `label`."""
-    table = TaskTable(path, _with_aliases(options), _CHOICES)
+    table = TaskTable(path, with_aliases(options), _CHOICES)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        context = table.text_of(row, table.text[0], line)
+        item = choice_item(table, row, id, line)
+        if isinstance(item, str):
+            return item
         choices, keys = _choices_of(table, row, line)
-        if len(choices) < 2:
-            return "has fewer than two choices"
-        if not all(choices):
-            return "has an empty choice before others"
         value = table.value(row, table.label[0]) if table.label else None
         label = None
         if not is_empty(value):
@@ -316,23 +355,23 @@ def read_choices(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
                 )
         elif table.labelled:
             return "has no label"
-        return ChoiceItem(id, context, choices, label, () if label is None else (label,))
+        return replace(item, label=label, right=() if label is None else (label,))
 
     items = table.items(build)
     return Split(items, (), table.problems(items), table.choices())
 
 
-def _with_aliases(options: TableOptions) -> TableOptions:
+def with_aliases(options: TableOptions) -> TableOptions:
     """Return the options with `question` and `answer` as what they are to a choice: the context and the label."""
     names = {"question": "context", "answer": "label"}
     columns = (column.partition("=") for column in options.columns)
     return replace(options, columns=tuple(f"{names.get(role, role)}{sign}{name}" for role, sign, name in columns))
 
 
-def _choices_of(table: TaskTable, row: Row, line: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _choices_of(table: TaskColumns, row: Row, line: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the choices of a row, and their keys where they have some."""
     names = table.text[1:]
-    values = [table.value(row, name) for name in names]
+    values = [listed_cell(table.value(row, name)) for name in names]
     keys: list[Any] = []
     if isinstance(values[0], Mapping) and isinstance(values[0].get("text"), list):
         given = values[0].get("label")
@@ -351,16 +390,16 @@ def read_pairs(path: Path, labels: tuple[str, ...], options: TableOptions) -> Sp
     table = TaskTable(path, options, _PAIRS)
 
     def build(row: Row, id: str, line: int) -> Item | str:
-        texts = [table.text_of(row, name, line) for name in table.text]
+        item = generation_item(table, row, id, line)
         name = table.label[0] if table.label else ""
         value = table.value(row, name)
         parts = [part for part in (value if isinstance(value, list) else [value]) if not is_empty(part)]
         targets = tuple(table.short_text(part, name, line) for part in parts)
-        if table.labelled and not texts[0]:
+        if table.labelled and not item.source:
             return "has no source"
         if table.labelled and not targets:
             return "has no target"
-        return GenerationItem(id, texts[0], targets, texts[1] if len(texts) > 1 else None)
+        return replace(item, targets=targets)
 
     items = table.items(build)
     return Split(items, (), table.problems(items), table.choices())
@@ -397,4 +436,12 @@ def tabular_task(name: str, options: TableOptions | None = None, by_characters: 
     return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)
 
 
+ROLES: Mapping[str, tuple[TaskRoles, Callable[[TaskColumns, Row, str, int], Item | str]]] = {
+    "classify": (_CLASSES, text_item), "regress": (_CLASSES, text_item), "multilabel": (_LABEL_SETS, text_item),
+    "tag": (_TAGS, tagged_item), "answer": (_ANSWERS, question_item), "choice": (_CHOICES, choice_item),
+    "generate": (_PAIRS, generation_item),
+}  # fmt: skip
+"""Kind of task → the roles of its columns, and what makes an item without its answer of a row."""
+NAMES: Mapping[str, str] = {kind: name for name, (kind, *_) in _READERS.items()}
+"""Kind of task → the name of the task on data of the user's own."""
 TABULAR = tuple(tabular_task(name) for name in _READERS)

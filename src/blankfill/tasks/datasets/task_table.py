@@ -7,6 +7,7 @@ wanted, and an object, a number or anything else that is no text is refused with
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blankfill.corpus.tables.columns import MISSING, FieldChoice, cell_at, kind_of
+from blankfill.corpus.tables.columns import listed as shown
 from blankfill.corpus.tables.options import TableOptions, role_problems, roles_of, split_names
-from blankfill.corpus.tables.reading import open_table
+from blankfill.corpus.tables.reading import Table, open_table
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.tasks.items import Item, duplicate_ids, listed
 
@@ -53,40 +55,33 @@ class TaskRoles:
             raise ConfigError(problems)
 
 
-class TaskTable:
-    """Rows of a file, with the columns checked once."""
+class TaskColumns:
+    """The columns of a table that a task reads, and what the cells of a row are to it.
 
-    def __init__(self, path: Path, options: TableOptions, roles: TaskRoles) -> None:
+    text, label: names of columns, in order. start: that of the first character of an answer. labelled: whether labels
+    are read, and rows without one left out.
+    """
+
+    def __init__(self, path: Path, table: Table, options: TableOptions, roles: TaskRoles) -> None:
+        """Choose nothing yet: `choose` does, once all names of columns are known."""
         self.path, self._roles = path, roles
         self._given = roles_of(options.columns)
-        table = open_table(path, options)
-        known = dict.fromkeys(table.columns)
         self.text: tuple[str, ...] = ()
         self._label_is_guessed = False
         self.label: tuple[str, ...] = ()
-        if table.kind not in ("json", "jsonl"):
-            self._choose(tuple(known))
-            table.check_columns([name for name in (*self.text, *self.label, *self._named("id", known)) if name])
-        rest = len(self.text) == 1 and self.text == table.columns[-1:]
-        self._rows: list[tuple[int, Row]] = []
-        for line, row in table.objects(rest):
-            if any(not is_empty(value) for value in row.values()):
-                self._rows.append((line, row))
-                known.update(dict.fromkeys(row))
-        self._where = table.where
-        if not self._rows:
-            raise UserError(f"{path} has no rows: give a file that holds some.")
+        self.id: str | None = None
+        self.start: str | None = None
+        self.labelled = False
+        self.form, self.notes, self._where = table.form, table.notes, table.where
+        self._joined: list[int] = []
+
+    def choose(self, known: Mapping[str, None]) -> None:
+        """Choose the columns of all roles, and check that they are there. Raises UserError."""
         if not self.text:
             self._choose(tuple(known))
-        self._id = next(iter(self._named("id", known)), None)
+        self.id = next(iter(self._named("id", known)), None)
         self.start = next(iter(self._named("start", known)), None)
-        self._check((*self.text, *self.label, *filter(None, (self._id, self.start))), known)
-        self.form, self.notes = table.form, table.notes
-        self.left_out: dict[str, list[int]] = {}
-        self._joined: list[int] = []
-        # A file in which no row has a label is for prediction.
-        labels: tuple[str, ...] = self.label
-        self.labelled = any(not is_empty(self.value(row, label)) for _, row in self._rows for label in labels)
+        self._check((*self.text, *self.label, *filter(None, (self.id, self.start))), known)
 
     def _named(self, role: str, known: Iterable[str]) -> tuple[str, ...]:
         return split_names(self._given.get(role, ()), known)
@@ -130,9 +125,14 @@ class TaskTable:
         if guess is None:
             raise UserError(
                 f"{self.path} has no column that is obviously the text: name one with "
-                f"{setting('columns', 'text=NAME')}; its columns are {listed(known, 30)}."
+                f"{setting('columns', self._unnamed(known))}; its columns are {shown(known)}."
             )
         return tuple(lowered[name] for name in guess)
+
+    def _unnamed(self, known: Sequence[str]) -> str:
+        """Return the roles to name: the text, and the label where none has a usual name either."""
+        label = self._named(self._roles.label, known) or self._named("label", known) or self._usual_label(known)
+        return "text=NAME" if label else f"text=NAME {self._roles.label}=NAME"
 
     def _usual_label(self, known: Sequence[str]) -> tuple[str, ...]:
         """Return the column with a usual name, or else the only one whose name begins with one: "label (0, 1)"."""
@@ -149,7 +149,7 @@ class TaskTable:
         for name in names:
             if name not in known and name.split(".")[0] not in known:
                 raise UserError(
-                    f"{self.path} has no column {name!r}: its columns are {listed(list(known), 30)}; name columns with "
+                    f"{self.path} has no column {name!r}: its columns are {shown(known)}; name columns with "
                     f"{setting('columns')}."
                 )
 
@@ -163,36 +163,18 @@ class TaskTable:
         roles = [*self._roles.texts, *[self._roles.texts[-1]] * len(self.text)]
         texts = [FieldChoice(self.form, name, text_by, role) for name, role in zip(self.text, roles, strict=False)]
         labels = [FieldChoice(self.form, name, label_by, self._roles.label) for name in self.label]
-        others = [(self._id, "id"), (self.start, "start")]
+        others = [(self.id, "id"), (self.start, "start")]
         return (*texts, *labels, *(FieldChoice(self.form, name, "option", role) for name, role in others if name))
 
-    def items(self, build: Callable[[Row, str, int], Item | str]) -> list[Item]:
-        """Return the items of all rows. build: (row, id, line) → item, or a text that says why to leave the row out."""
-        built: list[Item] = []
-        for number, (line, row) in enumerate(self._rows):
-            id = label_name(self.value(row, self._id)) if self._id else str(number)
-            item = build(row, id, line)
-            if isinstance(item, str):
-                self.left_out.setdefault(item, []).append(line)
-            else:
-                built.append(item)
-        if not built:
-            raise UserError(f"{self.path}: every row {next(iter(self.left_out))}: fill that column in.")
-        return built
-
-    def problems(self, items: Sequence[Item]) -> list[str]:
-        """Return what was decided about the file, the reasons for rows left out, and ids that occur twice."""
-        reasons = [
-            f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
-            for why, lines in self.left_out.items()
+    def joined(self) -> list[str]:
+        """Return a sentence about lists of words that were read as texts, or none."""
+        if not (lines := sorted(set(self._joined))):
+            return []
+        rows = "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
+        return [
+            f"{self.path}: {rows} a list of words where a text is wanted; the words were joined by spaces (line "
+            f"{listed(lines)})."
         ]
-        if joined := sorted(set(self._joined)):
-            rows = "1 row has" if len(joined) == 1 else f"{len(joined):,} rows have"
-            reasons.append(
-                f"{self.path}: {rows} a list of words where a text is wanted; the words were joined by spaces (line "
-                f"{listed(joined)})."
-            )
-        return [*self.notes, *reasons, *duplicate_ids(items, str(self.path))]
 
     def where(self, line: int) -> str:
         """Return the place of a row, for a message."""
@@ -240,6 +222,53 @@ class TaskTable:
         )
 
 
+class TaskTable(TaskColumns):
+    """Rows of a file with labels, or of one for prediction, with the columns checked once."""
+
+    def __init__(self, path: Path, options: TableOptions, roles: TaskRoles) -> None:
+        table = open_table(path, options)
+        super().__init__(path, table, options, roles)
+        known = dict.fromkeys(table.columns)
+        if table.kind not in ("json", "jsonl"):
+            self._choose(tuple(known))
+            table.check_columns([name for name in (*self.text, *self.label, *self._named("id", known)) if name])
+        rest = len(self.text) == 1 and self.text == table.columns[-1:]
+        self._rows: list[tuple[int, Row]] = []
+        for line, row in table.objects(rest):
+            if any(not is_empty(value) for value in row.values()):
+                self._rows.append((line, row))
+                known.update(dict.fromkeys(row))
+        if not self._rows:
+            raise UserError(f"{path} has no rows: give a file that holds some.")
+        self.choose(known)
+        self.left_out: dict[str, list[int]] = {}
+        # A file in which no row has a label is for prediction.
+        labels: tuple[str, ...] = self.label
+        self.labelled = any(not is_empty(self.value(row, label)) for _, row in self._rows for label in labels)
+
+    def items(self, build: Callable[[Row, str, int], Item | str]) -> list[Item]:
+        """Return the items of all rows. build: (row, id, line) → item, or a text that says why to leave the row out."""
+        built: list[Item] = []
+        for number, (line, row) in enumerate(self._rows):
+            id = label_name(self.value(row, self.id)) if self.id else str(number)
+            item = build(row, id, line)
+            if isinstance(item, str):
+                self.left_out.setdefault(item, []).append(line)
+            else:
+                built.append(item)
+        if not built:
+            raise UserError(f"{self.path}: every row {next(iter(self.left_out))}: fill that column in.")
+        return built
+
+    def problems(self, items: Sequence[Item]) -> list[str]:
+        """Return what was decided about the file, the reasons for rows left out, and ids that occur twice."""
+        reasons = [
+            f"{self.path}: {len(lines)} of {len(self._rows)} rows left out: each {why} (line {listed(lines)})."
+            for why, lines in self.left_out.items()
+        ]
+        return [*self.notes, *reasons, *self.joined(), *duplicate_ids(items, str(self.path))]
+
+
 def is_empty(value: Any) -> bool:
     """Return whether a cell is empty: null, NaN, nothing but white space, or an empty list."""
     if isinstance(value, float) and math.isnan(value):
@@ -254,6 +283,18 @@ def label_name(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else _WHOLE.sub(r"\1", str(value).strip())
+
+
+def listed_cell(value: Any) -> Any:
+    """Return a cell, parsed where it is a text that is a JSON list of texts and numbers, as a CSV file holds one."""
+    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]"):
+        return value
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return value
+    plain = all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts)
+    return parts if plain else value
 
 
 def whole_number(value: Any) -> int | None:
