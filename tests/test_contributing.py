@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = files_of((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
 OPTIONAL = {
     "src/blankfill/tasks/cloze/patterns/reviews.yaml", "src/blankfill/tasks/text/forms/forms.yaml",  # a form as text
-    "docs/index.md", "docs/recipes.md", "docs/import-export.md",  # lists for readers
+    "docs/index.md", "docs/recipes.md", "docs/import-export.md", "docs/papers.md",  # lists for readers
     "tests/model/test_swiglu.py", "tests/parity_cases.py", "tests/model/test_transformer.py",
     "tests/checkpoint/test_names.py", "tests/convert/test_convert.py",  # where another program has the family
     "tests/model/test_modernbert.py",  # an example, which stays as it is

@@ -119,3 +119,19 @@ def test_mistakes_in_command_lines_are_found(words: str, whole: bool, problem: s
 )
 def test_command_lines_that_are_right_pass(words: str) -> None:
     assert problems_of(Line("page.md", 1, words.split(), True)) == []
+
+
+def test_both_languages_of_the_readme_have_the_same_content() -> None:
+    english, chinese = text_of("README.md"), text_of("README.zh-CN.md")
+    for pattern in (
+        r"^#+ ",
+        r"^\| `blankfill ([a-z]+)",  # the commands of the table, in their order
+        r"^\$ blankfill ([a-z]+)|^\$ make (\w+)",
+        r"^```(\w*)$",
+    ):
+        there, here = (re.findall(pattern, page, re.MULTILINE) for page in (english, chinese))
+        assert there == here, pattern
+    links = [set(re.findall(r"\]\(([^)]+)\)", page)) - {"README.md", "README.zh-CN.md"} for page in (english, chinese)]
+    assert links[0] == links[1]
+    options = [set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", page)) for page in (english, chinese)]
+    assert options[0] == options[1]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blankfill.config.recipe import Recipe, load_recipe, recipe_names
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
+    from blankfill.corpus.tables.options import TableOptions
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.errors import ConfigError, UserError
     from blankfill.evaluation.run import Evaluation, EvaluationOptions, evaluate
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
     "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Plan", "Predictions",
-    "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "Task", "Tokenizer", "UserError",
+    "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "TableOptions", "Task", "Tokenizer", "UserError",
     "__version__", "embed", "evaluate", "export_model", "export_onnx", "fill", "finetune", "generate", "import_model",
     "load", "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
     "register_objective", "register_task", "resume", "show",
@@ -59,6 +60,7 @@ _HOMES = {
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "corpus.options": ("PrepareConfig",),
     "corpus.prepare": ("prepare",),
+    "corpus.tables.options": ("TableOptions",),
     "corpus.tokenizer": ("Tokenizer",),
     "errors": ("ConfigError", "UserError"),
     "evaluation.run": ("Evaluation", "EvaluationOptions", "evaluate"),

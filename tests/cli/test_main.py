@@ -30,6 +30,25 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
     assert "did you mean `blankfill pretrain`?" in capsys.readouterr().err
     assert cli.main(["zzz"]) == 2
     assert "`blankfill --help` lists them" in capsys.readouterr().err
+    assert cli.main(["-x"]) == 2
+    assert "there is no option -x before a command" in capsys.readouterr().err
+
+
+def test_a_wrong_choice_without_a_name_is_called_as_the_help_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bsh"]) == 2
+    assert (
+        capsys.readouterr().err == "blankfill: SHELL is 'bsh'; it must be one of bash, zsh, fish (did you mean bash?)\n"
+    )
+
+
+def test_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["help", "tokenizer", "show"])
+    assert capsys.readouterr().out.startswith("usage: blankfill tokenizer show")
+    assert cli.main(["help", "tokenizer", "shw"]) == 2
+    assert "`blankfill tokenizer` has one subcommand, show; leave out 'shw'" in capsys.readouterr().err
+    assert cli.main(["help", "fill", "show"]) == 2
+    assert "`blankfill fill` has no subcommands" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,3 +176,29 @@ def test_a_text_of_another_language_stops(folder: Path, tmp_path: Path, capsys: 
     assert not captured.out and not (tmp_path / "out" / "results.json").exists()
     assert main(["evaluate", "--model", str(folder / "bert"), *more, "--allow-unknown"]) == 0
     assert "pseudo_perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("model", "task"), [("gpt", "perplexity"), ("bert", "pseudo-perplexity"), ("gpt", "infill")])
+def test_texts_may_be_a_column_of_a_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, task: str
+) -> None:
+    texts = [" ".join([TEXT.strip().replace(";", ",")] * (4 if task == "infill" else 1))] * 3
+    (tmp_path / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+    (tmp_path / "t.csv").write_text("".join(f'{k},"{text}",a b\n' for k, text in enumerate(texts)), encoding="utf-8")
+    (tmp_path / "h.csv").write_text("id,body one,body two\n" + (tmp_path / "t.csv").read_text(), encoding="utf-8")
+    printed = []
+    for name, more in (("h.csv", ["--columns", "body one"]), ("t.csv", ["--columns", "text=2"])):
+        where = ["--model", str(folder / model), "--task", task, "--data", str(tmp_path / name), *more]
+        assert main(["evaluate", *where, "--threads", "1", "--device", "cpu", "--allow-unknown", "--json"]) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0]["metrics"] == printed[1]["metrics"] and printed[0]["counts"] == printed[1]["counts"]
+    if task == "pseudo-perplexity":
+        assert run(tmp_path, str(folder / model), task, "text.txt", "--allow-unknown", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["metrics"] == printed[0]["metrics"]
+    assert main(["evaluate", *where[:-2], "--columns", "none", "--threads", "1", "--device", "cpu"]) == 2
+    assert "no column" in capsys.readouterr().err
+
+
+def test_options_of_tables_are_not_for_files_of_a_benchmark(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "gpt", "wikitext2", ".", "--columns", "text") == 2
+    assert "wikitext2 knows the form of its files" in capsys.readouterr().err

@@ -295,3 +295,54 @@ def test_words_and_tags_come_back_as_lists(tmp_path: Path, capsys: pytest.Captur
     _, first, _ = predicted(capsys, "--model", run, tmp_path / "n.jsonl")
     _, second, _ = predicted(capsys, "--model", run, tmp_path / "o.csv")
     assert [row["tags"] for row in first] == [row["tags"] for row in second]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "xlsx"])
+@pytest.mark.parametrize("id", ["nr", "id", ""])
+def test_a_table_of_predictions_is_scored(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, id: str
+) -> None:
+    rows = [{"review": text, "stars": "good" if label else "bad"} for text, label in sentences(30, 7)]
+    if id:
+        rows = [{id: f"x{k}", **row} for k, row in enumerate(rows)]
+    table, out = write_csv(tmp_path / "t.csv", rows), tmp_path / f"o.{form}"
+    columns = ["text=review", "label=stars", *(["id=nr"] if id == "nr" else [])]
+    assert main(["predict", "--model", str(model), str(table), "--out", str(out), "--columns", *columns]) == 0
+    predicted_rows = read_table(out)
+    right = sum(row["prediction"] == row["stars"] for row in predicted_rows)
+    command = ["evaluate", "--task", "classify", "--data", str(table), "--columns", *columns, "--json", "--"]
+    capsys.readouterr()
+    assert main([*command, str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(right / 30)
+    lines = tmp_path / "lines.jsonl"
+    _, printed, _ = predicted(capsys, "--model", model, table, "--columns", *columns)
+    lines.write_text("".join(json.dumps(line) + "\n" for line in printed), encoding="utf-8")
+    assert main([*command, str(lines)]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(right / 30)
+
+
+def test_tables_that_hold_no_predictions_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_csv(tmp_path / "t.csv", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
+    command = ["evaluate", "--task", "classify", "--data", str(table)]
+    assert main([*command, str(table)]) == 2
+    assert "has no column 'prediction'; its columns are text, label" in capsys.readouterr().err
+    short = write_csv(tmp_path / "p.csv", [{"text": "a", "prediction": "x"}])
+    assert main([*command, str(short)]) == 2
+    assert "1 of 2 items have no prediction, such as 1" in capsys.readouterr().err
+    strange = write_csv(tmp_path / "p.csv", [{"prediction": "x"}, {"prediction": "z"}])
+    assert main([*command, str(strange)]) == 2
+    assert "the prediction for 1 cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", "--task", "sst2", "--data", str(tmp_path), "--columns", "a", "--", str(short)]) == 2
+    assert "sst2 knows the form of its files" in capsys.readouterr().err
+    twice = [{"prediction": "y", "prediction_2": "x"}, {"prediction": "x", "prediction_2": "y"}]
+    assert main([*command, str(write_csv(tmp_path / "p.csv", twice))]) == 0
+    said = capsys.readouterr()
+    assert "accuracy 1.0000" in said.out and "of the columns prediction, prediction_2 the last is scored" in said.err
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_file_behind_the_columns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    table = write_csv(tmp_path / "t.csv", [{"text": "a", "prediction": "x"}])
+    more = ["--model", "RUN"] if command == "predict" else ["--task", "classify", "--data", str(table)]
+    assert main([command, *more, "--columns", "text", str(table)]) == 2
+    assert f"{table} was taken for a column: name the file before --columns" in capsys.readouterr().err

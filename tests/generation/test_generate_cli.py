@@ -116,6 +116,7 @@ def test_generate_refuses_values_out_of_range(writing: Loaded) -> None:
 def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
     assert names == [
+        "encoding", "delimiter", "sheet", "columns",
         "text", "model", "file", "allow_unknown", "top", "lengths", "length_penalty", "dtype", "device", "threads",
     ]  # fmt: skip
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
@@ -148,3 +149,18 @@ def test_a_prompt_that_is_mostly_unknown_stops(writing: Loaded, capsys: pytest.C
         render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2"]))
     assert render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2", "--allow-unknown"])) == 0
     assert capsys.readouterr().out.startswith("αβ γδ")
+
+
+def test_fill_reads_the_text_of_a_table(masked: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("id,text,note\n1,the ____ sat,a\n2,,b\n3,the [MASK] 在,c\n", encoding="utf-8")
+    assert main(["fill", "--model", "run", "--json", "--file", str(table)]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["filled"] for line in said.out.splitlines()] == ["the cat sat", "the cat 在"]
+    assert "t.csv: CSV, ','; text 'text'" in said.err
+    with pytest.raises(UserError, match="line 2: the text has no blank"):
+        render(fill.main(["--model", "run", "--file", str(table), "--columns", "note"]))
+    with pytest.raises(UserError, match="has no column 'body'; its columns are id, text, note"):
+        render(fill.main(["--model", "run", "--file", str(table), "--columns", "body"]))
+    with pytest.raises(UserError, match="options of tables go with"):
+        fill.main(["--model", "run", "the [MASK]", "--columns", "body"])

@@ -22,6 +22,7 @@ from blankfill.generation import hidden_words_report
 from blankfill.generation.hidden_words import HiddenWords
 from blankfill.generation.hidden_words_report import Shares
 from blankfill.runs.recorder import read_lines
+from blankfill.system.console import settings_as_flags
 from small_run import SMALL, sentences, texts_in
 
 pytestmark = pytest.mark.usefixtures("restored_threads")
@@ -247,6 +248,17 @@ def test_no_validation_text_is_said_and_trained_all_the_same(
     result = blankfill.pretrain([str(texts)], recipe, tmp_path / "run")
     assert result.steps == 2 and np.isnan(result.valid_loss)
     assert "no validation text" in capsys.readouterr().err
+
+
+def test_one_text_that_is_all_for_training_names_the_options_of_the_command(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = blankfill.load_recipe("gpt-nano", {**SMALL, "corpus.validation": 1e-9, "train.steps": 1})
+    with settings_as_flags():
+        blankfill.pretrain([str(texts)], recipe, tmp_path / "run")
+    printed = capsys.readouterr().err
+    assert "give more text, or a larger --corpus.validation." in printed
+    assert "set some text aside with --corpus.validation 0.1" in printed
 
 
 def test_token_files_and_tokenizer_that_do_not_belong_together(texts: Path, tmp_path: Path) -> None:

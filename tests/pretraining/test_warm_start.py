@@ -290,7 +290,7 @@ def test_words_from_a_file_or_a_list(tmp_path: Path) -> None:
         (["--replay", "old.txt"], "--replay goes with a model"),
         (["--from", "RUN", "--replay-ratio", "0.5"], "--replay-ratio needs the old text"),
         (["--from", "RUN", "--replay", "old.txt", "--replay-ratio", "1"], "at least 0 and below 1"),
-        (["--from", "nowhere"], "nowhere: no such folder"),
+        (["--from", "nowhere"], "nowhere: no such file or folder"),
         (["--from", "RUN", "--model.hidden-size", "64"], "model.hidden_size is 64"),
         (["--from", "RUN", "--corpus.vocab-size=512"], "corpus.vocab_size cannot be chosen"),
     ],

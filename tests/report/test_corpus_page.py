@@ -19,6 +19,7 @@ def test_prepare_writes_a_page_and_names_it(tmp_path: Path, capsys: pytest.Captu
     assert f"the report, for a browser: {out / 'report.html'}" in capsys.readouterr().out
     for text in ("CSV, &#x27;;&#x27;", "body (by name)", "empty.txt: empty", '<td class="n">200</td>'):
         assert text in page
+    assert str(tmp_path) not in page
     (out / "report.html").unlink()  # corpora of earlier versions have none
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(out / "report.html")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from blankfill.checkpoint.missing import nearby
 from blankfill.checkpoint.weights import Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
@@ -115,6 +116,7 @@ def open_external(
     if file is None:
         raise UserError(
             f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+            f"{nearby(path)}"
         )
     weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
     if (folder / CONFIG).is_file():

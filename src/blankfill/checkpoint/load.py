@@ -19,6 +19,7 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_loading import ExternalCheckpoint, is_external, open_external
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
+from blankfill.checkpoint.missing import check_exists, nearby
 from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
@@ -80,8 +81,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     path, device = Path(path), str(pick_device(device))
     if path.is_file() and path.name in ("best", "latest"):
         path = store.named_by(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give a run folder made by `blankfill pretrain`, or an imported model")
+    check_exists(path, "a run, an imported model or a transformers folder")
     if (path / store.STATE).exists():
         return _from_checkpoint(store.read(path, with_optimizer=False), tokenizer_folder(path), device, dtype)
     if not (path / "checkpoints").exists() and is_external(path):
@@ -94,7 +94,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
         more = f" ({damaged[0]})" if damaged else ""
         raise UserError(
             f"{path}: there is no checkpoint in this folder{more}; train one with `blankfill pretrain`, or give a "
-            "transformers folder with config.json and its weights"
+            f"transformers folder with config.json and its weights{nearby(path)}"
         )
     for sentence in damaged:
         say(f"skipped: {sentence}; the checkpoint of step {newest.step} is used instead")

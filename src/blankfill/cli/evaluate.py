@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
+from blankfill.cli.lines import taken_for_column
 from blankfill.cli.result import Result
 from blankfill.cli.tasks import known_tasks
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.schema import Option
@@ -18,6 +20,8 @@ from blankfill.tasks.metrics.intervals import counted, figure
 
 MEASUREMENTS = ("perplexity", "pseudo-perplexity", "infill")
 """The measurements of a model on any text, which are no tasks."""
+OWN_FILES = ("wikitext2", "lambada")
+"""Measurements on files with a form of their own."""
 
 
 def known_measurements() -> list[str]:
@@ -26,17 +30,18 @@ def known_measurements() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(TableOptions):
     """Measure a pretrained model, or score a file of predictions.
 
     Measurements of a model: perplexity, wikitext2, lambada, infill, and for masked models pseudo-perplexity. A file of
-    predictions has the JSON lines of `predict` and `finetune`, or for questions a JSON object of id and answer, as
-    SQuAD's own script takes them.
+    predictions has the JSON lines of `predict` and `finetune`, or is a table that `predict` wrote, with the column
+    prediction; or for questions a JSON object of id and answer, as SQuAD's own script takes them. Texts and the data of
+    classify, tag and other tasks on tables may be tables.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = dict.fromkeys(("window", "stride", "limit"), COUNT)
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Data": "task data split na_prob_file",
+        "Data": "task data split columns encoding delimiter sheet na_prob_file",
         "Model": "model window stride both_ways limit seed allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
@@ -44,6 +49,7 @@ class EvaluateArguments:
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill evaluate --model runs/gpt --task perplexity --data test.txt",
         "blankfill evaluate --task squad --data squad predictions.json",
+        "blankfill evaluate predicted.csv --task classify --data reviews.csv --columns text=body label=stars",
     )
 
     predictions: Annotated[Path | None, Option(positional=True)] = None
@@ -86,7 +92,8 @@ def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(EvaluateArguments, argv, "evaluate")
     if (args.predictions is None) == (args.model is None):
-        raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one")
+        hint = taken_for_column(args.columns)
+        raise UserError(f"give either a file with predictions to score, or {setting('model')} to measure one{hint}")
     from blankfill.evaluation.run import result_folder, write_results
     from blankfill.system.console import show
 
@@ -105,23 +112,29 @@ def main(argv: Sequence[str]) -> Result:
 
 
 def _scored(args: EvaluateArguments) -> dict[str, Any]:
+    from blankfill.finetuning.config import task_with
     from blankfill.finetuning.score import score_predictions
-    from blankfill.tasks.datasets.registry import task_named
 
     assert args.predictions is not None
     split = args.split or "dev"
-    scores = score_predictions(task_named(args.task), args.data, split, args.predictions, args.na_prob_file)
+    tables = args.table_options()
+    task = task_with(args.task, tables)
+    scores = score_predictions(task, args.data, split, args.predictions, args.na_prob_file, tables)
     paths = {"predictions": str(args.predictions.resolve()), "data": str(args.data.resolve())}
     return {"task": args.task, "split": split, **paths, **scores.values()}
 
 
 def _measured(args: EvaluateArguments, model: Path) -> dict[str, Any]:
     from blankfill.evaluation.run import EvaluationOptions, evaluate
+    from blankfill.finetuning.config import task_with
 
     if args.na_prob_file is not None:
         raise UserError(f"{setting('na_prob_file')} goes with a file of predictions; leave it out")
+    if args.task in OWN_FILES:
+        task_with(args.task, args.table_options())
     options = EvaluationOptions(
-        args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed
+        args.split or "test", args.window, args.stride, args.both_ways, args.limit, args.seed,
+        args.table_options(),
     )  # fmt: skip
     result = evaluate(
         model, args.task, args.data, options, device=args.device, threads=args.threads, dtype=args.dtype,

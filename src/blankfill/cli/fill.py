@@ -11,6 +11,8 @@ from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
 from blankfill.cli.lines import lines_of
 from blankfill.cli.result import Rows
+from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError, setting
 from blankfill.system.bounds import STEEPEST, Bound, at_least
 from blankfill.system.schema import Option
@@ -25,7 +27,7 @@ MOST_CANDIDATES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillArguments:
+class FillArguments(TableOptions):
     """Fill the blanks of sentences with a trained model.
 
     A blank is written [MASK], [BLANK], <mask> or ____ (three or more underscores); [MASK:3] stands for exactly three
@@ -37,7 +39,7 @@ class FillArguments:
         "length_penalty": Bound(-STEEPEST, STEEPEST),
     }
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Input": "model file allow_unknown",
+        "Input": "model file columns encoding delimiter sheet allow_unknown",
         "Candidates": "top lengths length_penalty",
         "Machine": "dtype device threads",
     }
@@ -51,7 +53,7 @@ class FillArguments:
     model: Path
     """Folder of a trained model: a run, or one of its checkpoints."""
     file: Path | None = None
-    """UTF-8 file with one sentence on each line."""
+    """UTF-8 file with one sentence on each line, or a table, whose column of text is found or named as by prepare."""
     allow_unknown: bool = False
     """Fill although most of a sentence is unknown to the model's tokenizer."""
     top: int = 5
@@ -72,6 +74,8 @@ class FillArguments:
 def main(argv: Sequence[str]) -> Rows[tuple[int, FillResult]]:
     """Run the command."""
     args = parsed(FillArguments, argv, "fill")
+    if args.file is None and args.table_options() != TableOptions():
+        raise UserError(f"options of tables go with {setting('file')}; leave them out")
     if not args.text and args.file is None:
         raise UserError(
             f'there is nothing to fill; give a text such as "The cat sat on the [MASK].", - or {setting("file")}'
@@ -92,7 +96,7 @@ def filled(filler: Filler, args: FillArguments) -> Iterator[FillResult]:
     """Yield the result of each sentence."""
     from blankfill.corpus.unknown import counting
 
-    for where, text in sentences(args.text, args.file):
+    for where, text in sentences(args.text, args.file, args.table_options()):
         try:
             with counting("the sentence", allow=args.allow_unknown):
                 result = filler.fill(text, args.top, args.lengths, args.length_penalty)
@@ -101,14 +105,24 @@ def filled(filler: Filler, args: FillArguments) -> Iterator[FillResult]:
         yield result
 
 
-def sentences(texts: Sequence[str], file: Path | None) -> Iterator[tuple[str, str]]:
-    """Yield (place, text) of every given sentence; empty lines are skipped."""
+def sentences(
+    texts: Sequence[str], file: Path | None, tables: TableOptions | None = None
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Yield (place, text) of every given sentence; empty lines, and rows of a table without a text, are skipped.
+
+    tables: how a table is read, with the column of the text.
+    """
     for text in texts:
         if text == "-":
             yield from _written(lines_of(None))
         else:
             yield "", text
-    if file is not None:
+    if file is None:
+        return
+    tables = tables or TableOptions()
+    if file.is_file() and (kind := given_kind(file, tables, USUAL_NAMES)):
+        yield from _written((row.where, row.text) for row in TextTable(file, kind, tables).rows())
+    else:
         yield from _written(lines_of(file))
 
 

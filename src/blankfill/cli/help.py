@@ -9,11 +9,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from blankfill.cli.arguments import choices_of, parsed
+from blankfill.cli.arguments import arguments_of, choices_of, parsed
 from blankfill.cli.common import COMMON
 from blankfill.cli.layout import columns, examples, group, paragraphs, wrapped
 from blankfill.cli.result import Result, Rows
-from blankfill.errors import in_flags, setting
+from blankfill.errors import UserError, in_flags, setting
 from blankfill.system.schema import Field, Option, fields_of, groups_of, item_type, optional
 
 TITLES = {
@@ -41,6 +41,8 @@ class HelpArguments:
 
     command: Annotated[str, Option(positional=True, suggestions=known_commands)] = ""
     """Name of the command; without it, the list of the commands."""
+    subcommand: Annotated[str, Option(positional=True)] = ""
+    """Name of its subcommand, where it has one: tokenizer show."""
 
 
 def main(argv: Sequence[str]) -> Result | Rows[Any]:
@@ -50,7 +52,12 @@ def main(argv: Sequence[str]) -> Result | Rows[Any]:
     args = parsed(HelpArguments, argv, "help")
     if not args.command:
         return overview()
-    return run([command_named(args.command), "--help"])
+    name = command_named(args.command)
+    known = getattr(arguments_of(name), "SUBCOMMAND", "")
+    if args.subcommand not in ("", known):
+        has = f"one subcommand, {known}" if known else "no subcommands"
+        raise UserError(f"`blankfill {name}` has {has}; leave out {args.subcommand[:40]!r}")
+    return run([name, "--help"])
 
 
 def command_help(kind: type, command: str, sections: Mapping[str, Any], width: int = 0) -> str:

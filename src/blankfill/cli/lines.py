@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
 from blankfill.corpus.limits import LONGEST_GIVEN, too_long
-from blankfill.errors import UserError
-from blankfill.system.console import say
+from blankfill.errors import UserError, setting
 
 T = TypeVar("T")
+
+
+def taken_for_column(columns: Sequence[str]) -> str:
+    """Return a hint where the last of the columns is the name of a file, which a list of values has swallowed."""
+    if not columns or not Path(columns[-1]).is_file():
+        return ""
+    return f"; {columns[-1]} was taken for a column: name the file before {setting('columns')}"
 
 
 def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
@@ -24,8 +30,6 @@ def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:
         return
     try:
         with source.open("rb") as stream:
-            if source.suffix.lower() == ".csv":
-                say(f"{source} is read as lines of text and not as a table: its header and all its columns are text")
             yield from decoded(stream, str(source))
     except OSError as error:
         raise UserError(f"{source}: the file cannot be read ({error.strerror}); give a UTF-8 text file") from None

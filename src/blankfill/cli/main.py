@@ -177,6 +177,10 @@ def command_named(name: str) -> str:
 
     from blankfill.errors import UserError
 
+    if name.startswith("-"):
+        raise UserError(
+            f"there is no option {name[:40]} before a command; `blankfill --help` lists the commands and the options"
+        )
     close = difflib.get_close_matches(name[:100].lower(), COMMANDS, 1)
     hint = f"did you mean `blankfill {close[0]}`?" if close else "`blankfill --help` lists them"
     raise UserError(f"there is no command {name}; {hint}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from blankfill.cli.arguments import parsed
-from blankfill.cli.lines import lines_of, windows
+from blankfill.cli.lines import lines_of, taken_for_column, windows
 from blankfill.cli.result import Result, Rows
 from blankfill.cli.tasks import known_tasks
 from blankfill.corpus.tables.options import TableOptions
@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     """Run the command."""
     args = parsed(PredictArguments, argv, "predict")
     if (args.file is None) == (args.data is None):
-        raise UserError(f"give either a file of rows, or {setting('data')} with the files of a task")
+        hint = taken_for_column(args.columns)
+        raise UserError(f"give either a file of rows, or {setting('data')} with the files of a task{hint}")
     if args.file is not None and (args.submission or args.task):
         raise UserError(f"{setting('submission')} and {setting('task')} go with {setting('data')}; leave them out")
     if args.data is not None and args.table_options() != TableOptions():

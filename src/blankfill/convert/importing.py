@@ -16,6 +16,7 @@ from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.hf_loading import CONFIG, ExternalCheckpoint
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
+from blankfill.checkpoint.missing import check_exists
 from blankfill.errors import UserError, setting
 from blankfill.model.config import config_values
 from blankfill.system.console import amount, say
@@ -42,8 +43,7 @@ class Imported:
 
 def check_source(path: Path, out: Path) -> None:
     """Raise UserError for a path without a model of another program, and for a folder that is not empty."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; give a transformers folder or a GLM checkpoint")
+    check_exists(path, "a transformers folder or a GLM checkpoint")
     of_run = (path / "checkpoints").is_dir()
     if of_run or ((path / store.STATE).is_file() and not (path / CONFIG).is_file()):
         what = "a run" if of_run else "a model"

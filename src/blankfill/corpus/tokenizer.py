@@ -341,7 +341,10 @@ class Tokenizer:
         piece = 0  # where the last piece of a cut run begins in its word
         prefix, string_of, cut = self._prefix, self._full.id_to_token, self._is_cut
         for id in map(int, ids):
-            token = string_of(id) or self.token(id)
+            if (token := string_of(id)) is None:
+                if 0 <= id < self.size:
+                    continue  # a gap in the ids, which `tokenizers` leaves out as well
+                token = self.token(id)
             if token.startswith(prefix) and words:
                 words[-1] += token[len(prefix) :]
             elif cut and words and runs_on(words[-1][piece:], token):

@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import Problem, UserError, setting
 from blankfill.system.console import progress, say
 from blankfill.system.files import disk_errors, make_folder, write_file
@@ -41,6 +42,8 @@ class EvaluationOptions:
     """Number of texts, passages or sentences to measure, drawn by seed; 0: all."""
     seed: int = 0
     """Seed of that draw."""
+    tables: TableOptions = field(default_factory=TableOptions)
+    """How a table of texts is read, and the column of its text."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def finite(value: Any) -> Any:
 def _perplexity(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
     from blankfill.evaluation.texts import documents
 
-    return _running("perplexity", scorer, list(documents(data)), settings, start)
+    return _running("perplexity", scorer, list(documents(data, settings.tables)), settings, start)
 
 
 def _wikitext(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Start) -> Measured:
@@ -243,7 +246,7 @@ def _pseudo(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
                 scorer, "pseudo-perplexity", f"it assigns a probability to text; use {setting('task', 'perplexity')}"
             )
         raise _cannot(scorer, "pseudo-perplexity", f"it has no scores of single masks; use {setting('task', 'infill')}")
-    texts = sentences(data)
+    texts = sentences(data, settings.tables)
     count = pseudo_perplexity(scorer, [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)], start)
     notes = [f"{count.in_parts:,} texts were too long and measured in parts"] if count.in_parts else []
     counts = {"texts": count.texts, "in_parts": count.in_parts, "tokens": count.tokens, "words": count.words}
@@ -264,7 +267,7 @@ def _infill(scorer: Scorer, data: Path, settings: EvaluationOptions, start: Star
     from blankfill.evaluation.infill import by_length, infill, samples
     from blankfill.evaluation.texts import LENGTHS, PASSAGE, chosen, cut_blanks, documents, passages
 
-    texts = passages(documents(data))
+    texts = passages(documents(data, settings.tables))
     if not texts:
         raise UserError(f"{data} has no text of {PASSAGE} words, which a passage with a blank needs; give longer texts")
     texts = [texts[k] for k in chosen(len(texts), settings.limit, settings.seed)]

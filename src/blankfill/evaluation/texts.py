@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.sources import SourceOptions, discover, read_if_possible
+from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.system import console
@@ -31,13 +33,17 @@ LENGTHS = (1, 2, 3, 5, 8, 13)
 """Lengths of blanks in words."""
 
 
-def documents(path: Path) -> Iterator[LanguageItem]:
+def documents(path: Path, tables: TableOptions | None = None) -> Iterator[LanguageItem]:
     """Read the documents of a file or a folder, cleaned as by `prepare`; paragraphs are joined by a space.
 
-    Words are runs between white space, or single characters of a script without spaces. Raises UserError for a missing
-    file and for a file that is not text.
+    tables: how tables are read, with the column of the text. Words are runs between white space, or single characters
+    of a script without spaces. Raises UserError for a missing file and for a file that is not text.
     """
     options, skipped = SourceOptions(), list[str]()
+    if tables is not None:
+        options = SourceOptions(
+            encoding=tables.encoding, delimiter=tables.delimiter, sheet=tables.sheet, columns=tables.columns
+        )  # fmt: skip
     sources = discover([path], options, skipped)
     for remark in grouped_remarks(
         (source.name or source.path, source.encoding) for source in sources if not source.start
@@ -61,15 +67,17 @@ def _language(name: str, paragraphs: Sequence[str]) -> LanguageItem:
     return LanguageItem(name, text, len(_WORD.findall(text)))
 
 
-def sentences(path: Path) -> list[LanguageItem]:
-    """Read the non-empty lines of a UTF-8 file, each as a text of its own."""
+def sentences(path: Path, tables: TableOptions | None = None) -> list[LanguageItem]:
+    """Read the non-empty lines of a UTF-8 file, or the texts of a table, each as a text of its own. tables: how a table
+    is read, with the column of the text."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with a sentence on each line")
-    sentences = [
-        LanguageItem(f"{path}, line {number}", line.strip(), len(_WORD.findall(line)))
-        for number, line in enumerate(text_lines(path), 1)
-        if line.strip()
-    ]
+    tables = tables or TableOptions()
+    if path.exists() and (kind := given_kind(path, tables, USUAL_NAMES)):
+        given = ((row.where, row.text) for row in TextTable(path, kind, tables).rows())
+    else:
+        given = ((f"{path}, line {number}", line) for number, line in enumerate(text_lines(path), 1))
+    sentences = [LanguageItem(where, text.strip(), len(_WORD.findall(text))) for where, text in given if text.strip()]
     if not sentences:
         raise UserError(f"{path} has no text: give a file with a sentence on each line")
     return sentences

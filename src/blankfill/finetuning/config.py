@@ -46,15 +46,7 @@ class FinetuneConfig:
     def build_task(self) -> Task:
         """Return the task. Raises UserError for an unknown name, and for options of tables with a task whose files
         have a form of their own."""
-        task = task_named(self.task)
-        if self.tables == TableOptions():
-            return task
-        if task not in TABULAR:
-            names = ", ".join(table.name for table in TABULAR)
-            given = ", ".join(setting(field.name) for field in dataclasses.fields(TableOptions)
-                              if getattr(self.tables, field.name))  # fmt: skip
-            raise UserError(f"{task.name} knows the form of its files; {given} is for {names} only")
-        return tabular_task(task.name, self.tables)
+        return task_with(self.task, self.tables)
 
     def values(self) -> dict[str, Any]:
         """Return the configuration as JSON values, with absolute paths."""
@@ -63,6 +55,20 @@ class FinetuneConfig:
         parts = {"tables": tables, "options": dataclasses.asdict(self.options)}
         soft_labels = {} if self.soft_labels is None else {"soft_labels": self.soft_labels.values()}
         return {"task": self.task, **paths, **parts, **soft_labels}
+
+
+def task_with(name: str, tables: TableOptions) -> Task:
+    """Return the task of a name, which reads tables with these options. Raises UserError for an unknown name, and for
+    options of tables with a task whose files have a form of their own."""
+    task = task_named(name)
+    if tables == TableOptions():
+        return task
+    if task not in TABULAR:
+        names = ", ".join(table.name for table in TABULAR)
+        given = ", ".join(setting(field.name) for field in dataclasses.fields(TableOptions)
+                          if getattr(tables, field.name))  # fmt: skip
+        raise UserError(f"{task.name} knows the form of its files; {given} is for {names} only")
+    return tabular_task(task.name, tables)
 
 
 def write_config(out: Path, config: FinetuneConfig) -> None:

@@ -104,10 +104,10 @@ def predict(
 
     Args:
         model: A run made by `finetune`, one of its checkpoints, the folder of a grid (its best run predicts) or of all
-        patterns (their ensemble predicts); or a model that `load` or `open_predictor` has opened, to use it again.
+            patterns (their ensemble predicts); or a model that `load` or `open_predictor` has opened, to use it again.
         items: Items of the task; or rows: a text, two with a tab between, a mapping with the fields of the task or
-        the columns of the table that the model was fine-tuned on, or a sequence of the values of the fields, such as
-        (text, second), (question, context), (context, choices) or a list of words.
+            the columns of the table that the model was fine-tuned on, or a sequence of the values of the fields, such
+            as (text, second), (question, context), (context, choices) or a list of words.
         data: In place of `items`, the task's folder, that of its benchmark, or the file of the split itself.
         split: The split of `data`.
         task: The task of `data`, if it differs from the model's own: one with the same labels.
@@ -115,7 +115,7 @@ def predict(
         threads: CPU threads; 0 for the usual number.
         n_best: For a model that generates text, the number of texts for each item.
         search: For a model that generates text, options that differ from training: beams, length_penalty,
-        no_repeat_ngram.
+            no_repeat_ngram.
         allow_unknown: Predict although more than 5% of the tokens are unknown to the model's tokenizer.
 
     Returns:
@@ -123,7 +123,7 @@ def predict(
 
     Raises:
         UserError: There is no fine-tuned model in the folder, a row or the data cannot be read, or too many tokens are
-        unknown.
+            unknown.
         ConfigError: An option of the search has an impossible value.
     """
     if (items is None) == (data is None):

@@ -217,9 +217,9 @@ def _tables(noted: Mapping[str, Any], run: Path, where: Path) -> TableOptions:
 def best_checkpoint(path: Path) -> Any:
     """Return the checkpoint of a fine-tuning run that was best on its dev set, or the one in the folder itself."""
     from blankfill.checkpoint import store
+    from blankfill.checkpoint.missing import check_exists, nearby
 
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a run made by `blankfill finetune`")
+    check_exists(path, "a run made by `blankfill finetune`, or a fine-tuned model from elsewhere")
     if (path / store.STATE).exists():
         checkpoint: Any = store.read(path, with_optimizer=False)
     elif (path / "best").exists():
@@ -227,5 +227,7 @@ def best_checkpoint(path: Path) -> Any:
     else:
         checkpoint = store.newest(path / "checkpoints", with_optimizer=False)
     if checkpoint is None or "task" not in checkpoint.state:
-        raise UserError(f"{path}: not a fine-tuned model; train one with `blankfill finetune`")
+        raise UserError(
+            f"{path}: not a fine-tuned model; train one with `blankfill finetune`{'' if checkpoint else nearby(path)}"
+        )
     return checkpoint

@@ -99,17 +99,18 @@ def _described(path: Path) -> tuple[TransformerConfig, Objective, str]:
     """Return the configuration and the objective of a model, and the name of its family where it is noted."""
     from blankfill.checkpoint import store
     from blankfill.checkpoint.hf_loading import is_external, open_external
+    from blankfill.checkpoint.missing import check_exists, nearby
 
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give a run, an imported model or a transformers folder")
     if not (path / store.STATE).is_file() and not (path / "checkpoints").exists() and is_external(path):
         source = open_external(path)
         return source.checkpoint_format.config, source.objective, source.checkpoint_format.family.name
     if steps := store.steps_in(path / "checkpoints"):
         path = path / "checkpoints" / f"step-{max(steps)}"
+    check_exists(path, "a run, an imported model or a transformers folder")
     if not (path / store.STATE).is_file():
         raise UserError(
             f"{path}: there is no model to start from; give a run, an imported model or a transformers folder"
+            f"{nearby(path)}"
         )
     state, _ = store.read_state(path)
     if "task" in state:

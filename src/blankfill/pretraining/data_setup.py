@@ -79,7 +79,7 @@ def open_corpus(
         except UserError as error:
             raise in_recipe_terms(error) from error
         if not report.reused:
-            report.say_sources()
+            dataclasses.replace(report, notices=tuple(map(in_section, report.notices))).say_sources()
     marks = prepared_marks(folder)
     if (
         folder is not work
@@ -138,10 +138,14 @@ def with_units(tokenizer: Tokenizer, objective: Objective, unigram: np.ndarray) 
 
 def in_recipe_terms(error: UserError) -> UserError:
     """Return an error of `prepare` with a recipe's names of its settings: `vocab_size` → `corpus.vocab_size`."""
-    names = [field.name for field in dataclasses.fields(PrepareConfig)]
-    problems = error.problems if isinstance(error, ConfigError) else [error.sentence]
-    renamed = [within("corpus", problem, names) for problem in problems]
-    return ConfigError(renamed) if isinstance(error, ConfigError) else UserError(renamed[0])
+    if isinstance(error, ConfigError):
+        return ConfigError(list(map(in_section, error.problems)))
+    return UserError(in_section(error.sentence))
+
+
+def in_section(sentence: str) -> str:
+    """Return a sentence of `prepare` with a recipe's names of its settings."""
+    return within("corpus", sentence, [field.name for field in dataclasses.fields(PrepareConfig)])
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline
     )
     if math.isnan(baseline):
         say(
-            "there is no validation text, so no loss is compared with the baseline; set aside more of the text, with "
-            f"{setting('corpus.validation', 0.1)} and another folder for the run, or give more text"
+            "there is no validation text, so no loss is compared with the baseline; set some text aside with "
+            f"{setting('corpus.validation', 0.1)}, or prepare it with {setting('validation', 0.1)}"
         )
     else:
         say(f"unigram baseline on the validation targets: {baseline:.3f} nats (a model that learns falls below it)")

@@ -13,6 +13,7 @@ from blankfill.report.charts import short
 from blankfill.report.document import document
 from blankfill.report.masthead import Card, masthead
 from blankfill.report.sections import corpus_section
+from blankfill.report.snapshot import corpus_without_paths
 from blankfill.system.files import write_file
 
 
@@ -25,7 +26,7 @@ def write_corpus_page(report: CorpusReport) -> Path:
 
 
 def corpus_page(report: CorpusReport, now: datetime) -> str:
-    """Return the HTML of a corpus. now: the time shown on the page."""
+    """Return the HTML of a corpus, without absolute paths. now: the time shown on the page."""
     cards: list[Card] = [
         ("Training tokens", short(report.train.tokens), f"{report.train.tokens:,}", ""),
         ("Validation tokens", short(report.valid.tokens), f"{report.valid.tokens:,}", ""),
@@ -35,4 +36,4 @@ def corpus_page(report: CorpusReport, now: datetime) -> str:
     name = report.folder.resolve().name
     about = [f"{report.documents:,} documents read", f"{report.characters_per_token:.2f} characters per token"]
     return document(f"{name} – corpus", masthead(name, ("done", "prepared"), about, cards),
-                    {"Corpus": corpus_section(report)}, now)  # fmt: skip
+                    {"Corpus": corpus_section(corpus_without_paths(report))}, now)  # fmt: skip

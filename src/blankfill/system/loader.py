@@ -65,7 +65,10 @@ def load(
         try:
             converted[name] = convert_field(fields[name], value, texts)
         except MismatchError as error:
-            problems.append(mismatch(".".join((path, *error.path)), error))
+            if fields[name].option.positional and not error.path:
+                problems.append(f"{name.upper()} {error.sentence}")
+            else:
+                problems.append(mismatch(".".join((path, *error.path)), error))
     for name, field in fields.items():
         if base is None and field.required and name not in values:
             named = name.upper() if field.option.positional else setting(prefix + (field.option.name or name))

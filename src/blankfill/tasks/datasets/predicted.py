@@ -37,8 +37,8 @@ def merged(given: TableOptions, remembered: TableOptions, roles: TaskRoles) -> T
     own = roles_of(given.columns)
     replaced = {*own, *(roles.texts if "text" in own else ())} | ({roles.label, "label"} if "label" in own else set())
     own_columns = roles_of(remembered.columns).items()
-    kept = (f"{role}={name}" for role, names in own_columns if role not in replaced for name in names)
-    columns = (*given.columns, *kept)
+    roles_read = (f"{role}={name}" for role, names in own_columns if role not in replaced for name in names)
+    columns = (*given.columns, *roles_read)
     return TableOptions(
         encoding=given.encoding or remembered.encoding, delimiter=given.delimiter or remembered.delimiter,
         sheet=given.sheet or remembered.sheet, columns=columns,
@@ -97,18 +97,18 @@ class PredictedTable:
             (role, name) for role, names in columns.items() for name in names
             if role not in own and name not in known and name.split(".")[0] not in known
         ]  # fmt: skip
-        kept = {
+        roles_read = {
             role: names for role, names in columns.items() if role in own or not {(role, n) for n in names} & {*lacking}
         }
         missed = [name for role, name in lacking if role in texts]
-        others = {role: names for role, names in kept.items() if role not in texts or role in own}
+        others = {role: names for role, names in roles_read.items() if role not in texts or role in own}
         if missed:
-            kept = others
-        if not set(kept) & set(texts):
+            roles_read = others
+        if not set(roles_read) & set(texts):
             fields = {role: (role,) for role in roles.texts if role in known}
             if len(fields) >= roles.needed and next(iter(roles.texts)) in fields:
-                kept = {**fields, **kept}
-        options = replace(wanted, columns=tuple(f"{role}={','.join(names)}" for role, names in kept.items()))
+                roles_read = {**fields, **roles_read}
+        options = replace(wanted, columns=tuple(f"{role}={','.join(names)}" for role, names in roles_read.items()))
         if missed:
             try:
                 TaskColumns(self.path, self.table, options, roles).choose(known)
@@ -158,7 +158,7 @@ class PredictedTable:
 
     def reading(self) -> TableOptions:
         """Return the options that read this table with its labels and the same ids."""
-        roles = {choice.role: [] for choice in self.choices()}
+        roles: dict[str, list[str]] = {choice.role: [] for choice in self.choices()}
         for choice in self.choices():
             roles[choice.role].append(choice.field)
         if self.id is not None:
