@@ -25,8 +25,8 @@ def check_exists(path: Path, wanted: str) -> None:
 
 def nearby(path: Path) -> str:
     """Return a phrase that names the models below a folder; empty where there are none, or more than three."""
-    found = models_below(path)
-    return f"; did you mean {' or '.join(map(str, found))}?" if 0 < len(found) <= 3 else ""
+    matches = models_below(path)
+    return f"; did you mean {' or '.join(map(str, matches))}?" if 0 < len(matches) <= 3 else ""
 
 
 def models_below(path: Path) -> list[Path]:
@@ -40,8 +40,8 @@ def models_below(path: Path) -> list[Path]:
         looked += len(level)
         if looked > MOST_FOLDERS:
             return []
-        if found := [folder for folder in level if _holds_model(folder)]:
-            return found
+        if matches := [folder for folder in level if _holds_model(folder)]:
+            return matches
     return []
 
 
