@@ -59,7 +59,21 @@ TABULAR = {
         "threads",
         "seed",
     },
-    "show": {"recipe", "out", "example", "png", "width", "font", "seed"},
+    "show": {
+        "recipe",
+        "out",
+        "example",
+        "png",
+        "width",
+        "font",
+        "seed",
+        "all",
+        "no-all",
+        "html",
+        "text",
+        "tokenizer",
+        "model",
+    },
 }
 
 COMMON = {"json", "quiet", "debug", "help"}
@@ -181,6 +195,7 @@ PLAIN = {
     },
     "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
     "export": {"out", "format", "part", "text", "threads"},
+    "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""
 
