@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blankfill.corpus import prepare, shards, stages
+from blankfill.corpus import inputs, prepare, shards, stages
 from blankfill.corpus.indexed import IndexedCorpus
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.sentences import split_sentences
@@ -88,8 +88,8 @@ def expected(text: str) -> str:
 @pytest.fixture
 def small_tasks(monkeypatch):
     """Many small tasks, ranges and shards instead of one of each."""
-    monkeypatch.setattr(prepare, "TASK_BYTES", (3000, 3000))
-    monkeypatch.setattr(prepare, "RANGE_BYTES", 4000)
+    monkeypatch.setattr(inputs, "TASK_BYTES", (3000, 3000))
+    monkeypatch.setattr(inputs, "RANGE_BYTES", 4000)
     monkeypatch.setattr(stages, "SHARD_BYTES", 1500)
     monkeypatch.setattr(shards, "BLOCK_BYTES", 500)
 
@@ -121,8 +121,8 @@ def test_one_document_in_any_number_of_pieces(tmp_path, monkeypatch):
     source = write(tmp_path / "in", [text(1, 80), text(2, 3), text(3, 50)])
     config = replace(CONFIG, validation=0)
     run(source, tmp_path / "whole", config)
-    monkeypatch.setattr(prepare, "TASK_BYTES", (3000, 3000))
-    monkeypatch.setattr(prepare, "RANGE_BYTES", 4000)
+    monkeypatch.setattr(inputs, "TASK_BYTES", (3000, 3000))
+    monkeypatch.setattr(inputs, "RANGE_BYTES", 4000)
     monkeypatch.setattr(stages, "SHARD_BYTES", 1500)
     report = run(source, tmp_path / "cut", config)
     assert (tmp_path / "whole" / "train.bin").read_bytes() == (tmp_path / "cut" / "train.bin").read_bytes()
@@ -137,7 +137,7 @@ def test_nothing_depends_on_the_number_of_workers(tmp_path, monkeypatch, dedup):
         pytest.importorskip("rensa", reason="rensa is not installed")
     texts = [text(seed % 25, 6) + "This very line stands in each of them.\n" for seed in range(30)]
     source = write(tmp_path / "in", texts)
-    monkeypatch.setattr(prepare, "TASK_BYTES", (3000, 3000))
+    monkeypatch.setattr(inputs, "TASK_BYTES", (3000, 3000))
     config = replace(CONFIG, dedup=dedup)
     run(source, tmp_path / "one", config)
     run(source, tmp_path / "two", replace(config, workers=2))

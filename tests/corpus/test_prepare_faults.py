@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_prepare import CONFIG, files, run, small_tasks, text, write
 
-from blankfill.corpus import folder, indexed, pool, prepare
+from blankfill.corpus import folder, indexed, inputs, pool, prepare
 from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.tokenizer import Tokenizer
@@ -62,8 +62,8 @@ def test_done_work_is_not_done_again(tmp_path, monkeypatch, small_tasks, capsys)
     with pytest.raises(Killed):
         run(source, out)
     monkeypatch.undo()
-    monkeypatch.setattr(prepare, "TASK_BYTES", (3000, 3000))
-    monkeypatch.setattr(prepare, "RANGE_BYTES", 4000)
+    monkeypatch.setattr(inputs, "TASK_BYTES", (3000, 3000))
+    monkeypatch.setattr(inputs, "RANGE_BYTES", 4000)
     monkeypatch.setattr(prepare, "extract", lambda task: pytest.fail("read again"))
     monkeypatch.setattr(prepare, "decide", lambda *rest: pytest.fail("decided again"))
     monkeypatch.setattr(prepare._Run, "_train", lambda *rest: pytest.fail("trained again"))
@@ -109,9 +109,9 @@ def test_ctrl_c_leaves_what_is_done(tmp_path, monkeypatch, capsys):
 
 DRIVER = """
 import sys
-from blankfill.corpus import prepare
+from blankfill.corpus import inputs, prepare
 if __name__ == "__main__":
-    prepare.TASK_BYTES = (60_000, 60_000)
+    inputs.TASK_BYTES = (60_000, 60_000)
     prepare.prepare([sys.argv[1]], sys.argv[2], prepare.PrepareConfig(workers=2, validation=0.2))
 """
 
@@ -275,7 +275,7 @@ def test_all_mistakes_of_the_options_at_once(tmp_path):
 def test_an_error_of_a_worker_arrives_as_itself(tmp_path, monkeypatch):
     source = write(tmp_path / "in", [text(seed) for seed in range(20)])
     (source / "007.jsonl").write_text('{"text": "Fine until here."}\n{broken\n' + "x" * 100)
-    monkeypatch.setattr(prepare, "TASK_BYTES", (500, 500))
+    monkeypatch.setattr(inputs, "TASK_BYTES", (500, 500))
     with pytest.raises(UserError, match=r"007\.jsonl, line 2"):
         run(source, tmp_path / "out", replace(CONFIG, workers=2))
 

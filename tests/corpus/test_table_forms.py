@@ -241,7 +241,7 @@ def test_a_spreadsheet_that_cannot_be_read(tmp_path: Path, monkeypatch):
     pytest.importorskip("python_calamine")
     path = workbook(tmp_path / "a.xlsx")
     monkeypatch.setattr("blankfill.corpus.tables.spreadsheet_rows.LARGEST_WORKBOOK", 1000)
-    with pytest.raises(UserError, match="more than the 1,000 that a spreadsheet may have"):
+    with pytest.raises(UserError, match="more than the 1,000 that are read at once: save the table as CSV"):
         open_table(path)
     (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"b\.xlsx is not a readable spreadsheet"):

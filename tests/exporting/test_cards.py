@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import blankfill
-from blankfill.convert.card import plain, table
+from blankfill.convert.card import Card, Target, plain, table
+from blankfill.convert.card_code import usage
 from blankfill.exporting.model import export_model, export_onnx
 from head_models import classes, family_folder, fine_tuned, run
 from small_run import SMALL, texts_in
@@ -117,3 +118,18 @@ def test_an_adapter_opens_as_its_card_says(tmp_path: Path, monkeypatch: pytest.M
 def test_cells_are_shown_as_they_are() -> None:
     assert plain("a | b\n<c> *d*") == "a \\| b &lt;c> \\*d\\*"
     assert table([("x", "1|2")], ("a", "b")) == "| a | b |\n| --- | --- |\n| x | 1\\|2 |"
+
+
+def test_odd_names_of_folders_and_labels_keep_a_card_whole() -> None:
+    folder = 'my "best"\\model'
+    for target in (
+        Target("transformers", "", 1, None),
+        Target("onnxruntime", "", 1, None),
+        Target("peft", "", 1, None, base="b"),
+    ):
+        code = usage(target, folder, "text-classification", "AutoModelForSequenceClassification", "a text")
+        lines = code.removeprefix("```python\n").removesuffix("```")
+        compile(lines, "card", "exec")
+        assert repr(folder)[1:-1].replace('"', '\\"') in lines
+    card = Card("model", "A model.", labels=("a`b", "c\nd"))
+    assert "`a'b`, `c d`" in card.text(Target("transformers", "", 1, None))

@@ -1,6 +1,7 @@
 """Cells of the user's tables that are lists, objects, numbers or null: read as what they are, or refused by line."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.config import FinetuneConfig, read_config, write_config
 from blankfill.finetuning.data import read_splits
 from blankfill.tasks.datasets.squad import read_questions
-from blankfill.tasks.datasets.tabular import tabular_task
+from blankfill.tasks.datasets.tabular import read_choices, read_tags, sorted_labels, tabular_task
 from blankfill.tasks.items import Answer, ChoiceItem, QuestionItem, Split
 from blankfill.tasks.options import FinetuneOptions
 
@@ -181,3 +182,39 @@ def test_a_split_without_an_answer_to_train_on_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="none of the 1 questions can be trained on"):
         read_splits(TASKS["squad"], tmp_path, FinetuneOptions())
     assert len(read_splits(TASKS["squad"], tmp_path, FinetuneOptions(method="text"))[0]) == 1
+
+
+def test_labels_that_are_not_numbers_are_sorted_by_name():
+    names = ["2", "nan", "10", "1"]
+    assert {sorted_labels(order) for order in permutations(names)} == {("1", "10", "2", "nan")}
+    assert sorted_labels(["10", "2", "1"]) == ("1", "2", "10")
+
+
+def test_an_unknown_tag_is_named_by_its_line(tmp_path: Path):
+    row = '{{"words": ["a"], "tags": ["B-{}"]}}\n'
+    (tmp_path / "dev.jsonl").write_text(row.format("PER") * 3 + row.format("LOC"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"dev\.jsonl, line 4 has the label 'B-LOC'"):
+        read_tags(tmp_path / "dev.jsonl", ("O", "B-PER", "I-PER"), TableOptions())
+
+
+def test_choices_keep_their_places(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("context,A,B,C,label\none,x,,z,2\ntwo,x,y,,1\n", encoding="utf-8")
+    columns = ("context=context", "choices=A", "choices=B", "choices=C")
+    split = read_choices(tmp_path / "a.csv", (), TableOptions(columns=columns))
+    assert [(item.id, item.choices, item.label) for item in split.items] == [("1", ("x", "y"), 1)]
+    assert any("1 of 2 rows left out: each has an empty choice before others (line 2)" in p for p in split.problems)
+
+
+def test_answers_of_squad_that_are_no_list_are_refused(tmp_path: Path):
+    question = {"id": "q1", "question": "When?", "answers": 5}
+    document = {"data": [{"title": "T", "paragraphs": [{"context": "In 1560.", "qas": [question]}]}]}
+    (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UserError, match=r"qas\[0\] has a number for its answers, where SQuAD's form has a list"):
+        read_questions(tmp_path / "a.json")
+
+
+def test_remarks_on_encodings_hold_no_marks_of_references(tmp_path: Path) -> None:
+    rows = "Паром снова отходит от берега раньше,0\nКолокола города звонят утром,1\n" * 10
+    (tmp_path / "train.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
+    (problem,) = tabular_task("classify").read(tmp_path / "train.csv").problems
+    assert str(problem).endswith("which is a guess: if its text is wrong, give encoding.")

@@ -59,6 +59,10 @@ def main(argv: Sequence[str]) -> Result:
         raise UserError(f"{setting('cased')} and {setting('lowercase', True)} contradict each other; leave one out")
     config = PrepareConfig(**{**values, "lowercase": False if options.cased else options.lowercase})
     report = prepare(options.paths, options.out, config, force=options.force)
+    if not report.reused or page_of(options.out) is None:
+        from blankfill.report.corpus_page import write_corpus_page
+
+        write_corpus_page(report)
     checked = verified(options.out) if options.verify else None
 
     def show_report() -> None:

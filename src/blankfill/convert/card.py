@@ -81,7 +81,7 @@ class Card:
         sections = [
             ("", [self.what, *self._checked(target)]),
             ("Use", [self.usage(target)]),
-            ("Labels", [", ".join(f"`{name}`" for name in self.labels)] if self.labels else []),
+            ("Labels", [", ".join(map(code, self.labels))] if self.labels else []),
             ("Data", [table(self.data)] if self.data else []),
             ("Scores", self._scores()),
             ("Training", [table(self.recipe)] if self.recipe else []),
@@ -148,6 +148,11 @@ def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ("", "")) -> s
 def plain(text: str) -> str:
     """Return a text that Markdown shows as it is, on one line."""
     return flat(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def code(text: str) -> str:
+    """Return a text that Markdown shows as code, on one line."""
+    return f"`{flat(text).replace('`', chr(39))}`"
 
 
 def flat(text: str) -> str:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 from blankfill.convert.card import Target
 
 PIPELINES = ("fill-mask", "text-classification", "token-classification", "text-generation", "feature-extraction")
@@ -22,6 +24,7 @@ def usage(target: Target, folder: str, tag: str, auto_class: str, example: str, 
     tag: `pipeline_tag`. auto_class: the class of transformers that opens the folder. example: a text; second: the
     second of a pair, for tasks whose items are pairs.
     """
+    folder = json.dumps(folder, ensure_ascii=False)[1:-1]  # inside quotation marks
     if target.program == "onnxruntime":
         return python(onnx_lines(folder, target.name, example, second))
     if target.program == "peft":

@@ -4,7 +4,7 @@ A read returns at most the requested number of bytes, however large the unpacked
 to 1 GB. The memory of a decompressor itself is limited (LARGEST_WINDOW, LARGEST_DICTIONARY).
 
 The first bytes of a file decide its compression, not its name, because names are wrong more often than content. Every
-failure of a decompressor (a truncated download, a flipped byte) becomes a UserError that names the file. Not here:
+failure of a decompressor (a truncated download, a flipped byte) becomes a SourceError that names the file. Not here:
 turning bytes into text (`decoding`), archives of several files (tar, zip), which are refused where files are found.
 """
 
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+from blankfill.corpus.faults import SourceError
 from blankfill.corpus.limits import LARGEST_DICTIONARY, LARGEST_WINDOW
-from blankfill.errors import UserError
 
 MAGIC = (
     (b"\x1f\x8b\x08", "gz"),
@@ -34,10 +34,6 @@ _ZSTD_STEP = 1 << 9
 """Bytes of zstandard unpacked at once: they expand to at most 16 MB, and larger steps are not faster."""
 
 
-class DamagedError(UserError):
-    """Compressed data cannot be unpacked."""
-
-
 def sniff_compression(head: bytes) -> str:
     """Return the compression that the first bytes of a file announce: "gz", "bz2", "xz", "zst", or "" for none."""
     for magic, name in MAGIC:
@@ -47,18 +43,27 @@ def sniff_compression(head: bytes) -> str:
     return ""
 
 
+def compression_of(path: str | Path) -> str:
+    """Return the compression of a file, see `sniff_compression`. Raises SourceError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return sniff_compression(file.read(16))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
 def open_binary(path: str, compression: str) -> BinaryIO:
     """Open `path` for reading its uncompressed bytes as a stream.
 
-    `compression` is one of "", "gz", "bz2", "xz", "zst". Raises UserError when the file cannot be opened; reads raise
-    UserError when the compressed data are damaged or end too early.
+    `compression` is one of "", "gz", "bz2", "xz", "zst". Raises SourceError when the file cannot be opened; reads raise
+    SourceError when the compressed data are damaged or end too early.
     """
     if compression == "zst":
-        _zstandard()
+        _zstandard(path)
     try:
         raw = Path(path).open("rb")  # noqa: SIM115  (closed by the stream that is returned)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}).") from error
     if not compression:
         return raw
     openers: dict[str, Callable[[BinaryIO], Any]] = {
@@ -75,11 +80,11 @@ def _open_gzip(raw: BinaryIO) -> gzip.GzipFile:
     return gzip.GzipFile(fileobj=raw, mode="rb")
 
 
-def _zstandard() -> Any:
+def _zstandard(path: str = "a .zst file") -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise UserError("Reading .zst files needs the zstandard package: pip install 'blankfill[text]'.") from error
+        raise SourceError(f"{path} needs the zstandard package to be read: pip install 'blankfill[text]'.") from error
     return zstandard
 
 
@@ -97,16 +102,16 @@ class _Guarded(io.RawIOBase):
             data = self._inner.read(len(buffer))
         except _TooMuchMemoryError as error:
             limit, program = error.args
-            raise UserError(
+            raise SourceError(
                 f"{self._path} takes more than {limit >> 20} MiB of memory to unpack, which is the limit: "
                 f"unpack it first with `{program}`."
             ) from error
         except EOFError as error:
-            raise DamagedError(
+            raise SourceError(
                 f"{self._path} ends before its compressed data do: it is truncated, so copy or download it again."
             ) from error
         except (OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise DamagedError(
+            raise SourceError(
                 f"{self._path} holds damaged compressed data ({error}): copy or download it again."
             ) from error
         buffer[: len(data)] = data

@@ -1,8 +1,8 @@
 """Decodes bytes to text as a stream, with errors that name the byte and an encoding that fits.
 
 `read_text` yields pieces of decoded text whose boundaries mean nothing; `lines` and `whole_lines` cut them at line
-ends. Not here: which encoding a file is in (`encodings`),
-cleaning of characters and paragraphs (`clean`), decompression (`compression`).
+ends. Not here: which encoding a file is in (`encodings`), cleaning of characters and paragraphs (`clean`),
+decompression (`compression`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_text(
     end: int | None = None,
     name: str = "",
 ) -> Iterator[str]:
-    """Yield the decoded text of bytes [start, end) of a file in pieces, without the byte-order mark.
+    """Yield the decoded text of bytes [start, end) of a file in pieces, without byte-order mark and NUL characters.
 
     encoding: the `name` of an `Encoding`, or of a codec; with "-replace" at its end, bytes that do not decode become
     U+FFFD; None decides (`encodings`), which reads the file once more. Raises UserError naming the file (as `name`, or
@@ -62,6 +62,8 @@ def read_text(
             if first:
                 text = text.removeprefix("\ufeff")
                 first = False
+            if "\0" in text:  # no text holds it, and it would end a cell of a table
+                text = text.replace("\0", "")
             if text:
                 yield text
             if not data:

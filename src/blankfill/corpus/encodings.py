@@ -23,8 +23,9 @@ from itertools import islice
 from typing import Literal
 
 from blankfill.corpus.compression import open_binary
-from blankfill.corpus.guesses import guesses
-from blankfill.errors import UserError, setting
+from blankfill.corpus.faults import SourceError
+from blankfill.corpus.guesses import guesses, is_plausible
+from blankfill.errors import Problem, UserError, setting
 
 REPLACE = "-replace"
 """End of an encoding's name that makes U+FFFD of the bytes that do not decode."""
@@ -51,7 +52,8 @@ class Encoding:
     name: the codec, with "-replace" where bytes that do not decode become U+FFFD. source: what decided, "user", "mark"
     (byte-order mark), "utf-8" or "guess". damaged, nuls: numbers of damaged places and of NUL characters.
     damaged_lines, nul_lines: the lines (from 1) of the first few. ignored: the encoding that the user named, where
-    the file is in another.
+    the file is in another. likelier: another encoding in which the file makes plausible text, where the one that the
+    user named gives odd characters.
     """
 
     name: str = "utf-8"
@@ -61,6 +63,7 @@ class Encoding:
     nuls: int = 0
     nul_lines: tuple[int, ...] = ()
     ignored: str = ""
+    likelier: str = ""
 
     @property
     def codec(self) -> str:
@@ -86,7 +89,7 @@ def grouped_remarks(files: Iterable[tuple[str, Encoding]]) -> list[str]:
             by_kind.setdefault(kind, []).append(sentence)
     sentences: list[str] = []
     for kind, of_kind in by_kind.items():
-        sentences += of_kind[:_EXAMPLES]
+        sentences += map(Problem, of_kind[:_EXAMPLES])
         if len(of_kind) > _EXAMPLES:
             sentences.append(f"{len(of_kind) - _EXAMPLES:,} more files {kind}.")
     return sentences
@@ -99,6 +102,12 @@ def _remarks(name: str, encoding: Encoding) -> Iterator[tuple[str, str]]:
         yield (
             f"are not in {encoding.ignored} and were read as what they are",
             f"{name} is {shown} and was read as such, not as {encoding.ignored}.",
+        )
+    if encoding.likelier:
+        yield (
+            f"were read as {shown}, and look like {encoding.likelier}",
+            f"{name} was read as {shown}, and looks like {encoding.likelier}: if its text is wrong, give "
+            f"{setting('encoding', encoding.likelier)}, or leave {setting('encoding')} out.",
         )
     if encoding.source == "guess":
         yield (
@@ -120,7 +129,7 @@ def _remarks(name: str, encoding: Encoding) -> Iterator[tuple[str, str]]:
         )
 
 
-class EncodingError(UserError):
+class EncodingError(SourceError):
     """A file whose encoding is not known, or that is not in the encoding that the user named."""
 
 
@@ -358,20 +367,16 @@ def _named(
 ) -> Encoding:
     """Return the encoding that the user named if the file decodes with it; raise EncodingError otherwise."""
     facts = _Facts(path, compression, utf8)
-    replaces = wanted.endswith(REPLACE)
     try:
         own = _Scan(codec)
         own.read(_pieces(path, compression, most_bytes))
     except UnicodeError as error:  # UTF-16 of unknown byte order, for example
         raise EncodingError(undecodable(name, codec, _head(path, compression), error)) from error
-    if replaces or not own.damaged or _holds_replacement(codec):
-        nul_lines = facts.encoding("utf-8", "user", "").nul_lines
-        return Encoding(wanted, "user", own.damaged if replaces else 0, (), utf8.nuls, nul_lines)
-    return Encoding(wanted, "user", 0, (), utf8.nuls, ())
-
-
-def _holds_replacement(codec: str) -> bool:
-    return codec.startswith(("utf", "gb18030"))
+    nul_lines = facts.encoding("utf-8", "user", "").nul_lines
+    damaged = own.damaged if wanted.endswith(REPLACE) else 0
+    sample = b"".join(utf8.sample)
+    likelier = "" if is_wide(codec) or is_plausible(sample, codec) else next(iter(guesses(sample)), "")
+    return Encoding(wanted, "user", damaged, (), utf8.nuls, nul_lines, likelier=likelier)
 
 
 def _head(path: str, compression: str) -> bytes:

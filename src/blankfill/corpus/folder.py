@@ -27,9 +27,9 @@ OURS = re.compile(r"(text|chosen|tokenizer|tokens)-[0-9a-f]{12}|final|lock\.json
 """Names in the work folder; nothing else is ever removed from it."""
 MADE = frozenset(
     {f"{side}{suffix}" for side in ("train", "valid") for suffix in (".bin", ".idx")}
-    | {"unigram.npy", "tokenizer.json", "tokenizer_config.json", summary.FILE, "plans"}
+    | {"unigram.npy", "tokenizer.json", "tokenizer_config.json", summary.FILE, summary.PAGE, "plans"}
 )
-"""Files of a finished corpus, and the folder where training keeps its plans."""
+"""Files of a finished corpus, its page, and the folder where training keeps its plans."""
 IGNORED = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 

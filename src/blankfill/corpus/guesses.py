@@ -43,7 +43,7 @@ def guesses(sample: bytes) -> list[str]:
         return []
     if _share(_TONES, sample, "cp1258") > 0.2:
         return ["cp1258"]
-    if _is_latin(sample) and _plausible(sample, "cp1252"):
+    if _is_latin(sample) and is_plausible(sample, "cp1252"):
         return ["cp1252"]
     if sum(byte > 0x7F for byte in sample) < _FEWEST:
         return []
@@ -58,14 +58,14 @@ def guesses(sample: bytes) -> list[str]:
 def _plausible_guesses(sample: bytes) -> list[str]:
     # Chinese text has no kana, but the library takes some Japanese text for Chinese.
     codecs = [
-        codec for codec in ("cp932", "euc_jp") if _share(_KANA, sample, codec) > 0.2 and _plausible(sample, codec)
+        codec for codec in ("cp932", "euc_jp") if _share(_KANA, sample, codec) > 0.2 and is_plausible(sample, codec)
     ]
     if codecs:
         return codecs
     from charset_normalizer import from_bytes
 
     matches = from_bytes(sample, cp_isolation=_CANDIDATES, preemptive_behaviour=False)
-    codecs = [match.encoding for match in matches if _plausible(sample, match.encoding)]
+    codecs = [match.encoding for match in matches if is_plausible(sample, match.encoding)]
     return sorted(codecs, key=lambda codec: (round(_share(_SIGN, sample, codec), 2), codec == "mac_cyrillic"))
 
 
@@ -88,7 +88,7 @@ def _is_latin(sample: bytes) -> bool:
     return dense * 2 <= len(words)
 
 
-def _plausible(sample: bytes, codec: str) -> bool:
+def is_plausible(sample: bytes, codec: str) -> bool:
     """Return whether the characters that a codec makes of a sample stand where such characters stand."""
     text = sample.decode(codec, "replace")
     foreign = [character for character in text if character > "\x7f"]

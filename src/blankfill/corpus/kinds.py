@@ -73,6 +73,11 @@ def _controls(head: bytes) -> int:
     return len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head[:_SAMPLE]))
 
 
+def is_page(text: str) -> bool:
+    """Return whether a text begins as a web page does."""
+    return _PAGE.match(text[:4000]) is not None
+
+
 def text_kind(name: str, text: str, columns: tuple[str, ...]) -> tuple[str, str]:
     """Return (kind, "") of a text by its name and its beginning, or ("", reason why it cannot be read)."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
@@ -94,7 +99,7 @@ def text_kind(name: str, text: str, columns: tuple[str, ...]) -> tuple[str, str]
         return "jsonl" if is_json_lines(text, columns) else "json", ""
     if named in ("csv", "tsv"):
         return named, ""
-    if _PAGE.match(text[:4000]):
+    if is_page(text):
         return "html", ""
     if suffix in (".html", ".htm", ".xhtml") and re.search(r"<[a-zA-Z/!]", text[:4000]):
         return "html", ""

@@ -38,6 +38,7 @@ from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.indexed import IndexedCorpus, path_of
+from blankfill.corpus.inputs import estimated_bytes, extract_tasks, found_sources, identity_of, names_of, source_options
 from blankfill.corpus.inventory import read_sources
 from blankfill.corpus.markers import is_done, read_marker, write_marker
 from blankfill.corpus.merge import Merged, merge
@@ -45,10 +46,10 @@ from blankfill.corpus.options import KINDS, PrepareConfig
 from blankfill.corpus.pool import run_tasks
 from blankfill.corpus.scripts import Writing, advice
 from blankfill.corpus.shards import Shard
-from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, ExtractTask, encode, extract
+from blankfill.corpus.stages import TRAIN, VALID, EncodeTask, encode, extract
 from blankfill.corpus.summary import CorpusReport
 from blankfill.corpus.unknown import MOST, counting
-from blankfill.errors import Problem, UserError, setting
+from blankfill.errors import Problem, UserError, setting, template_of
 from blankfill.system import console, files
 from blankfill.system.loader import build
 
@@ -58,18 +59,13 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of the stages' results; a work folder of an older version is not continued."""
-TASK_BYTES = (1_000_000, 24_000_000)
 SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
 """Bytes of text that a tokenizer is trained on at most: more text changes a vocabulary little and takes longer."""
-RANGE_BYTES = 16 << 20
-"""Size in bytes of the ranges that large files are cut into."""
 MANY_UNKNOWN = 0.02
 CHECKED_BYTES = 1_000_000
 """Bytes of text in which unknown tokens are counted before all of it is encoded."""
 FEW = 200
 """Number of tasks below which the bytes written are shown while a task runs, as is useful for one large source."""
-EXPANSION = 4.0
-"""Ratio of unpacked to packed text, for estimates of size."""
 
 
 def prepare(
@@ -98,10 +94,10 @@ def prepare(
     began = time.monotonic()
     out = Path(out)
     refuse_other(out, force)
-    options = _options(config)
+    options = source_options(config)
     skipped: list[str] = []
-    sources = _sources([str(path) for path in paths], out, options, skipped)
-    identity = _identity(sources)
+    sources = found_sources([str(path) for path in paths], out, options, skipped)
+    identity = identity_of(sources)
     if (finished := look_at(out, _recorded(config), identity, force)) is not None:
         if (out / WORK).exists():
             with plain_errors(out, 0), locked(out):
@@ -109,7 +105,7 @@ def prepare(
             clear_work(out)
         console.say(f"{out} already holds this corpus: it is reused ({setting('force', True)} makes it again).")
         return replace(finished, reused=True)
-    need = int(1.6 * sum(_estimated(source) for source in sources))
+    need = int(1.6 * sum(estimated_bytes(source) for source in sources))
     with plain_errors(out, need), locked(out):
         if (free := shutil.disk_usage(out).free) < need:
             wanted, left = console.amount(need, "B"), console.amount(free, "B")
@@ -162,8 +158,9 @@ class _Run:
                 files.own_folder(folder)
         prefixes = self._extract()
         if not prefixes:
+            reasons = f" ({'; '.join(template_of(line) for line in self.skipped[:3])})" if self.skipped else ""
             raise UserError(
-                f"No text was found in {_listed(self.sources)}: check the paths, or name its column with "
+                f"No text was found in {names_of(self.sources)}{reasons}: check the paths, or name its column with "
                 f"{setting('columns', 'text=NAME')}."
             )
         decision = self._decide()
@@ -209,7 +206,7 @@ class _Run:
                     bar.set(written=console.amount(written, "B"))
 
     def _extract(self) -> list[Path]:
-        tasks = _extract_tasks(self.sources, self.folders["text"], self.options)
+        tasks = extract_tasks(self.sources, self.folders["text"], self.options)
         self._run(extract, tasks, "1/4 reading")
         self.text_bytes: dict[Path, int] = {}
         tallies: list[dict[str, Any]] = []
@@ -356,7 +353,8 @@ class _Run:
     def _publish(self, report: CorpusReport, tokenizer: Tokenizer, made: Mapping[str, Path]) -> CorpusReport:
         """Move the files into place, then write the report with their checksums, syncing each step before the next;
         return the report."""
-        (self.out / summary.FILE).unlink(missing_ok=True)
+        for name in (summary.FILE, summary.PAGE):
+            (self.out / name).unlink(missing_ok=True)
         files.sync_folder(self.out)
         for name in ("train", "valid"):
             for suffix in (".bin", ".idx"):
@@ -368,31 +366,6 @@ class _Run:
         report = replace(report, files=corpus_marks(self.out, full=True))
         report.write(self.out)
         return report
-
-
-def _extract_tasks(sources: Sequence[Source], folder: Path, options: SourceOptions) -> list[ExtractTask]:
-    """Group consecutive sources into tasks of about equal size, which does not depend on the number of workers."""
-    total = sum(_estimated(source) for source in sources)
-    target = min(max(total // 64, TASK_BYTES[0]), TASK_BYTES[1])
-    groups: list[list[tuple[Source, int]]] = []
-    size = target
-    number, last = -1, None
-    for source in sources:
-        number += source.path != last
-        last = source.path
-        if size >= target:
-            groups.append([])
-            size = 0
-        groups[-1].append((source, number))
-        size += _estimated(source)
-    return [
-        ExtractTask(
-            prefix=folder / f"{n:05}", sources=tuple(source for source, _ in group),
-            paths=tuple(path for _, path in group), options=options,
-            size=sum(source.size for source, _ in group),
-        )
-        for n, group in enumerate(groups)
-    ]  # fmt: skip
 
 
 def _sample(prefixes: Sequence[Path], chosen: Path, share: float) -> Iterator[str]:
@@ -443,39 +416,6 @@ def _samples(corpus: IndexedCorpus, tokenizer: Tokenizer, tokens: int = 60) -> I
         yield summary.shortened(text + (" …" if end < starts[document + 1] else ""), 300)
 
 
-def _options(config: PrepareConfig) -> SourceOptions:
-    from blankfill.corpus.sources import SourceOptions
-
-    return SourceOptions(documents=config.documents, strip=config.strip, **vars(config.table_options()))
-
-
-def _sources(paths: Sequence[str], out: Path, options: SourceOptions, skipped: list[str]) -> list[Source]:
-    """Return the sources to read, without those inside `out`."""
-    from blankfill.corpus.sources import discover
-
-    inside = out.resolve()
-    sources = discover(paths, options, skipped, RANGE_BYTES)
-    outside = [s for s in sources if not (Path(s.path).is_file() and Path(s.path).resolve().is_relative_to(inside))]
-    if not outside:
-        raise UserError(f"There is nothing to read in {', '.join(map(str, paths))} but {out} itself: name a text file.")
-    return outside
-
-
-def _identity(sources: Sequence[Source]) -> str:
-    """Return a hash of all sources: path, range, size and time of change; for piped input, the content."""
-    state = hashlib.blake2b(digest_size=16)
-    for source in sources:
-        path = Path(source.path)
-        described: list[Any] = [source.kind, source.start, source.end, source.size, source.encoding.name]
-        if source.name:
-            with open(path, "rb") as file:
-                described.append(hashlib.file_digest(file, "blake2b").hexdigest())
-        elif path.is_file():
-            described += [str(path.resolve()), path.stat().st_mtime_ns]
-        state.update(json.dumps(described).encode())
-    return state.hexdigest()
-
-
 def _recorded(config: PrepareConfig) -> dict[str, Any]:
     """Return the options that affect the result, as stored in the report."""
     values = asdict(config) | {"columns": list(config.columns)}
@@ -487,10 +427,6 @@ def _recorded(config: PrepareConfig) -> dict[str, Any]:
         values["tokenizer_hash"] = _file_hash(config.tokenizer)
         del values["vocab_size"], values["lowercase"]
     return values
-
-
-def _estimated(source: Source) -> int:
-    return int(source.size * (EXPANSION if source.compression else 1.0))
 
 
 def _key(*parts: Any) -> str:
@@ -510,11 +446,6 @@ def _file_hash(path: str) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _listed(sources: Sequence[Source]) -> str:
-    names = list(dict.fromkeys(source.name or source.path for source in sources))
-    return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _reasons(dropped: dict[str, int]) -> str:

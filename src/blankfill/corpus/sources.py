@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from blankfill.corpus import clean, python_docs, wiki
-from blankfill.corpus.compression import DamagedError, open_binary, sniff_compression
+from blankfill.corpus.compression import compression_of, open_binary
 from blankfill.corpus.decoding import read_text, whole_lines
 from blankfill.corpus.documents.docx import docx_paragraphs
 from blankfill.corpus.documents.epub import epub_paragraphs
 from blankfill.corpus.documents.html import declared_encoding, html_paragraphs
 from blankfill.corpus.documents.kinds import NEEDS, needed
 from blankfill.corpus.documents.pdf import pdf_text
-from blankfill.corpus.documents.prose import SourceError
-from blankfill.corpus.encodings import Encoding, EncodingError, check_encoding, decide_encoding, is_utf8
-from blankfill.corpus.kinds import BINARY, MOST_CONTROLS, binary_kind, text_kind
+from blankfill.corpus.encodings import REPLACE, Encoding, EncodingError, check_encoding, decide_encoding, is_utf8
+from blankfill.corpus.faults import SourceError
+from blankfill.corpus.kinds import BINARY, MOST_CONTROLS, binary_kind, is_page, text_kind
 from blankfill.corpus.spool import is_pipe, spooled
 from blankfill.corpus.tables.columns import FieldChoice
 from blankfill.corpus.tables.options import TableOptions
@@ -35,7 +35,7 @@ from blankfill.corpus.tables.parquet_rows import parquet_groups
 from blankfill.corpus.tables.prose import text_choices, text_rows
 from blankfill.corpus.tables.reading import open_table
 from blankfill.corpus.walk import Walk
-from blankfill.errors import Problem, UserError
+from blankfill.errors import Problem, UserError, template_of
 from blankfill.system.reading import regular_size
 
 LARGE_BYTES = 64 << 20
@@ -46,6 +46,8 @@ COMPRESSED_BYTES = 64 << 20
 HEAD_BYTES = 1 << 16
 _HEAD_LINE_BYTES = 8 << 20
 _BOUNDARY_BYTES = 1 << 20
+MOST_DAMAGED = 3
+"""Damaged bytes of a web page with which it is believed to be in the encoding that it declares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,8 @@ def discover(
     """Return the sources at `paths`: files, folders (walked in sorted order, hidden names left out), "-" for
     standard input, or "python-docs" for the documentation of this Python.
 
-    skipped: receives one line, "path: reason", for each file in a folder that is not text or no file at all (a link
-    that leads nowhere, a pipe, a device), and for each empty file.
+    skipped: receives one line, "path: reason", for each file in a folder that is not text, is damaged, or is no file at
+    all (a link that leads nowhere, a pipe, a device), and for each empty file.
     large_bytes: see LARGE_BYTES. most_bytes: number of bytes of a file that its encoding is decided by; None is all
     (of a compressed file at most COMPRESSED_BYTES). The order is that of the paths, then of names. Raises UserError for
     a path that does not exist, cannot be read or is not text, when nothing at all is found, and for an unknown
@@ -138,9 +140,15 @@ def discover(
                 regular_size(Path(file))
             copied = spooled(file) if file == "-" or (not folder and is_pipe(file)) else file
             name = "" if copied == file else "standard input" if file == "-" else file
-            sources += _sources(copied, name, folder, options, skipped, large_bytes, most_bytes)
+            try:
+                sources += _sources(copied, name, folder, options, skipped, large_bytes, most_bytes)
+            except SourceError as error:
+                # An encoding that the user named is for all files, so one that is not in it is an error.
+                if not folder or (isinstance(error, EncodingError) and options.encoding is not None):
+                    raise
+                skipped.append(error.line(name or copied))
     if not sources:
-        reasons = "; ".join(skipped[before : before + 3])
+        reasons = "; ".join(map(template_of, skipped[before : before + 3]))
         more = len(skipped) - before - 3
         detail = f" ({reasons}{f'; and {more} more' if more > 0 else ''})" if reasons else ""
         raise UserError(
@@ -161,41 +169,24 @@ def _sources(
     shown = name or path
     try:
         size = Path(path).stat().st_size
-        with Path(path).open("rb") as raw:
-            compression = sniff_compression(raw.read(16))
     except OSError as error:
-        if folder:
-            skipped.append(f"{shown}: cannot be read ({error.strerror or error})")
-            return []
-        raise UserError(f"{shown} cannot be read: {error.strerror or error}.") from error
-    try:
-        head = _head(path, compression)
-    except DamagedError as error:
-        if not folder:
-            raise
-        skipped.append(_passed_over(error, path, shown))
-        return []
+        raise SourceError(f"{shown} cannot be read ({error.strerror or error}).") from error
+    compression = compression_of(path)
+    with open_binary(path, compression) as stream:
+        head = stream.read(HEAD_BYTES)
+        # Complete the last line of the head, to distinguish a long record from a broken one.
+        head += stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b""
     if not head:
         skipped.append(f"{shown}: empty")
         return []
     encoding = Encoding()
     kind, refusal = binary_kind(shown, path, head, compression, options.encoding)
     if not kind and not refusal:
-        look_at = _most_bytes(compression, most_bytes)
-        try:
-            encoding = decide_encoding(path, compression, options.encoding, shown, look_at)
-            kind, refusal = text_kind(
-                shown, head.decode(encoding.codec, "ignore").removeprefix("\ufeff"), options.columns
-            )
-            if kind == "html":
-                kind, refusal = needed(kind)
-                encoding = _declared(head, encoding, path, compression, shown, look_at)
-        except (EncodingError, DamagedError) as error:
-            # An encoding that the user named is for all files, so one that is not in it is an error.
-            if not folder or (options.encoding is not None and isinstance(error, EncodingError)):
-                raise
-            skipped.append(_passed_over(error, path, shown))
-            return []
+        encoding = _encoding(head, path, compression, options.encoding, shown, _most_bytes(compression, most_bytes))
+        text = head.decode(encoding.codec, "ignore").removeprefix("\ufeff")
+        kind, refusal = text_kind(shown, text, options.columns)
+        if kind == "html":
+            kind, refusal = needed(kind)
         if encoding.nuls > MOST_CONTROLS * size:
             refusal = BINARY
     if refusal and not folder:
@@ -223,31 +214,27 @@ def _sources(
     ]
 
 
-def _head(path: str, compression: str) -> bytes:
-    """Return the first bytes of a file, and the rest of the last line of them, to distinguish a long record from a
-    broken one."""
-    with open_binary(path, compression) as stream:
-        head = stream.read(HEAD_BYTES)
-        return head + (stream.readline(_HEAD_LINE_BYTES) if len(head) == HEAD_BYTES else b"")
-
-
-def _passed_over(error: UserError, path: str, name: str) -> Problem:
-    """Return the line about a file of a folder that cannot be read."""
-    template = error.template.removesuffix(".")
-    return Problem(template.replace(f"{name} " if template.startswith(name) else f"{path} ", f"{name}: ", 1))
-
-
-def _declared(
-    head: bytes, encoding: Encoding, path: str, compression: str, name: str, most_bytes: int | None
+def _encoding(
+    head: bytes, path: str, compression: str, wanted: str | None, name: str, most_bytes: int | None
 ) -> Encoding:
-    """Return the encoding of a web page: where it would be a guess, that which the page declares, if it decodes."""
-    declared = declared_encoding(head)
-    if encoding.source != "guess" or not declared:
-        return encoding
+    """Return the encoding of a text; of a web page, where it would be a guess, that which the page declares, if the
+    page decodes."""
+    declared = declared_encoding(head) if wanted is None and is_page(head.decode("latin-1")) else ""
     try:
-        return replace(decide_encoding(path, compression, declared, name, most_bytes), source="mark")
-    except UserError:
-        return encoding
+        encoding = decide_encoding(path, compression, wanted, name, most_bytes)
+        if encoding.source != "guess" or not declared:
+            return encoding
+    except EncodingError:
+        if not declared:
+            raise
+        encoding = None
+    try:
+        stated = decide_encoding(path, compression, declared + REPLACE, name, most_bytes)
+    except UserError:  # no encoding, or one that Python does not have
+        stated = None
+    if stated is not None and stated.source == "user" and stated.damaged <= MOST_DAMAGED:
+        return replace(stated, name=stated.name if stated.damaged else declared, source="mark")
+    return encoding or decide_encoding(path, compression, wanted, name, most_bytes)
 
 
 def _most_bytes(compression: str, most_bytes: int | None) -> int | None:
@@ -346,27 +333,37 @@ def read(source: Source, options: SourceOptions) -> Iterator[RawDocument]:
 
 
 def read_if_possible(source: Source, options: SourceOptions, skipped: list[str]) -> Iterator[RawDocument]:
-    """Yield the documents of one source, as `read` does. A file of a folder that cannot be read at all (a document that
-    is damaged or encrypted, a file that was removed since it was listed) gives a line in `skipped` instead of an error.
+    """Yield the documents of one source, as `read` does, for a source that may be damaged.
+
+    A file of a folder that cannot be read (a document that is damaged or encrypted, a file that was removed since it
+    was listed) gives a line in `skipped` instead of an error. What was read before the damage stays; a document without
+    any text before it is not yielded.
     """
+    name = source.name or source.path
+    has_text = False
 
     def passed_over(error: UserError) -> bool:
         if not source.folder or not (isinstance(error, SourceError) or not Path(source.path).exists()):
             return False
-        name = source.name or source.path
-        skipped.append(_passed_over(error, source.path, name))
+        fault = error if isinstance(error, SourceError) else SourceError(error.template)
+        skipped.append(Problem(f"{fault.line(name).template}{'; the text before that was read' * has_text}"))
         return True
 
-    def paragraphs(document: RawDocument) -> Iterator[str]:
+    def paragraphs(first: str, others: Iterator[str]) -> Iterator[str]:
+        nonlocal has_text
+        has_text = True
+        yield first
         try:
-            yield from document.paragraphs
+            yield from others
         except UserError as error:
             if not passed_over(error):
                 raise
 
     try:
         for document in read(source, options):
-            yield replace(document, paragraphs=paragraphs(document))
+            # The first paragraph is read before the document is yielded, since a damaged file may have none.
+            first = next(document.paragraphs, None)
+            yield document if first is None else replace(document, paragraphs=paragraphs(first, document.paragraphs))
     except UserError as error:
         if not passed_over(error):
             raise

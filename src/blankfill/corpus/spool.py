@@ -34,7 +34,7 @@ def spooled(path: str) -> str:
     """
     remove_leftovers(Path(tempfile.gettempdir()))
     handle, name = _locked_temporary()
-    atexit.register(Path(name).unlink, missing_ok=True)
+    atexit.register(_remove, name)
     remedy = "free some space there, or let TMPDIR name a folder with more"
     with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
         if path == "-":
@@ -50,11 +50,23 @@ def _locked_temporary() -> tuple[int, str]:
     while True:
         handle, name = tempfile.mkstemp(prefix=SPOOLED)
         lock = os.dup(handle)  # a lock of `flock` lasts until all copies of its handle are closed
-        if _lock(lock) is not False and Path(name).exists():  # not removed between making and locking
+        locked = _lock(lock)
+        if locked:
             _LOCKS.append(lock)
+        else:  # Windows does not remove a file that is open
+            os.close(lock)
+        if locked is not False and Path(name).exists():  # not removed between making and locking
             return handle, name
-        os.close(lock)
         os.close(handle)
+
+
+def _remove(name: str) -> None:
+    for lock in _LOCKS:
+        with suppress(OSError):
+            os.close(lock)
+    _LOCKS.clear()
+    with suppress(OSError):
+        Path(name).unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -21,6 +21,8 @@ from blankfill.system.reading import UnreadableError, read_json, shown
 from blankfill.system.reading import field as of_field
 
 FILE = "corpus.json"
+PAGE = "report.html"
+"""The same report for a browser, written by the command."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A `Tokenizer` wraps a `tokenizers.Tokenizer` and adds what pretraining needs and the library lacks:
 
-* **Roles.** Objectives use "mask" or "sop", not strings; `ROLE_TOKENS` lists the strings for each role.
+* **Roles.** Objectives use "mask" or "sop", not strings; `tokenizer_roles` lists the strings for each role.
 * **Text that cannot forge a special token.** `encode` recognises `[MASK]` in a prompt, as it must; `encode_plain`,
   which reads the corpus, does not (`tokenizer_plain`).
 """
@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, count, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +33,7 @@ from blankfill.corpus.tokenizer_formats import (
     roles_said,
 )
 from blankfill.corpus.tokenizer_plain import PlainEncoder
+from blankfill.corpus.tokenizer_roles import MASKS, ROLE_TOKENS, SENTINEL, roles_among, said_tokens, sentinels_among
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.corpus.unknown import counted, counted_array
 from blankfill.errors import UserError
@@ -43,26 +43,6 @@ from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
-
-ROLE_TOKENS: dict[str, tuple[str, ...]] = {
-    "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<cls>", "<s>"),
-    "sep": ("[SEP]", "<sep>", "</s>"),
-    "mask": ("[MASK]", "<mask>"),
-    "gmask": ("[gMASK]",),
-    "smask": ("[sMASK]",),
-    "sop": ("<|startofpiece|>", "[sop]", "<sop>"),
-    "eop": ("<|endofpiece|>", "[eop]", "<eop>"),
-    "eos": ("<|endoftext|>", "[EOS]", "<eos>", "<eod>", "</s>"),
-    "dblock": ("[dBLOCK]",),
-    "pseudo": ("[PSEUDO]",),
-}
-"""Strings of each role; the first that is in the vocabulary is used, and `with_roles` adds the first."""
-
-_MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "gmask", "smask")))
-_SENTINEL = "<extra_id_{}>"
-"""T5's sentinels, numbered from 0."""
 
 Post = Literal["keep", "none", "pair", "last", "end"]
 
@@ -77,8 +57,8 @@ class Tokenizer:
         names = tokenizer.get_vocab(with_added_tokens=True)
         special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
         # A vocabulary file does not mark special tokens; their names do.
-        known = [*(name for tokens in ROLE_TOKENS.values() for name in tokens), *_sentinels_among(names)]
-        known += self._said_tokens(names).values()
+        known = [*(name for tokens in ROLE_TOKENS.values() for name in tokens), *sentinels_among(names)]
+        known += said_tokens(self._said, names).values()
         if special_names := [name for name in known if name in names and name not in special]:
             tokenizer.add_special_tokens([self._special(name) for name in dict.fromkeys(special_names)])
 
@@ -86,19 +66,9 @@ class Tokenizer:
         from tokenizers import AddedToken
 
         # Except in WordPiece, the space before a mask would become a token of its own.
-        blank = name in _MASKS or name.startswith("<extra_id_") or name == self._said.get("mask")
+        blank = name in MASKS or name.startswith("<extra_id_") or name == self._said.get("mask")
         strip = self._full.model.__class__.__name__ != "WordPiece" and blank
         return AddedToken(name, normalized=False, lstrip=strip)
-
-    def _said_tokens(self, names: Container[str]) -> dict[str, str]:
-        """Return the tokens named by the tokenizer's own files that count, by role. names: of the vocabulary."""
-        standard = {role for role, tokens in ROLE_TOKENS.items() if any(token in names for token in tokens)}
-        taken = {token for tokens in ROLE_TOKENS.values() for token in tokens}
-        return {
-            role: token
-            for role, token in self._said.items()
-            if token in names and (role == "mask" or (role not in standard and token not in taken))
-        }
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[str, dict[str, str]]]:
         return _from_json, (self._full.to_str(), self._said)
@@ -183,7 +153,7 @@ class Tokenizer:
             config["padding_side"] = "left"
         if inputs is not None:
             config["model_input_names"] = list(inputs)
-        said = self._said_tokens(self._ids)
+        said = said_tokens(self._said, self._ids)
         for role in SAID:
             if role in self._roles and (name := self.token(self._roles[role])) in (*ROLE_TOKENS[role], said.get(role)):
                 config[f"{role}_token"] = name
@@ -203,7 +173,7 @@ class Tokenizer:
         special = set(self._special_tokens.values())
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
-        sentinels = tuple(self._ids[name] for name in _sentinels_among(self._ids))
+        sentinels = tuple(self._ids[name] for name in sentinels_among(self._ids))
         doubled = "sep" in self._roles and self.token(self._roles["sep"]) in ROLE_TOKENS["eos"]
         return Vocabulary(
             self.size, dict(self._roles), frozenset(special), self._word_starts(), sentinels=sentinels,
@@ -237,8 +207,8 @@ class Tokenizer:
             UserError: when the vocabulary has gaps, which `tokenizers` would fill first.
         """
         missing = [ROLE_TOKENS[role][0] for role in roles if role not in self._roles]
-        have = len(_sentinels_among(self._ids))
-        missing += [_SENTINEL.format(k) for k in reversed(range(have, sentinels))]
+        have = len(sentinels_among(self._ids))
+        missing += [SENTINEL.format(k) for k in reversed(range(have, sentinels))]
         if not missing:
             return self
         grown = _from_json(self._full.to_str(), self._said)
@@ -444,18 +414,7 @@ class Tokenizer:
 
     @cached_property
     def _roles(self) -> dict[str, int]:
-        roles = {}
-        for role, tokens in ROLE_TOKENS.items():
-            present = [self._ids[token] for token in tokens if token in self._ids]
-            if present:
-                roles[role] = present[0]
-        roles |= {role: self._ids[token] for role, token in self._said_tokens(self._ids).items()}
-        if "eos" not in roles:
-            # GLM ends a text with [SEP] over BERT's vocabulary, otherwise with [PAD].
-            for stand_in in ("sep", "pad"):
-                if stand_in in roles:
-                    return roles | {"eos": roles[stand_in]}
-        return roles
+        return roles_among(self._ids, self._said)
 
     @cached_property
     def _special_tokens(self) -> dict[str, int]:
@@ -531,11 +490,6 @@ def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
     import tokenizers
 
     return Tokenizer(tokenizers.Tokenizer.from_str(text), said)
-
-
-def _sentinels_among(names: Container[str]) -> list[str]:
-    """Return the sentinels of a vocabulary in order, up to the first missing number."""
-    return list(takewhile(names.__contains__, map(_SENTINEL.format, count())))
 
 
 def _as_json(value: Any) -> str:

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Literal
 
 from blankfill.corpus.normalization import MOST_CHARACTERS, apply
 from blankfill.corpus.scripts import LONG_WORD, Normalization, Writing, decide
-from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
+from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_chunks import bert_chunks
 from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
+from blankfill.corpus.tokenizer_roles import ROLE_TOKENS
 from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting
 

@@ -56,7 +56,7 @@ class Walk:
             status = Path(folder).stat()
         except OSError as error:
             if named:
-                raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+                raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
             self.skipped.append(f"{folder}: cannot be read ({error.strerror})")
             return
         if self._is_again(folder, status, "folder"):
@@ -65,7 +65,7 @@ class Walk:
         folders: list[str] = []
         for name in names:
             if not name.startswith("."):
-                (folders if Path(folder, name).is_dir() else files).append(name)
+                (folders if os.path.isdir(os.path.join(folder, name)) else files).append(name)  # noqa: PTH112, PTH118
         for name in files:
             if self._is_new(str(Path(folder) / name)):
                 yield str(Path(folder) / name)

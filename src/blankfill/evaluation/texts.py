@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.encodings import grouped_remarks
-from blankfill.corpus.sources import SourceOptions, discover, read
+from blankfill.corpus.sources import SourceOptions, discover, read_if_possible
 from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tokenizer import Tokenizer
-from blankfill.errors import Problem, UserError
+from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.tasks.datasets.files import text_lines
 from blankfill.tasks.items import LanguageItem
@@ -48,16 +48,18 @@ def documents(path: Path, tables: TableOptions | None = None) -> Iterator[Langua
     for remark in grouped_remarks(
         (source.name or source.path, source.encoding) for source in sources if not source.start
     ):
-        console.say(f"Note: {console.worded(Problem(remark))}")
+        console.say(f"Note: {console.worded(remark)}")
     for source in sources:
         parts: list[str] = []
         name = ""
-        for document in read(source, options):
+        for document in read_if_possible(source, options, skipped):
             if parts and not source.continues:
                 yield _language(name, parts)
             name, parts = document.name, list(document.paragraphs)
         if parts:
             yield _language(name, parts)
+    for line in skipped:
+        console.say(f"Not read: {console.worded(line)}")
 
 
 def _language(name: str, paragraphs: Sequence[str]) -> LanguageItem:

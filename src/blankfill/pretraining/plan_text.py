@@ -77,7 +77,7 @@ def open_text(paths: Sequence[str | Path], recipe: Recipe, work: Path, teacher: 
 
 def source_bytes(paths: Sequence[str | Path], recipe: Recipe) -> int:
     """Return the size of the text at these paths, as far as it is known without reading it."""
-    from blankfill.corpus.prepare import EXPANSION
+    from blankfill.corpus.inputs import EXPANSION
     from blankfill.corpus.sources import HEAD_BYTES, SourceOptions, discover
 
     if "-" in paths:

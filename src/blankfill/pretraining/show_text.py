@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from blankfill.corpus.sentences import split_sentences
-from blankfill.corpus.tokenizer import ROLE_TOKENS, Tokenizer
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer_roles import ROLE_TOKENS
 from blankfill.data.sampler import row_generator
 from blankfill.errors import UserError, setting
 from blankfill.families import FAMILIES

@@ -61,7 +61,7 @@ def page_of(snapshot: Snapshot, now: datetime, live: bool = False) -> str:
         "Samples": sections.samples_section(snapshot.samples),
         "Events": sections.events_section(events, len(snapshot.events) - len(events)),
         "Recipe": sections.recipe_section(snapshot),
-        "Corpus": sections.corpus_section(snapshot),
+        "Corpus": sections.corpus_section(snapshot.corpus),
         "Environment": sections.environment_section(snapshot),
     }
     title = f"{snapshot.name} – {state_of(snapshot)[1]}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from blankfill.corpus.inventory import HEADERS, ReadSource, dropped_rows, table_rows
+from blankfill.corpus.summary import CorpusReport
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Blank, find_blanks
 from blankfill.report.charts import Chart, tone
@@ -204,9 +205,8 @@ def prepared_options(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {"corpus": options}
 
 
-def corpus_section(snapshot: Snapshot) -> str:
-    """Return the report of the corpus."""
-    corpus = snapshot.corpus
+def corpus_section(corpus: CorpusReport | None) -> str:
+    """Return the report of a corpus."""
     if corpus is None:
         return ""
     sides = "".join(

@@ -297,6 +297,11 @@ def _corpus(run: Path) -> CorpusReport | None:
         corpus = CorpusReport.read(run / read_path(run / "corpus_path.txt"))
     except UserError:
         return None
+    return corpus_without_paths(corpus)
+
+
+def corpus_without_paths(corpus: CorpusReport) -> CorpusReport:
+    """Return the report of a corpus with the name of a file or a folder in place of each absolute path."""
     names = ("skipped", "notices", "config", "sources", "duplicates")
     inventory = [dataclasses.replace(line, source=without_paths(line.source)) for line in corpus.inventory]
     changed = {name: without_paths_in(getattr(corpus, name)) for name in names}

@@ -6,14 +6,14 @@ formulas and pictures are left out and counted.
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from blankfill.corpus.archives import DAMAGES, check_directory
-from blankfill.corpus.documents.prose import SourceError, is_prose
-from blankfill.corpus.limits import LARGEST_MARKUP, LARGEST_OFFICE
+from blankfill.corpus.archives import DAMAGES, checked_members
+from blankfill.corpus.documents.prose import is_prose
+from blankfill.corpus.faults import SourceError
+from blankfill.corpus.limits import LARGEST_MARKUP, LARGEST_OFFICE, too_long
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _LEFT_OUT = {
@@ -27,6 +27,7 @@ _LEFT_OUT = {
     f"{_W}commentReference": "comments",
 }
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_SMALLER = "split it, or save it as plain text"
 _MARKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
 
 
@@ -38,13 +39,10 @@ def docx_paragraphs(path: str, name: str, dropped: Counter[str]) -> Iterator[str
     from lxml.etree import LxmlError
 
     try:
-        check_directory(path, name)
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        if max(member.file_size for member in members if member.filename.endswith(".xml")) > LARGEST_MARKUP or (
-            sum(member.file_size for member in members) > LARGEST_OFFICE
-        ):
-            raise SourceError(f"{name} unpacks to more than a document may have: split it, or save it as plain text.")
+        members = checked_members(path, name, LARGEST_OFFICE, _SMALLER)
+        largest = max(member.file_size for member in members if member.filename.endswith(".xml"))
+        if largest > LARGEST_MARKUP:
+            raise SourceError(too_long(f"{name}: its text", LARGEST_MARKUP, _SMALLER, "bytes").template)
         body = docx.Document(path).element.body
     except (*DAMAGES, OpcError, LxmlError) as error:
         raise SourceError(

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from blankfill.corpus.archives import DAMAGES, check_directory
+from blankfill.corpus.archives import DAMAGES, checked_members
 from blankfill.corpus.documents.html import blocks
-from blankfill.corpus.documents.prose import SourceError
+from blankfill.corpus.faults import SourceError
 from blankfill.corpus.limits import LARGEST_MARKUP, LARGEST_OFFICE
 
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
@@ -32,10 +32,8 @@ def epub_paragraphs(path: str, name: str, dropped: Counter[str]) -> Iterator[str
     damages = (*DAMAGES, etree.LxmlError, AttributeError, TypeError, AssertionError)
     has_text = False
     try:
-        check_directory(path, name)
+        checked_members(path, name, LARGEST_OFFICE, "save its text as plain text")
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > LARGEST_OFFICE:
-                raise SourceError(f"{name} unpacks to more than a book may have: save its text as plain text.")
             _refuse_encrypted(archive, name)
             chapters = _chapters(archive, dropped)
             for chapter in chapters:
@@ -78,7 +76,7 @@ def _refuse_encrypted(archive: zipfile.ZipFile, name: str) -> None:
 
 def _chapters(archive: zipfile.ZipFile, dropped: Counter[str]) -> list[str]:
     """Return the members of the archive that are chapters, in reading order."""
-    package = next(node.get("full-path") for node in _xml(archive, "META-INF/container.xml").iter("{*}rootfile"))
+    package = _xml(archive, "META-INF/container.xml").find(".//{*}rootfile").get("full-path")
     tree = _xml(archive, package)
     folder = posixpath.dirname(package)
     items = {node.get("id"): node for node in tree.iter("{*}item")}

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from blankfill.corpus.documents.prose import SourceError, is_prose
+from blankfill.corpus.documents.prose import is_prose
+from blankfill.corpus.faults import SourceError
 from blankfill.corpus.limits import LARGEST_MARKUP, too_long
 
 LARGEST_PAGE = 4 << 20
@@ -47,7 +48,7 @@ def declared_encoding(head: bytes) -> str:
 def html_paragraphs(pieces: Iterator[str], name: str, dropped: Counter[str]) -> Iterator[str]:
     """Yield the paragraphs of a page's main text; what is left out is counted in `dropped`.
 
-    Raises SourceError for a page without text, UserError for one that is longer than LARGEST_MARKUP.
+    Raises SourceError for a page without text, and for one that is longer than LARGEST_MARKUP.
     """
     import lxml.html
     import trafilatura
@@ -58,7 +59,7 @@ def html_paragraphs(pieces: Iterator[str], name: str, dropped: Counter[str]) -> 
         parts.append(piece)
         size += len(piece)
         if size > LARGEST_MARKUP:
-            raise too_long(name, LARGEST_MARKUP, "split it, or save it as plain text")
+            raise SourceError(too_long(name, LARGEST_MARKUP, "split it, or save it as plain text").template)
     page = re.sub(r"^\s*<\?xml[^>]*\?>", "", "".join(parts))
     try:
         tree = lxml.html.document_fromstring(page)

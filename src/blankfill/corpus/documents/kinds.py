@@ -7,7 +7,7 @@ import re
 import zipfile
 
 from blankfill.corpus.archives import DAMAGES, check_directory
-from blankfill.errors import UserError
+from blankfill.corpus.faults import SourceError
 
 NEEDS = {
     "docx": ("a Word document", "docx", "python-docx"),
@@ -57,7 +57,7 @@ def _zip_kind(path: str) -> tuple[str, str]:
             if "mimetype" in names:
                 with archive.open("mimetype") as member:
                     mark = member.read(100).strip()
-    except UserError:
+    except SourceError:
         return "", "a zip archive of very many files: unpack it first"
     except DAMAGES:
         return "", "a damaged zip archive or Office document: copy or download it again"

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from blankfill.corpus.documents.prose import SourceError
+from blankfill.corpus.faults import SourceError
 from blankfill.corpus.limits import LARGEST_DOCUMENT
 
 _OUTER_LINES = 2
 _FEWEST_PAGES = 4
-_HYPHEN = re.compile(r"(\w*[^\W\d_A-Z])[-\u2010\xad]\n[ \t]*([^\W\d_A-Z]\w*)")
+_HYPHEN = re.compile(r"(?<!\w)(\w*[^\W\d_A-Z])[-\u2010\xad]\n[ \t]*([^\W\d_A-Z]\w*)")
 
 
 def pdf_text(path: str, name: str, dropped: Counter[str]) -> Iterator[str]:
@@ -27,7 +27,7 @@ def pdf_text(path: str, name: str, dropped: Counter[str]) -> Iterator[str]:
     Raises SourceError for a file that cannot be read, is encrypted, or has no text.
     """
     import pypdf
-    from pypdf.errors import DependencyError, PyPdfError
+    from pypdf.errors import DependencyError
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports every oddity of every page
     try:
@@ -38,7 +38,9 @@ def pdf_text(path: str, name: str, dropped: Counter[str]) -> Iterator[str]:
             pages = _pages(reader, name, dropped)
     except DependencyError as error:
         raise SourceError(f"{name} is encrypted ({error}): save it without its password.") from error
-    except (PyPdfError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # pypdf raises many kinds of errors from damaged files
         raise SourceError(f"{name} is not a readable PDF document ({error}): copy or download it again.") from error
     if not any(pages):
         raise SourceError(

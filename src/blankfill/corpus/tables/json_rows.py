@@ -44,14 +44,15 @@ def json_line(line: str, number: int, where: Where) -> Any:
 
 
 def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
-    """Yield the values of a text that is one JSON array, or values one after another. Lone surrogates become U+FFFD.
+    """Yield the values of a text that is a JSON array, or arrays or values one after another. Lone surrogates become
+    U+FFFD.
 
     Only one value is in memory at a time. Raises UserError at invalid JSON.
     """
     decoder = json.JSONDecoder()
     text, at, lines_before = "", 0, 0
     ended = False
-    # None: not known yet; then whether the file is one array.
+    # Whether an array is open; None: not known yet.
     array: bool | None = None
     want = 1
     while True:
@@ -81,7 +82,8 @@ def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
                 at += 1
                 continue
         if array and text[at] == "]":
-            return
+            array, at = None, at + 1
+            continue
         try:
             value, after = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:

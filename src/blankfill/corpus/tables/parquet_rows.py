@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus import limits
+from blankfill.corpus.faults import SourceError
 from blankfill.errors import UserError
 
 _BATCH_ROWS = 256
@@ -19,7 +20,7 @@ def import_parquet() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise UserError("Reading Parquet files needs the pyarrow package: pip install 'blankfill[text]'.") from error
+        raise SourceError("Reading Parquet files needs the pyarrow package: pip install 'blankfill[text]'.") from error
     return pyarrow, parquet
 
 
@@ -39,7 +40,7 @@ def _opened(path: str, name: str) -> Iterator[Any]:
         with closing(parquet.ParquetFile(path)) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
+        raise SourceError(f"{name} is not a readable Parquet file ({error}): copy or download it again.") from error
 
 
 def parquet_groups(path: str) -> list[int]:
@@ -111,7 +112,7 @@ def _check_columns(group: Any, where: str, columns: Sequence[str] | None) -> Non
         size, packed, name = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.path_in_schema
         read = columns is None or name in columns or name.split(".")[0] in columns
         if read and size > max(limits.LARGEST_COLUMN, limits.LARGEST_RATIO * packed):
-            raise UserError(
+            raise SourceError(
                 f"{where}: column {name!r} unpacks {packed:,} bytes to {size:,}, more than {limits.LARGEST_RATIO} "
                 f"times as many: write the table again without compression, or with smaller row groups."
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus import limits
-from blankfill.corpus.compression import SUFFIXES, open_binary, sniff_compression
+from blankfill.corpus.compression import SUFFIXES, compression_of, open_binary
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
@@ -159,11 +159,10 @@ def open_table(
         )
     if compression is None:
         regular_size(Path(path))
-        with readable(Path(path)), Path(path).open("rb") as raw:
-            head = raw.read(STAND_IN)
-        compression = sniff_compression(head)
+        compression = compression_of(path)
         if by_name and not compression:
-            _check_form(name, kind, head)
+            with readable(Path(path)), Path(path).open("rb") as raw:
+                _check_form(name, kind, raw.read(STAND_IN))
     notes: list[str] = []
     if not encoding and kind not in ("parquet", "spreadsheet"):
         decided = decide_encoding(path, compression, options.encoding, name)
@@ -218,8 +217,7 @@ class _JsonLines(_Source):
             self._lines_before = 0
             with open_binary(self.path, self.compression) as stream:
                 left = self.start
-                while left:
-                    data = stream.read(min(left, 1 << 20))
+                while data := stream.read(min(left, 1 << 20)):
                     self._lines_before += data.count(b"\n")
                     left -= len(data)
         return f"{self.name}, line {self._lines_before + number}"
@@ -298,15 +296,15 @@ class _Cells(_Source):
 class _Csv(_Cells):
     def open(self) -> Table:
         pieces = with_line_feeds(self._text())
-        head, complete = "", False
-        while len(head) < HEAD_CHARACTERS or "\n" not in head:
+        parts, size, complete, has_line = [], 0, False, False
+        while size < HEAD_CHARACTERS or not (has_line or size > limits.LONGEST_RECORD):
             piece = next(pieces, None)
             if piece is None:
                 complete = True
                 break
-            head += piece
-            if len(head) > limits.LONGEST_RECORD:
-                break
+            parts.append(piece)
+            size, has_line = size + len(piece), has_line or "\n" in piece
+        head = "".join(parts)
         preferred = "\t" if self.kind == "tsv" else ","
         self._dialect = find_dialect(head, complete, self.options.delimiter_character(), preferred)
         table = self._headed(self._form(), self._first_rows(head, complete))
@@ -347,10 +345,13 @@ class _Csv(_Cells):
             else:
                 yield line, {field: cells[place] for field, place in wanted}
         if longer:
-            table.notes.append(
-                f"{name}: {longer:,} rows have more cells than the header; the rest of such a row was read as part of "
+            rows = "1 row has" if longer == 1 else f"{longer:,} rows have"
+            note = (
+                f"{name}: {rows} more cells than the header; the rest of such a row was read as part of "
                 f"{columns[-1]!r} (the first is line {first})."
             )
+            if note not in table.notes:  # the rows may be read again
+                table.notes.append(note)
 
 
 class _Spreadsheet(_Cells):

@@ -6,12 +6,13 @@ LARGEST_WORKBOOK. A number is its shortest decimal form, a date ISO 8601, a trut
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
+from blankfill.corpus.archives import DAMAGES, checked_members
+from blankfill.corpus.faults import SourceError
 from blankfill.corpus.limits import LARGEST_WORKBOOK
 from blankfill.errors import UserError, setting
 
@@ -30,18 +31,19 @@ def spreadsheet_rows(path: str, name: str, sheet: str | None) -> tuple[str, list
     """Return the name of the sheet that is read, the names of all sheets, and (row from 1, cells) of the rows that are
     not empty.
 
-    sheet: by name, or by number from 1; None is the first one that has rows. Raises UserError when python-calamine is
-    missing, for a file that cannot be read, and for a sheet that does not exist.
+    sheet: by name, or by number from 1; None is the first one that has rows. Raises SourceError when python-calamine
+    is missing and for a file that cannot be read, UserError for a sheet that does not exist.
     """
     try:
         import python_calamine
     except ImportError as error:
-        raise UserError(
-            "Reading spreadsheets needs the python-calamine package: pip install 'blankfill[office]', or save the "
-            "table as CSV."
+        raise SourceError(
+            f"{name} is a spreadsheet, which needs the python-calamine package: pip install 'blankfill[office]', or "
+            "save the table as CSV."
         ) from error
     try:
-        _check_size(path, name)
+        if _is_zip(path):
+            checked_members(path, name, LARGEST_WORKBOOK, "save the table as CSV")
         workbook = python_calamine.CalamineWorkbook.from_path(path)
         names = list(workbook.sheet_names)
         if sheet is not None:
@@ -54,24 +56,16 @@ def spreadsheet_rows(path: str, name: str, sheet: str | None) -> tuple[str, list
             rows = list(_texts(workbook.get_sheet_by_name(title).iter_rows()))
             if rows:
                 break
-    except (python_calamine.CalamineError, zipfile.BadZipFile, OSError, ValueError) as error:
+    except (python_calamine.CalamineError, *DAMAGES) as error:
         locked = isinstance(error, python_calamine.PasswordError)
         remedy = "save it without its password" if locked else "copy it again, or save the table as CSV"
-        raise UserError(f"{name} is not a readable spreadsheet ({error}): {remedy}.") from error
+        raise SourceError(f"{name} is not a readable spreadsheet ({error}): {remedy}.") from error
     return title, names, rows
 
 
-def _check_size(path: str, name: str) -> None:
+def _is_zip(path: str) -> bool:
     with Path(path).open("rb") as stream:
-        if stream.read(4) != _ZIP:
-            return
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > LARGEST_WORKBOOK:
-        raise UserError(
-            f"{name} unpacks to {size:,} bytes, more than the {LARGEST_WORKBOOK:,} that a spreadsheet may have: save "
-            "the table as CSV."
-        )
+        return stream.read(4) == _ZIP
 
 
 def _sheet_named(sheet: str, names: list[str], name: str) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blankfill.corpus.archives import DAMAGES, check_directory
-from blankfill.corpus.compression import SUFFIXES, sniff_compression
+from blankfill.corpus.compression import SUFFIXES, compression_of
 from blankfill.corpus.decoding import lines, read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.limits import LARGEST_DOCUMENT, too_long
-from blankfill.errors import Problem, UserError
+from blankfill.errors import UserError
 from blankfill.system import console
 from blankfill.system.reading import parse_json, readable, regular_size
 from blankfill.tasks.items import Item, Split, duplicate_ids, listed
@@ -69,9 +69,8 @@ def text_lines(path: Path) -> Iterator[str]:
 def text_pieces(path: Path) -> Iterator[str]:
     """Yield the text of a file, compressed or not, in pieces; a guessed encoding and damaged bytes are reported."""
     regular_size(path)
-    with readable(path), path.open("rb") as raw:
-        compression = sniff_compression(raw.read(16))
-        changed = path.stat().st_mtime_ns
+    compression = compression_of(path)
+    changed = path.stat().st_mtime_ns
     yield from read_text(str(path), compression, _encoding(str(path), compression, changed))
 
 
@@ -80,7 +79,7 @@ def _encoding(path: str, compression: str, changed: int) -> str:
     """Return the encoding of a file, decided and reported once for each change of the file."""
     encoding = decide_encoding(path, compression)
     for remark in encoding.remarks(path):
-        console.say(f"Note: {console.worded(Problem(remark))}")
+        console.say(f"Note: {console.worded(remark)}")
     return encoding.name
 
 

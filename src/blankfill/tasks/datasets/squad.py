@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from blankfill.corpus.tables.columns import kind_of
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.answers import place_of
 from blankfill.tasks.datasets.files import json_document
@@ -83,7 +84,10 @@ def _question(question: Any, context: str, title: str, where: str) -> tuple[Ques
     """Return a question, and the number of its answers that were placed elsewhere than at their answer_start."""
     impossible = _is_true(question, where)
     answers, moved = [], 0
-    for answer in (question.get("answers") or []) if isinstance(question, Mapping) and not impossible else []:
+    given = (question.get("answers") or []) if isinstance(question, Mapping) and not impossible else []
+    if not isinstance(given, list):
+        raise UserError(f"{where} has {kind_of(given)} for its answers, where SQuAD's form has a list: correct it.")
+    for answer in given:
         text = _part(answer, "text", str, where)
         place, was_moved = place_of(context, text, _start(answer, where))
         moved += was_moved

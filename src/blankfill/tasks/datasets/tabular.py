@@ -73,11 +73,13 @@ _PAIRS = TaskRoles(
 
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct labels: sorted by value if all are numbers, otherwise by name."""
-    distinct = set(names)
+    distinct = sorted(set(names))
     try:
-        return tuple(sorted(distinct, key=lambda name: (float(name), name)))
+        numbers = {name: float(name) for name in distinct}
     except ValueError:
-        return tuple(sorted(distinct))
+        return tuple(distinct)
+    # "nan" is no number to sort by.
+    return tuple(sorted(distinct, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else distinct)
 
 
 def _known(table: TaskTable, names: Iterable[tuple[int, str]], labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,7 +119,9 @@ def choice_item(table: TaskColumns, row: Row, id: str, line: int) -> ChoiceItem 
     """Return the context of a row and its choices, without a label, or why there are none."""
     choices, _ = _choices_of(table, row, line)
     context = table.text_of(row, table.text[0], line)
-    return ChoiceItem(id, context, choices) if len(choices) > 1 else "has fewer than two choices"
+    if len(choices) < 2:
+        return "has fewer than two choices"
+    return ChoiceItem(id, context, choices) if all(choices) else "has an empty choice before others"
 
 
 def generation_item(table: TaskColumns, row: Row, id: str, line: int) -> GenerationItem:
@@ -221,6 +225,7 @@ def read_numbers(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
 def read_tags(path: Path, labels: tuple[str, ...], options: TableOptions) -> Split:
     """Read lists of words with lists of tags (texts are cut at spaces)."""
     table = TaskTable(path, options, _TAGS)
+    met: list[tuple[int, str]] = []
 
     def build(row: Row, id: str, line: int) -> Item | str:
         item = tagged_item(table, row, id, line)
@@ -233,13 +238,15 @@ def read_tags(path: Path, labels: tuple[str, ...], options: TableOptions) -> Spl
         if len(tags) != len(words):
             raise UserError(f"{table.where(line)} has {len(words)} words and {len(tags)} tags: give one for each word.")
         try:
-            return TaggedItem(id, words, bio(tags))
+            item = TaggedItem(id, words, bio(tags))
         except UserError as error:
             raise UserError(f"{table.where(line)}: {error}") from error
+        if labels:
+            met.extend((line, name) for name in dict.fromkeys(item.tags or ()))
+        return item
 
     items = [item for item in table.items(build) if isinstance(item, TaggedItem)]
-    tags_in_file = tag_names(items)
-    known = _known(table, [(0, name) for name in tags_in_file], labels) if labels else tags_in_file
+    known = _known(table, met, labels) if labels else tag_names(items)
     return Split(items, known, table.problems(items), table.choices())
 
 
@@ -340,7 +347,7 @@ def read_choices(path: Path, labels: tuple[str, ...], options: TableOptions) -> 
         if not is_empty(value):
             name = table.label_of(value, table.label[0], line)
             places = [names.index(name) for names in (keys, choices) if name in names]
-            label = int(name) if name.isdigit() and not keys else places[0] if places else len(choices)
+            label = int(name) if name.isdecimal() and not keys else places[0] if places else len(choices)
             if label >= len(choices):
                 raise UserError(
                     f"{table.where(line)} has the label {name!r}, which is neither the number (from 0) nor the text of "
@@ -367,11 +374,14 @@ def _choices_of(table: TaskColumns, row: Row, line: int) -> tuple[tuple[str, ...
     values = [listed_cell(table.value(row, name)) for name in names]
     keys: list[Any] = []
     if isinstance(values[0], Mapping) and isinstance(values[0].get("text"), list):
-        keys = values[0].get("label") or []
+        given = values[0].get("label")
+        keys = given if isinstance(given, list) else []
         values = values[0]["text"]
     elif isinstance(values[0], list):
         values = values[0]
-    choices = tuple(table.short_text(value, names[0], line) for value in values if not is_empty(value))
+    while values and is_empty(values[-1]):  # others keep their place, since labels are numbers of places
+        values = values[:-1]
+    choices = tuple("" if is_empty(value) else table.short_text(value, names[0], line) for value in values)
     return choices, tuple(map(label_name, keys)) if len(keys) == len(choices) else ()
 
 

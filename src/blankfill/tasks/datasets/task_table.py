@@ -168,11 +168,12 @@ class TaskColumns:
 
     def joined(self) -> list[str]:
         """Return a sentence about lists of words that were read as texts, or none."""
-        if not self._joined:
+        if not (lines := sorted(set(self._joined))):
             return []
+        rows = "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
         return [
-            f"{self.path}: {len(self._joined)} rows have a list of words where a text is wanted; the words were joined "
-            f"by spaces (line {listed(self._joined)})."
+            f"{self.path}: {rows} a list of words where a text is wanted; the words were joined by spaces (line "
+            f"{listed(lines)})."
         ]
 
     def where(self, line: int) -> str:
