@@ -136,9 +136,8 @@ def _without_labels(file: Path, split: Split, tables: TableOptions | None) -> st
     if not split.columns:
         return f"{file} has no labels, so a model can neither learn nor be scored by it: is this the right file?"
     names = {choice.field for choice in split.columns if choice.role in _TARGETS}
-    reason = (
-        f"every row is empty in {listed(sorted(map(repr, names)))}" if names else "no column is obviously the label"
-    )
+    empty = f"every row is empty in {listed(sorted(map(repr, names)))}"
+    reason = empty if names else "no column is obviously the label"
     columns = listed(map(repr, open_table(file, tables).columns))
     return f"{file}: {reason}: name one with {setting('columns', 'label=NAME')}; its columns are {columns}."
 
