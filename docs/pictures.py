@@ -37,6 +37,7 @@ from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
 from blankfill.report.drawing import example_png
 from blankfill.report.picture import example_text
+from blankfill.report.strip import strip_text
 from blankfill.types import ROLES, Document, Vocabulary
 
 SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
@@ -116,3 +117,6 @@ def make(folder: Path):
         png = folder / f"{name}.png"
         example_png(row, TOKENS.__getitem__, png, channels=OBJECTIVES[objective].channels, blanks=BLANKS, title=name)
         path.write_text(drawn, encoding="utf-8")
+    for name in ("glm", "t5"):
+        strip = strip_text(examples()[name], TOKENS.__getitem__, OBJECTIVES[name].channels, width=100)
+        (folder / f"{name}-strip.txt").write_text(strip, encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import blankfill
-from blankfill.cli import doctor
+from blankfill.cli import demo, doctor
 from blankfill.cli.main import COMMANDS, main
 from blankfill.system import console
 from small_run import SMALL, texts_in
@@ -58,6 +58,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
     lines_of: dict[str, list[str]] = {
         "prepare": [str(place / "texts"), "--out", str(out / "corpus"), "--workers", "1", "--no-vocab-exact"],
         "tokenizer": ["show", "the farmer", "--tokenizer", run],
+        "demo": [str(place / "texts"), "--out", str(out / "demo")],
         "recipes": ["bert-nano"],
         "show": [str(place / "run" / "corpus"), "--objective.length", "32"],
         "plan": [str(place / "run" / "corpus"), "--no-measure", *TINY],
@@ -84,6 +85,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
 EXPECTED = {
     "prepare": {"folder", "documents", "vocabulary", "train", "valid", "report"},
     "tokenizer": {"tokens", "ids", "decoded", "roles"},
+    "demo": {"folder", "steps", "hidden_words", "report"},
     "recipes": {"name", "objective", "family", "parameters", "tokens", "settings"},
     "show": {"title", "examples"},
     "plan": {"parameters", "memory", "disk", "problems"},
@@ -106,18 +108,20 @@ EXPECTED = {
 """Some keys of the JSON of each command."""
 ROWS = ("predict", "fill", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "pretrain", "compare", "finetune", "export", "import")
+SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import")
 """Commands whose result is files: with --quiet they print nothing."""
 
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No seconds of measuring, and no new process."""
+    """No seconds of measuring, no new process, and a demo of two steps."""
     from blankfill.cli import bench
 
     measured = {"device": "cpu", "fp32": 1e9, "bf16": 1e9, "memory_bytes_per_s": 1e9, "disk_free": 1e12}
     monkeypatch.setattr(doctor, "measure", lambda out: measured)
     monkeypatch.setattr(bench, "alone", bench.timed)
+    small = {**SMALL, "train.steps": 2}
+    monkeypatch.setattr(demo, "load_recipe", lambda name: blankfill.load_recipe(name, small))
 
 
 def printed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> Printed:

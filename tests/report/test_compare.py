@@ -11,6 +11,7 @@ import pytest
 from blankfill.cli.main import main
 from blankfill.report import compare
 from blankfill.report.compare import cautions, charts_of, differing, names_of, read_runs, results_of
+from blankfill.report.figures import Dots, dot_lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -90,8 +91,8 @@ def test_the_page_has_a_curve_for_each_run_over_steps_tokens_and_time(two: list[
 def test_runs_of_both_kinds_and_hidden_words(tmp_path: Path) -> None:
     shares = {"first": 0.1, "among": 0.2}
     report = {"words": 10, "covered": 0.9, "candidates": 50, "step": 40, "before": None, "frequency": shares,
-              "neighbours": shares, "model": {"first": 0.3, "among": 0.5}, "verdict": "", "sure_words": 1, "sure": 1.0,
-              "right": [], "wrong": []}  # fmt: skip
+              "word_before": shares, "neighbours": shares, "model": {"first": 0.3, "among": 0.5}, "verdict": "",
+              "sure_words": 1, "sure": 1.0, "right": [], "wrong": []}  # fmt: skip
     plain = write_run(tmp_path / "a", 6.0)
     (plain / "hidden_words.json").write_text(json.dumps(report), encoding="utf-8")
     runs = read_runs([plain, write_tuned(tmp_path / "t", 0.8)])
@@ -195,3 +196,11 @@ def test_runs_without_measurements_have_a_page(tmp_path: Path, capsys: pytest.Ca
     assert main(["compare", *folders, "--out", str(tmp_path / "c.html"), "--svg", str(tmp_path / "s.svg")]) == 2
     assert "no measurements yet" in capsys.readouterr().err
     assert compare.charts_of(read_runs([tmp_path / "a", tmp_path / "b"])) == []
+
+
+def test_long_names_of_settings_are_whole_in_pictures() -> None:
+    names = [f"learning_rate={rate}-batch_size=32-warmup_ratio=0.06" for rate in ("1e-05", "5e-05")]
+    picture = dot_lines([Dots(name, [0.5, 0.6], 0.55) for name in names], "scores")
+    assert all(f">{name}</text>" in picture for name in names)
+    short = dot_lines([Dots("lr", [0.5], 0.5)], "scores", ("baseline", 0.4))
+    assert 'text-anchor="end">lr</text>' in short

@@ -33,7 +33,7 @@ class CompareArguments:
     made of several runs stands for each of them.
     """
 
-    GROUPS: ClassVar[Mapping[str, str]] = {"Runs": "runs", "Output": "out csv curves svg", "Chart": "metric x"}
+    GROUPS: ClassVar[Mapping[str, str]] = {"Output": "out csv curves svg", "Chart": "metric x"}
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "blankfill compare runs/bert runs/glm --out compare.html",
         "blankfill compare runs/small runs/large --csv runs.csv --svg loss.svg --x time",

@@ -227,7 +227,7 @@ def several(args: ShowArguments, recipe: Recipe, tokenizer: Tokenizer | None, wi
         for row in rows:
             console.show(f"{row.objective}: {row.explanation}")
             for note in row.notes:
-                console.show(f"({note})")
+                console.show(f"({console.worded(note)})")
             console.show(row.strip(terminal_width(args)))
         if args.html is not None:
             console.show(f"the page, for a browser: {args.html}")

@@ -7,6 +7,7 @@ rows of a run (`show`), pictures (`report`).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def show_text(
         kinds = objective.needs_units()
         if not kinds:
             raise
-        objective = dataclasses.replace(objective, **dict.fromkeys(kinds, 0.0))
+        weights: dict[str, Any] = dict.fromkeys(kinds, 0.0)
+        objective = dataclasses.replace(objective, **weights)
         vocabulary = with_units(tokenizer, objective, unigram)
         notes.append(f"no {' and no '.join(kinds)} can be found in this text, so single words are hidden")
     if objective.needs_words() and vocabulary.word_start is None:
@@ -86,6 +88,8 @@ def show_text(
     if unknown := int(unigram[vocabulary.roles["unk"]]) if "unk" in vocabulary.roles else 0:
         notes.append(f"{unknown} of {len(ids)} tokens are unknown to this tokenizer")
     examples = [objective.example(document, vocabulary, row_generator(seed, example))]
+    if not len(examples[0].target_ids):
+        notes.append(f"nothing is hidden in this draw; another one: {setting('example', example + 1)}")
     return ShownRow(
         title=f"{name or objective.name}, seed {seed}, draw {example}", epoch=0, place=0, rows=0, examples=examples,
         tokenizer=tokenizer, vocabulary=vocabulary, channels=objective.channels,

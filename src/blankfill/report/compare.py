@@ -62,36 +62,36 @@ class Run:
     @property
     def results(self) -> dict[str, float]:
         """Results by name; of a run that is not finished, those so far."""
-        shot, found = self.snapshot, dict[str, float | None]()
+        shot, values = self.snapshot, dict[str, float | None]()
         if self.tuned is not None:
             main = self.tuned.primary_metric
-            found |= {f"dev {name}": value for name, value in self.tuned.metrics.items()}
-            found["at step"] = self.tuned.best.step if self.tuned.best else None
-            found[f"dev {main} without reading"] = self.tuned.baseline.get(main)
+            values |= {f"dev {name}": value for name, value in self.tuned.metrics.items()}
+            values["at step"] = self.tuned.best.step if self.tuned.best else None
+            values[f"dev {main} without reading"] = self.tuned.baseline.get(main)
             test = part(self.tuned.test, "metrics")
-            found |= {f"test {name}": number(value) for name, value in test.items()}
-            found["parameters"] = number(shot.facts.get("weights"))
+            values |= {f"test {name}": number(value) for name, value in test.items()}
+            values["parameters"] = number(shot.facts.get("weights"))
         else:
-            found["best validation loss"] = shot.best.loss if shot.best else None
-            found["at step"] = shot.best.step if shot.best else None
-            found["loss of word frequencies alone"] = shot.baseline
+            values["best validation loss"] = shot.best.loss if shot.best else None
+            values["at step"] = shot.best.step if shot.best else None
+            values["loss of word frequencies alone"] = shot.baseline
             if words := shot.hidden_words:
-                found["hidden words named at once"] = words.model.first
-                found["hidden words named among five"] = words.model.among
-            found["parameters"] = number(shot.facts.get("parameters"))
-        found |= {"steps": shot.step, "tokens": shot.tokens, "seconds": shot.seconds}
-        return {name: value for name, value in found.items() if value is not None}
+                values["hidden words named at once"] = words.model.first
+                values["hidden words named among five"] = words.model.among
+            values["parameters"] = number(shot.facts.get("parameters"))
+        values |= {"steps": shot.step, "tokens": shot.tokens, "seconds": shot.seconds}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def flat(values: Mapping[str, Value], before: str) -> dict[str, Value]:
     """Return the values of nested mappings by dotted names. before: the beginning of each name."""
-    found: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{name}.")
+            result |= flat(value, f"{before}{name}.")
         else:
-            found[f"{before}{name}"] = value
-    return found
+            result[f"{before}{name}"] = value
+    return result
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -135,9 +135,9 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Value]]:
     settings = [run.settings for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
     rows = {name: [values.get(name) for values in settings] for name in names}
-    found = {name: row for name, row in rows.items() if name != "name" and any(value != row[0] for value in row)}
-    shared = {name for name in found if all(name in values for values in settings)}
-    return {name: found[name] for name in sorted(found, key=lambda name: name not in shared)}
+    changed = {name: row for name, row in rows.items() if name != "name" and any(value != row[0] for value in row)}
+    shared = {name for name in changed if all(name in values for values in settings)}
+    return {name: changed[name] for name in sorted(changed, key=lambda name: name not in shared)}
 
 
 def results_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:
@@ -177,7 +177,7 @@ def _text_of(snapshot: Snapshot) -> str:
 
 def charts_of(runs: Sequence[Run]) -> list[Chart]:
     """Return a chart for each metric of a split, with a curve for each run that has it; the scores come first."""
-    found: dict[tuple[str, str], list[Series]] = {}
+    by_chart: dict[tuple[str, str], list[Series]] = {}
     scores = {run.tuned.primary_metric for run in runs if run.tuned is not None}
     others = {name for run in runs if run.tuned is not None for name in run.tuned.metrics} - scores
     for place, run in enumerate(runs):
@@ -188,7 +188,7 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
                 values = table.column(name)
                 if not np.isnan(values).all():
                     series = Series(split, table, values, run.name, place)
-                    found.setdefault((name, split), []).append(series)
+                    by_chart.setdefault((name, split), []).append(series)
     order = [*sorted(scores), *_FIRST, *sorted(others), *KNOWN]
     splits = list(_SPLITS)
 
@@ -199,7 +199,7 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
             splits.index(split) if split in splits else len(splits),
         )
 
-    return [_chart(*key, found[key], key[0] in scores | others) for key in sorted(found, key=rank)]
+    return [_chart(*key, by_chart[key], key[0] in scores | others) for key in sorted(by_chart, key=rank)]
 
 
 def _chart(name: str, split: str, series: Sequence[Series], is_score: bool) -> Chart:

@@ -17,6 +17,9 @@ from blankfill.report.markup import panel, plain, said, tag
 from blankfill.report.masthead import masthead, span
 from blankfill.report.sections import curves_section
 
+MOST_NAMED = 120
+"""Largest number of characters of the names of the runs in the headline."""
+
 
 def page_of(runs: Sequence[Run], now: datetime) -> str:
     """Return the HTML of several runs. now: the time shown on the page."""
@@ -29,7 +32,7 @@ def page_of(runs: Sequence[Run], now: datetime) -> str:
     title = f"{len(runs)} runs compared"
     left = sum(not run.snapshot.finished for run in runs)
     state = ("done", "all finished") if not left else ("early", f"{left} not finished")
-    about = [run.name for run in runs[:8]] + (["…"] if len(runs) > 8 else [])
+    about = [run.name for run in runs] if sum(len(run.name) for run in runs) <= MOST_NAMED else []
     return document(title, masthead(title, state, about, []), parts, now, payload(runs, charts))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blankfill.errors import in_keys
 from blankfill.objectives import ShownColumn
 from blankfill.report.document import NOTHING_DRAWN, document
 from blankfill.report.markup import said, tag
@@ -48,11 +49,11 @@ class ShownExample:
 def page_of(shown: Sequence[ShownExample], title: str, now: datetime) -> str:
     """Return the HTML of some rows, each a section. now: the time shown on the page."""
     parts, rows = {}, []
-    for number, one in enumerate(shown):
-        row = join_row(one.examples)
-        name = one.name if one.name not in parts else f"{one.name} {number + 1}"
-        parts[name] = _section(one, row, number)
-        rows.append(_values(one, row))
+    for number, shown_row in enumerate(shown):
+        row = join_row(shown_row.examples)
+        name = shown_row.name if shown_row.name not in parts else f"{shown_row.name} {number + 1}"
+        parts[name] = _section(shown_row, row, number)
+        rows.append(_values(shown_row, row))
     hint = (
         "Point at a token, or move between tokens with the arrow keys: it shows what the token sees, and what sees it. "
         "A click or the Enter key keeps the choice; Escape ends it."
@@ -69,11 +70,11 @@ def page_of(shown: Sequence[ShownExample], title: str, now: datetime) -> str:
     return document(title, headline, parts, now, data, ("show",), ("page", "page_show"))
 
 
-def _values(one: ShownExample, row: Row) -> dict[str, Any]:
+def _values(shown_row: ShownExample, row: Row) -> dict[str, Any]:
     """Return what the script needs of a row."""
     values: dict[str, Any] = {"sees": _bits(row.visible()), "encoder": row.encoder}
-    if one.window:
-        values["near"] = _bits(row.visible(one.window))
+    if shown_row.window:
+        values["near"] = _bits(row.visible(shown_row.window))
     return values
 
 
@@ -82,37 +83,37 @@ def _bits(visible: Bool) -> list[str]:
     return ["".join(line) for line in np.where(visible, "1", "0").tolist()]
 
 
-def _section(one: ShownExample, row: Row, number: int) -> str:
+def _section(shown_row: ShownExample, row: Row, number: int) -> str:
     """Return a row: explanation, strips, and the square."""
     numbers = row.numbers()
     sentences = [heading(row), *(f"column {numbers[column]}: {text}" for column, text in row.labels.items())]
-    sentences += [column.note for column in one.further if column.note]
-    notes = "".join(tag("p", text, kind="notice") for text in one.notes)
-    explained = said("p", one.explanation, kind="explained") if one.explanation else ""
+    sentences += [column.note for column in shown_row.further if column.note]
+    notes = "".join(tag("p", in_keys(text), kind="notice") for text in shown_row.notes)
+    explained = said("p", shown_row.explanation, kind="explained") if shown_row.explanation else ""
     sides = [("encoder", 0, row.encoder), ("decoder", row.encoder, len(row))] if row.encoder else [("", 0, len(row))]
-    strips = "".join(_strip(one, row, number, *side) for side in sides)
-    body = f'{strips}<p class="info" role="status"></p>{_square(one, row)}'
+    strips = "".join(_strip(shown_row, row, number, *side) for side in sides)
+    body = f'{strips}<p class="info" role="status"></p>{_square(shown_row, row)}'
     grouped = f'<div class="panel row" data-row="{number}">{body}</div>'
     return (
-        f'<div class="head"><h2>{escape(one.name)}</h2>{tag("span", one.title, kind="note")}</div>{explained}{notes}'
-        f'<p class="note">{escape("; ".join(sentences))}</p>{grouped}'
+        f'<div class="head"><h2>{escape(shown_row.name)}</h2>{tag("span", shown_row.title, kind="note")}</div>'
+        f'{explained}{notes}<p class="note">{escape("; ".join(sentences))}</p>{grouped}'
     )
 
 
-def _strip(one: ShownExample, row: Row, number: int, side: str, begin: int, end: int) -> str:
+def _strip(shown_row: ShownExample, row: Row, number: int, side: str, begin: int, end: int) -> str:
     """Return the tokens of a side, each with its target above it and its positions below."""
-    names = channel_names(one.channels, len(row.positions))
+    names = channel_names(shown_row.channels, len(row.positions))
     numbers, ids = row.numbers(), row.input_ids.tolist()
     cells = ""
     for column in range(begin, end):
-        target = " ".join(spell(one.token(i), 60) for i in row.targets[column])
+        target = " ".join(spell(shown_row.token(i), 60) for i in row.targets[column])
         places = [str(channel[column]) for channel in row.positions.tolist()]
-        token = spell(one.token(ids[column]), 60)
-        kinds = ["tok"] + ["blank"] * (ids[column] in one.blanks) + ["target"] * bool(target)
+        token = spell(shown_row.token(ids[column]), 60)
+        kinds = ["tok"] + ["blank"] * (ids[column] in shown_row.blanks) + ["target"] * bool(target)
         kinds += ["first"] * (column in row.begins)
         facts = [f"column {numbers[column]}", token, *([f"target {target}"] if target else [])]
         facts += [f"{name} {place}" for name, place in zip(names, places, strict=True)]
-        facts += _further(one, column)
+        facts += _further(shown_row, column)
         tab = "0" if column == 0 else "-1"
         cells += (
             f'<button type="button" class="{" ".join(kinds)}" data-k="{column}" tabindex="{tab}" '
@@ -124,20 +125,20 @@ def _strip(one: ShownExample, row: Row, number: int, side: str, begin: int, end:
     return f'{title}<div class="tokens" role="toolbar" aria-label="{escape(read)}">{cells}</div>'
 
 
-def _further(one: ShownExample, column: int) -> list[str]:
+def _further(shown_row: ShownExample, column: int) -> list[str]:
     """Return the further values of a column, each with its name."""
-    found = []
-    for extra in one.further:
+    facts = []
+    for extra in shown_row.further:
         if column < len(extra.values) and (value := int(extra.values[column])) >= 0:
-            found.append(f"{extra.name} {spell(one.token(value)) if extra.tokens else value}")
-    return found
+            facts.append(f"{extra.name} {spell(shown_row.token(value)) if extra.tokens else value}")
+    return facts
 
 
-def _square(one: ShownExample, row: Row) -> str:
+def _square(shown_row: ShownExample, row: Row) -> str:
     """Return the square of the attention: a line for each query, a cell in colour for each key that it sees."""
     length = len(row)
     cell = min(LARGEST, max(3.0, WIDEST / length))
-    words = [spell(one.token(i), LONGEST_TOKEN) for i in row.input_ids.tolist()]
+    words = [spell(shown_row.token(i), LONGEST_TOKEN) for i in row.input_ids.tolist()]
     with_words = length <= MOST_WORDS
     margin = 12 + LETTER * max(len(word) + sum(ord(c) > 0x2E7F for c in word) for word in words) if with_words else 34
     side = margin + cell * length + 2
@@ -145,7 +146,7 @@ def _square(one: ShownExample, row: Row) -> str:
     has_target = np.array([bool(ids) for ids in row.targets])
     writes = np.arange(length) >= row.encoder
     across = visible & writes[:, None] & ~writes[None, :]
-    near = row.visible(one.window) if one.window else visible
+    near = row.visible(shown_row.window) if shown_row.window else visible
     layers = {
         "sees": visible & near & ~across & ~has_target[:, None],
         "aims": visible & near & ~across & has_target[:, None],

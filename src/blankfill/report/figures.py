@@ -11,6 +11,8 @@ from html import escape
 
 WIDTH, SIDE = 720, 460
 LEFT, BOTTOM, MARGIN, ROW = 56, 44, 14, 34
+WIDEST_NAME, ROW_BELOW_NAME = 300, 48
+"""Largest width of names beside their lines, and the height of a line below its name."""
 SMALLEST = 0.1
 """Smallest range of scores, so that settings that hardly differ do not look far apart."""
 LETTER = 7.2
@@ -71,8 +73,10 @@ def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | 
     """Return a line of dots for each setting, on one scale. reference: a value to compare all settings with."""
     values = [value for line in lines for value in (*line.values, line.middle)]
     low, high = spread([*values, reference[1]] if reference else values, SMALLEST)
-    left = min(300, 16 + LETTER * max(len(line.name) for line in lines))
-    right, height = WIDTH - 30, ROW * len(lines) + BOTTOM + MARGIN
+    left = 16 + LETTER * max(len(line.name) for line in lines)
+    above = left > WIDEST_NAME  # long names are above their lines, since cut ones look the same
+    left, row = (16.0, ROW_BELOW_NAME) if above else (left, ROW)
+    right, height = WIDTH - 30, row * len(lines) + BOTTOM + MARGIN
     bottom = height - BOTTOM + 8
 
     def x(value: float) -> float:
@@ -86,9 +90,11 @@ def dot_lines(lines: Sequence[Dots], label: str, reference: tuple[str, float] | 
         parts.append(_line("reference", at, MARGIN - 4, at, bottom))
         parts.append(_text(at, bottom + 31, reference[0], anchor))
     for k, line in enumerate(lines):
-        at = MARGIN + ROW * (k + 0.5)
-        name = line.name if len(line.name) * LETTER < left else f"{line.name[: int(left / LETTER) - 3]}…"
-        parts.append(_text(left - 12, at + 4, name, "end") + _line("axis", left, at, right, at))
+        at = MARGIN + row * (k + (0.75 if above else 0.5))
+        most = int((right - left) / LETTER)
+        name = line.name if not above or len(line.name) <= most else f"{line.name[: most - 1]}…"
+        text = _text(left, at - 13, name, "start") if above else _text(left - 12, at + 4, name, "end")
+        parts.append(text + _line("axis", left, at, right, at))
         parts += [f'<circle class="point" cx="{x(value):.1f}" cy="{at:.1f}" r="4.5"/>' for value in line.values]
         if len(line.values) > 1:
             parts.append(_line("middle", x(line.middle), at - 10, x(line.middle), at + 10))

@@ -35,12 +35,12 @@ def seconds_between(snapshot: Snapshot, now: datetime) -> float | None:
     """Return the longest time between two validations, as far as known: by the speed of training, and by the clock."""
     steps = [0, *snapshot.split("valid").steps.tolist()]
     widest = max((b - a for a, b in pairwise(steps)), default=0)
-    found = []
+    lengths = []
     if snapshot.seconds and snapshot.step and widest:
-        found.append(snapshot.seconds / snapshot.step * widest)
+        lengths.append(snapshot.seconds / snapshot.step * widest)
     if (begun := began(snapshot.facts)) is not None and len(steps) > 1:
-        found.append((now - begun).total_seconds() / (len(steps) - 1))
-    return max(found, default=None)
+        lengths.append((now - begun).total_seconds() / (len(steps) - 1))
+    return max(lengths, default=None)
 
 
 def began(facts: Mapping[str, object]) -> datetime | None:

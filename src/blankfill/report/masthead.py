@@ -12,6 +12,9 @@ from blankfill.report.snapshot import Snapshot
 MOST_EVENTS = 200
 """Number of events that are listed and drawn, the newest."""
 
+LONG = 16
+"""Number of characters of a card's value above which it is written smaller."""
+
 Card = tuple[str, str, str, str]
 """Name of a number, its value, a note on its meaning, and its style ("good", "bad" or "")."""
 
@@ -21,11 +24,15 @@ def masthead(name: str, state: tuple[str, str], about: Sequence[str], cards: Seq
     look, words = state
     title = said("h1", name) + tag("span", words, kind=f"state {look}")
     lines = "".join(
-        f"<div>{tag('dt', name)}{tag('dd', value, kind=kind)}{tag('dd', note)}</div>"
+        f"<div>{tag('dt', name)}{tag('dd', value, kind=_kind(value, kind))}{tag('dd', note)}</div>"
         for name, value, note, kind in cards
     )
     numbers = f'<dl class="cards">{lines}</dl>' if cards else ""
     return f'<div class="name">{title}</div>{tag("p", " · ".join(filter(None, about)), kind="about")}{bar}{numbers}'
+
+
+def _kind(value: str, kind: str) -> str:
+    return f"{kind} long".strip() if len(value) > LONG else kind
 
 
 def progress(snapshot: Snapshot) -> str:

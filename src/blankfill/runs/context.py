@@ -55,7 +55,7 @@ class RunContext:
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
-        if error[0] is not None and self.rank == 0 and (self.folder / "report.html").is_file():
+        if error[0] is not None and self.rank == 0 and hasattr(self, "recorder"):  # a refused run stays as it was
             note_failure(self.folder)
 
     @property
