@@ -19,7 +19,7 @@ from blankfill.corpus.tables.csv_rows import csv_rows, with_line_feeds
 from blankfill.corpus.tables.delimiters import NONE, Dialect, find_dialect
 from blankfill.corpus.tables.options import TableOptions, roles_of, split_names
 from blankfill.corpus.tables.prose import text_choices
-from blankfill.corpus.tables.reading import Table, open_table
+from blankfill.corpus.tables.reading import Table, open_table, table_kind
 from blankfill.errors import UserError
 
 
@@ -194,6 +194,8 @@ def test_strings_of_parquet_of_every_kind(tmp_path: Path):
 def test_a_form_under_the_name_of_another(tmp_path: Path, name: str, content: bytes, sentence: str):
     with pytest.raises(UserError, match=f"{name} {sentence}"):
         table(tmp_path / name, content)
+    with pytest.raises(UserError, match=f"{name} {sentence}"):
+        open_table(tmp_path / name, kind=table_kind(name))
 
 
 def test_text_that_begins_like_another_form_is_a_table(tmp_path: Path):

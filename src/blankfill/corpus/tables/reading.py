@@ -151,7 +151,7 @@ def open_table(
     """
     options = options or TableOptions()
     path, name = str(path), name or str(path)
-    by_name = not kind
+    by_name = kind in ("", table_kind(path))
     kind = kind or table_kind(path)
     if not kind:
         raise UserError(
