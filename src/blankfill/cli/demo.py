@@ -54,8 +54,9 @@ def main(argv: Sequence[str]) -> Result:
     args = parsed(DemoArguments, argv, "demo")
     size = size_of(args.paths)
     recipe = load_recipe(RECIPE)
-    if 0 < size < SHORT:  # at the usual share, no part of one short text may fall to validation
-        recipe = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, validation=0.1))
+    if 0 < size < SHORT:  # whole files, at the usual share, might leave no part of a short text for validation
+        corpus = dataclasses.replace(recipe.corpus, validation=0.1, documents="paragraphs")
+        recipe = dataclasses.replace(recipe, corpus=corpus)
     recipe = dataclasses.replace(
         recipe, seed=args.seed, train=dataclasses.replace(recipe.train, threads=args.threads)
     ).check()
