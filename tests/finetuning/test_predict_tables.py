@@ -321,6 +321,20 @@ def test_a_table_of_predictions_is_scored(
     assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(right / 30)
 
 
+def test_json_lines_of_a_table_with_the_usual_names_are_scored(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its columns text and label are those of a table, not of a record of `predict`, which has an id."""
+    rows = [{"text": text, "label": "good" if label else "bad"} for text, label in sentences(30, 7)]
+    table, out = write_csv(tmp_path / "t.csv", rows), tmp_path / "o.jsonl"
+    columns = ["text=text", "label=label"]
+    assert main(["predict", "--model", str(model), str(table), "--out", str(out), "--columns", *columns]) == 0
+    right = sum(row["prediction"] == row["label"] for row in read_table(out))
+    capsys.readouterr()
+    assert main(["evaluate", "--task", "classify", "--data", str(table), "--json", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(right / 30)
+
+
 def test_tables_that_hold_no_predictions_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write_csv(tmp_path / "t.csv", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
     command = ["evaluate", "--task", "classify", "--data", str(table)]

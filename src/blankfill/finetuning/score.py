@@ -120,8 +120,7 @@ def _table_kind(path: Path) -> str:
     if kind not in ("json", "jsonl"):
         return kind
     with suppress(UserError):
-        columns = open_table(path, kind=kind).columns
-        if PREDICTION in columns and not {name for name, _ in MAIN.values()} & set(columns) - {"text", "score"}:
+        if PREDICTION in open_table(path, kind=kind).columns:  # records of `predict` have no such field
             return kind
     return ""
 
