@@ -135,7 +135,7 @@ def test_every_measurement_has_its_test_above() -> None:
             "give either a file with predictions to score, or",
         ),
         ("gpt", "perplexity", "text.txt", ("--out", "text.txt/x"), "cannot be written (Not a directory)"),
-        ("no", "perplexity", "text.txt", (), "no: no such folder"),
+        ("no", "perplexity", "text.txt", (), "no: no such file or folder"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -306,7 +306,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     ("given", "message"),
     [
         (["--task", "sst3"], "There is no task 'sst3'"),
-        (["--task", ""], "give --task"),
+        (["--task", ""], "There is no task ''"),
         (["--lr", "0"], "--lr is 0"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--freeze", "-2"], "--freeze is -2"),
@@ -321,7 +321,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
         (["--columns", "x"], "knows the form of its files"),
         (["--task", "seq2seq"], "does not write any"),
         (["--data", "no/such"], "no/such"),
-        (["--from", "no/such"], "no such folder"),
+        (["--from", "no/such"], "no such file or folder"),
     ],
 )
 def test_what_it_refuses(given: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

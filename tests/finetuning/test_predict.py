@@ -57,7 +57,7 @@ def test_what_cannot_be_predicted_is_refused(tuned: Path) -> None:
         predict(opened, ["a", " "])
     with pytest.raises(UserError, match="item 0: there is no text"):
         predict(opened, [{"words": ["a"]}])
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         predict(tuned / "none", ["a"])
     with pytest.raises(UserError, match="have no label: a test set can be predicted but not scored"):
         predict(opened, ["the cat sat"]).metrics()

@@ -63,7 +63,7 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     """From the command line: a table with columns of its own, `predict` with the best texts, `evaluate`."""
     data, model, out = turned(tmp_path / "data"), writing_model(tmp_path), tmp_path / "run"
     command = ["finetune", "--task", "seq2seq", "--data", str(data), "--from", str(model), "--out", str(out),
-               "--text-column", "source", "--label-column", "target", "--lr", "5e-3", "--batch-size", "16",
+               "--columns", "text=source", "label=target", "--lr", "5e-3", "--batch-size", "16",
                "--epochs", "6", "--max-target-length", "6", "--threads", "1", "--precision", "fp32",
                "--eval-every", "99", "--max-eval-samples", "5", "--label-smoothing", "0.1", "--beams", "2",
                "--weight-decay", "0"]  # fmt: skip
@@ -85,7 +85,7 @@ def test_predictions_are_written_and_scored_again(tmp_path: Path, capsys: pytest
     best = json.loads(capsys.readouterr().out.splitlines()[0])["best"]
     assert best[0]["text"] == "cat red" and len({row["text"] for row in best}) == 3
     assert [row["score"] for row in best] == sorted((row["score"] for row in best), reverse=True)
-    for text, message in (('{"source": " "}', "the source is empty"), ('{"text": "cat"}', "there is no source")):
+    for text, message in (('{"source": " "}', "the source is empty"), ('{"body": "cat"}', "there is no source")):
         rows.write_text(text, encoding="utf-8")
         assert main(predict) == 2
         assert message in capsys.readouterr().err
@@ -211,7 +211,7 @@ def test_data_that_cannot_be_learnt_from(tmp_path: Path, capsys: pytest.CaptureF
     train, dev = (data / f"{name}.jsonl" for name in ("train", "dev"))
     rows = train.read_text(encoding="utf-8")
     train.write_text('{"source": "cat"}\n' * 3, encoding="utf-8")
-    with pytest.raises(UserError, match="no item to train on has a target"):
+    with pytest.raises(UserError, match="no column is obviously the label: name one with"):
         run(data, model, tmp_path / "a")
     train.write_text(rows + '{"source": "cat", "target": "red big cat dog mat red big cat"}\n', encoding="utf-8")
     run(data, model, tmp_path / "b", epochs=0.1, max_length=4)
@@ -219,5 +219,5 @@ def test_data_that_cannot_be_learnt_from(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 targets are longer than 6 tokens; they are learnt up to there" in err
     assert "20 items are longer than 4 tokens and lose their end" in err
     dev.write_text('{"source": "cat"}\n' * 3, encoding="utf-8")
-    with pytest.raises(UserError, match="3 of 3 rows have no target"):
+    with pytest.raises(UserError, match="no column is obviously the label: name one with"):
         run(data, model, tmp_path / "c")

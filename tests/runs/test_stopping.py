@@ -230,9 +230,7 @@ def test_the_codes_are_those_that_shells_know() -> None:
 def test_the_demo_does_not_go_on_after_a_stop(tmp_path: Path) -> None:
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
-    (programs / "blankfill").write_text(
-        f'#!/bin/sh\necho "$1" >> {tmp_path}/called\n[ "$1" != pretrain ] || exit 143\n'
-    )
+    (programs / "blankfill").write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/called\n[ "$1" != demo ] || exit 143\n')
     (programs / "blankfill").chmod(0o755)
     for name in (".made", ".installed"):
         (tmp_path / "venv" / name).touch()
@@ -244,7 +242,7 @@ def test_the_demo_does_not_go_on_after_a_stop(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, env={**os.environ, "MAKEFLAGS": ""},
     )  # fmt: skip
     assert run.returncode != 0, run.stdout
-    assert (tmp_path / "called").read_text(encoding="utf-8") == "pretrain\n"
+    assert (tmp_path / "called").read_text(encoding="utf-8") == "demo\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals as Unix has them")

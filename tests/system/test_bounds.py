@@ -100,7 +100,7 @@ def test_the_walk_sees_the_commands() -> None:
     assert {"FillArguments", "GenerateArguments", "EmbedArguments", "PredictArguments", "EvaluateArguments",
             "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
             "ExportArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
-            "CompletionArguments"} == names  # fmt: skip
+            "CompletionArguments", "DemoArguments", "CompareArguments"} == names  # fmt: skip
     assert {name for name, _, _ in numeric(TrainOptions)} >= {"lr", "beta1", "eps", "steps"}
     assert {name: listed for name, _, listed in numeric(DistilOptions)}["layers"]
 

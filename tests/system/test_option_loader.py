@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, Problem, UserError, in_flags, setting, within
 from blankfill.system.loader import MismatchError, build, load, read_text
 from blankfill.system.schema import RENAMED, Option, expected, fields_of, nearest
@@ -162,7 +163,7 @@ def test_a_schema_says_what_a_class_says() -> None:
 
 
 def test_renamed_options_are_suggested_under_their_new_names() -> None:
-    options = {*(field.name for kind in (TrainOptions, FinetuneOptions) for field in fields_of(kind))}
+    options = {*(field.name for kind in (TrainOptions, FinetuneOptions, TableOptions) for field in fields_of(kind))}
     options |= {"num_seeds", "na_prob_file"}
     for old, new in RENAMED.items():
         assert new in options and old not in options and nearest(old.replace("_", "-"), options) == new
