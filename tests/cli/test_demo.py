@@ -64,7 +64,8 @@ def test_a_second_demo_does_not_overwrite_the_first(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("name: mine\n", encoding="utf-8")
     assert main(["demo", str(texts), "--out", str(tmp_path / "run")]) == 2
-    assert "--out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"resume it with `blankfill pretrain --resume {tmp_path / 'run'}`, or give another --out" in said
 
 
 def test_a_text_that_is_far_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

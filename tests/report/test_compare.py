@@ -56,6 +56,11 @@ def data_of(page: str) -> Any:
     return json.loads(text)
 
 
+def test_an_empty_setting_is_as_none(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "a", 6.0), write_run(tmp_path / "b", 6.0, samples=[])])
+    assert differing(runs) == {}
+
+
 def test_results_and_settings_that_differ(two: list[Path]) -> None:
     runs = read_runs(two)
     assert differing(runs) == {"train.lr": [0.1, 0.2]}

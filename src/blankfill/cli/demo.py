@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result, page_of, show_page
 from blankfill.config.recipe import load_recipe
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.system.bounds import COUNT, Bound
 from blankfill.system.console import amount, as_json, quoted, show
 from blankfill.system.schema import Option
@@ -62,6 +62,12 @@ def main(argv: Sequence[str]) -> Result:
     ).check()
     from blankfill.generation.hidden_words_report import read
     from blankfill.pretraining.run import pretrain
+
+    if (args.out / "recipe.yaml").exists():
+        raise UserError(
+            f"{args.out} holds a run already; resume it with `blankfill pretrain --resume {quoted(args.out)}`, or give "
+            f"another {setting('out')}"
+        )
 
     result = pretrain(args.paths, recipe, args.out)
     report = None if result.stopped else read(result.folder)

@@ -131,8 +131,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Value]]:
     """Return the settings in which the runs differ, each with its values in the order of the runs; first those that all
-    of them have."""
-    settings = [run.settings for run in runs]
+    of them have. A setting that is empty counts as one that a run does not have."""
+    settings = [{name: value for name, value in run.settings.items() if value not in ([], (), "")} for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
     rows = {name: [values.get(name) for values in settings] for name in names}
     changed = {name: row for name, row in rows.items() if name != "name" and any(value != row[0] for value in row)}
