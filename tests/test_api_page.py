@@ -34,7 +34,6 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
 def test_the_examples_run_one_after_the_other(examples: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert len(examples) == 10
     names: dict[str, Any] = {}

@@ -10,8 +10,11 @@ from blankfill.corpus.options import PrepareConfig
 from blankfill.corpus.prepare import prepare
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("letters", ["ACGT" * 400_000, "".join(random.Random(0).choices("ACGT", k=1_600_000))])
+@pytest.mark.parametrize(
+    "letters",
+    ["ACGT" * 400_000, "".join(random.Random(0).choices("ACGT", k=1_600_000))],
+    ids=["repeated", "random"],
+)
 def test_time_grows_with_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str], letters: str) -> None:
     (tmp_path / "dna.txt").write_text(letters, encoding="utf-8")
     began = time.process_time()

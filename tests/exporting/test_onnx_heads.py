@@ -46,12 +46,7 @@ def given(session: Any, folder: Path, rows: list[Any]) -> dict[str, Any]:
     return {entry.name: np.array(named[entry.name], np.int64) for entry in session.get_inputs()}
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(name, marks=SLOW) for name in ("roberta", "modernbert", "electra"))]
-)
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "electra"])
 def test_classes(family: str, tmp_path: Path) -> None:
     run, session, metadata = exported(tmp_path, family, "sst2")
     rows = ["the cat sat on the mat .", "poor", ("fine", "the big dog ran")]
@@ -90,7 +85,6 @@ def test_answers_and_choices(tmp_path: Path) -> None:
     assert logits.shape == (1, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_writers_have_two_graphs(family: str, tmp_path: Path) -> None:
     """Greedy search over the two graphs writes what `predict` and transformers' `generate` write."""
