@@ -71,3 +71,10 @@ def test_unigram_is_recommended_for_text_without_spaces() -> None:
     assert "100% of the letters are Thai" in advice(Writing.of(["ภาษาไทย"]))
     assert "words of more than 100 characters" in advice(Writing.of(["ACGT" * 40]))
     assert not advice(Writing.of(["The cat sat on the mat, ภาษาไทย"])) and not advice(Writing.of(["中文没有空格"]))
+
+
+def test_a_long_sentence_of_chinese_is_no_long_word() -> None:
+    """WordPiece takes each Chinese character for a word, so nothing has to be cut."""
+    text = "此開卷第一回也作者自云因曾歷過一番夢幻之後" * 10
+    assert decided(text) == PLAIN and not advice(Writing.of([text]))
+    assert decided(text + "a" * 101).cut

@@ -36,7 +36,8 @@ which such runs are cut."""
 UNSPACED_SHARE = 0.3
 """Share of such text above which Unigram is recommended."""
 
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"[^\s\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+"""Runs that WordPiece takes for words; Chinese characters are words of their own."""
 _KEPT = re.compile(f"[{JOINERS}{SELECTORS}]")
 _TWO_WORDS = frozenset(("OLD", "NEW", "TAI", "LINEAR"))
 _NAMES = {"CJK": "Han", "KANGXI": "Han", "IDEOGRAPHIC": "Han"}

@@ -35,7 +35,7 @@ def spooled(path: str) -> str:
     remove_leftovers(Path(tempfile.gettempdir()))
     handle, name = _locked_temporary()
     atexit.register(_remove, name)
-    remedy = "free some space there, or let TMPDIR name a folder with more"
+    remedy = "let TMPDIR name another folder"
     with disk_errors(Path(name), remedy), os.fdopen(handle, "wb") as target:
         if path == "-":
             shutil.copyfileobj(sys.stdin.buffer, target)

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from blankfill.errors import UserError, setting
 
-REMEDY = f"free some space or give another {setting('out')}"
+REMEDY = f"give another {setting('out')}"
 LONGEST = 200
 """Bytes of a name that its temporary name repeats; file systems allow 255."""
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -32,14 +32,16 @@ NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 
 
 class DiskError(UserError):
-    """A file or folder could not be written; `full`: the disk (or the user's quota) has no space left."""
+    """A file or folder could not be written; `full`: the disk (or the user's quota) has no space left, so that the
+    remedy begins with free space."""
 
     def __init__(self, path: Path, number: int, remedy: str) -> None:
-        super().__init__(f"{path} cannot be written ({os.strerror(number)}); {remedy}")
         self.path = path
         self.number = number
         self.remedy = remedy
         self.full = number in FULL
+        space = "free some space, or " if self.full else ""
+        super().__init__(f"{path} cannot be written ({os.strerror(number)}); {space}{remedy}")
 
     def __reduce__(self) -> tuple[type[DiskError], tuple[Path, int, str]]:
         return (type(self), (self.path, self.number, self.remedy))
