@@ -260,7 +260,7 @@ class _Scan:
             self._count_nuls(piece)
             text = decoder.decode(piece, final=not piece)
             self.damaged += text.count("\ufffd")
-            self.extra += 0 if text.isascii() else len(re.findall("[^\x00-\x7f]", text))
+            self.extra += 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
             self.total += len(piece)
 
     def _count_nuls(self, piece: bytes) -> None:

@@ -8,6 +8,7 @@ its line, never a silent loss. Cells of CSV files and spreadsheets are texts; th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -274,13 +275,13 @@ class _Cells(_Source):
                 f"{self.name} has no header line: give the text's column by number, such as "
                 f"{setting('columns', 'text=1')}."
             )
-        names: list[str] = []
+        names: dict[str, None] = {}  # in order
         for number, cell in enumerate(cells, 1):
             label = cell or f"column {number}"
             while label in names:
                 label += f" ({number})"
-            names.append(label)
-        twice = frozenset(cell for cell in cells if cell and cells.count(cell) > 1)
+            names[label] = None
+        twice = frozenset(cell for cell, count in Counter(cells).items() if cell and count > 1)
         return self._table(form, columns=tuple(names), header=line, twice=twice)
 
     def _sample(self, table: Table, rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, Any]]:
