@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blankfill.corpus import limits
-from blankfill.corpus.compression import SUFFIXES, compression_of, open_binary
+from blankfill.corpus.compression import compression_of, open_binary, plain_suffix
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
@@ -52,10 +52,7 @@ Row = Mapping[str, Any]
 def table_kind(path: str | Path) -> str:
     """Return the kind of a table by the suffix of its name ("csv", "tsv", "jsonl", "json", "parquet", "spreadsheet"),
     "" where it is the name of no table."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
-        suffixes.pop()
-    return KINDS.get(suffixes[-1].lstrip("."), "") if suffixes else ""
+    return KINDS.get(plain_suffix(path).lstrip("."), "")
 
 
 def _check_form(name: str, kind: str, head: bytes) -> None:
