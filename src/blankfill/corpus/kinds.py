@@ -31,7 +31,9 @@ _SIGNATURES = (
     (rb"\x7fELF[\x01\x02][\x01\x02]\x01", "a program"),
 )
 """Patterns of the first bytes of files, with what they are."""
-_PAGE = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html)\b", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*+)*+<(?:!doctype html|html)\b", re.IGNORECASE | re.DOTALL
+)
 BINARY = "a binary file, not text: leave it out, or convert it to plain text"
 MOST_CONTROLS = 0.02
 """Share of control characters above which a file is binary."""
