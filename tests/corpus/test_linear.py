@@ -7,6 +7,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 
 from blankfill.corpus import clean, python_docs, sentences, tokenizer_words, wiki, wikitext
 from blankfill.corpus.decoding import whole_lines
+from blankfill.corpus.documents.kinds import document_kind
+from blankfill.corpus.kinds import is_page
 from blankfill.corpus.tables.csv_rows import csv_rows
 from blankfill.corpus.tables.delimiters import Dialect, find_dialect, is_quoted
 from blankfill.corpus.tables.prose import is_json_lines
+from blankfill.corpus.tables.reading import open_table
 from blankfill.errors import UserError
 
 SHORT = 1 << 14
@@ -94,6 +98,27 @@ UNITS = (
 @pytest.mark.parametrize("work", WORKS)
 def test_one_thing_repeated(work: str, unit: str):
     assert is_linear(WORKS[work], repeated(unit, "a"))
+
+
+def test_comments_before_a_text_that_is_no_page():
+    comments = ["<!-- a -->\n" * count + "text" for count in (5, 20, 360)]
+    assert not any(map(is_page, comments[:2]))
+    assert seconds(is_page, comments[1]) < 10 * seconds(is_page, comments[0]) + 0.05
+    assert not is_page(comments[2])
+    assert is_page("<!-- a -->\n" * 360 + "<html>")
+
+
+@pytest.mark.parametrize("unit", ["1", "1 ", " "])
+def test_numbers_in_a_text_that_begins_like_a_pdf_document(unit: str):
+    assert is_linear(lambda text: document_kind("", text.encode(), ""), repeated(unit, "%PDF-1.4 1"))
+
+
+def test_a_header_of_many_columns(tmp_path: Path):
+    def open_file(text: str) -> None:
+        (tmp_path / "wide.csv").write_text(text)
+        assert open_table(tmp_path / "wide.csv").columns[-2:] == ("text", "last")
+
+    assert is_linear(open_file, lambda length: ",".join([*map(str, range(length // 6)), "text", "last"]) + "\n")
 
 
 def test_code_under_a_colon_in_a_docstring():

@@ -43,6 +43,14 @@ def sniff_compression(head: bytes) -> str:
     return ""
 
 
+def plain_suffix(name: str | Path) -> str:
+    """Return the suffix of a name in small letters, without that of its compression: ".csv" of "a.CSV.gz"."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
 def compression_of(path: str | Path) -> str:
     """Return the compression of a file, see `sniff_compression`. Raises SourceError when it cannot be read."""
     try:

@@ -19,7 +19,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal
 
 from blankfill.corpus.compression import open_binary
@@ -185,16 +185,16 @@ def decide_encoding(
     """
     name = name or path
     codec = check_encoding(wanted)
-    with open_binary(path, compression) as stream:
-        head = stream.read(4096)
+    pieces = _pieces(path, compression, most_bytes)
+    first = next(pieces, b"")
     wide = is_wide(codec)
-    if bom := bom_encoding(head):
+    if bom := bom_encoding(first):
         return Encoding(bom, "mark", ignored=wanted or "" if codec and not wide else "")
-    if not wide and (unmarked := wide_encoding(head)):
+    if not wide and (unmarked := wide_encoding(first)):
         return Encoding(unmarked, "guess", ignored=wanted or "")
     scan = _Scan("utf-8")
     if not wide:
-        scan.read(_pieces(path, compression, most_bytes))
+        scan.read(chain((first,), pieces))
     facts = _Facts(path, compression, scan)
     if codec and not is_utf8(codec) and not _is_utf8_after_all(scan, codec):
         return _named(wanted or "", codec, name, path, compression, most_bytes, scan)
@@ -260,7 +260,7 @@ class _Scan:
             self._count_nuls(piece)
             text = decoder.decode(piece, final=not piece)
             self.damaged += text.count("\ufffd")
-            self.extra += 0 if text.isascii() else len(re.findall("[^\x00-\x7f]", text))
+            self.extra += 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
             self.total += len(piece)
 
     def _count_nuls(self, piece: bytes) -> None:

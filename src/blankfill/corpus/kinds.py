@@ -7,9 +7,8 @@ whatever it begins with. Not here: what kind of document it is (`documents`), th
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from blankfill.corpus.compression import SUFFIXES
+from blankfill.corpus.compression import plain_suffix
 from blankfill.corpus.documents.kinds import document_kind
 from blankfill.corpus.encodings import bom_encoding, check_encoding, is_wide, wide_encoding
 from blankfill.corpus.tables.parquet_rows import is_parquet
@@ -32,7 +31,9 @@ _SIGNATURES = (
     (rb"\x7fELF[\x01\x02][\x01\x02]\x01", "a program"),
 )
 """Patterns of the first bytes of files, with what they are."""
-_PAGE = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html)\b", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*+)*+<(?:!doctype html|html)\b", re.IGNORECASE | re.DOTALL
+)
 BINARY = "a binary file, not text: leave it out, or convert it to plain text"
 MOST_CONTROLS = 0.02
 """Share of control characters above which a file is binary."""
@@ -80,10 +81,7 @@ def is_page(text: str) -> bool:
 
 def text_kind(name: str, text: str, columns: tuple[str, ...]) -> tuple[str, str]:
     """Return (kind, "") of a text by its name and its beginning, or ("", reason why it cannot be read)."""
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
+    suffix = plain_suffix(name)
     if "<mediawiki" in text[:4000]:
         return "mediawiki", ""
     if re.match(r"\s*<doc id=", text):

@@ -46,7 +46,8 @@ NAMES: dict[type, str] = {
 }  # fmt: skip
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair of UTF-16, which an escape in JSON can name and no UTF-8 can write."""
-_MAY_BE_LONE = re.compile(r"\\u[dD][89a-fA-F]")
+MAY_BE_LONE = re.compile(r"\\u[dD][89a-fA-F]")
+"""The beginning of such an escape."""
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -234,7 +235,7 @@ def parse_json(text: str, where: object, kind: type[Any] = dict) -> Any:
     """
     try:
         value = json.loads(text)
-        if _MAY_BE_LONE.search(text):
+        if MAY_BE_LONE.search(text):
             value = mended_value(value)
     except RecursionError:
         raise UserError(f"{where}: the JSON is nested too deeply to be read") from None
@@ -323,7 +324,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         ValueError, RecursionError
     ):  # parsing all lines at once is a third faster, and a long run has many lines
         value = json.loads(f"[{','.join(lines)}]")
-        if any(map(_MAY_BE_LONE.search, lines)):
+        if any(map(MAY_BE_LONE.search, lines)):
             value = mended_value(value)
     if not isinstance(value, list) or len(value) != len(lines):
         value = [_object(line) for line in lines]

@@ -32,7 +32,7 @@ def document_kind(path: str, head: bytes, compression: str) -> tuple[str, str]:
         refusal = f"an RTF document: {_SAVE}"
     elif re.match(rb"\s{0,99}%PDF-\d", head):
         # A text about PDF may begin like one; every PDF has objects.
-        kind = "pdf" if re.search(rb"\d+\s+\d+\s+obj\b", head) or compression else ""
+        kind = "pdf" if re.search(rb"(?<!\d)\d++\s++\d++\s++obj\b", head) or compression else ""
     elif head.startswith(b"PK\x03\x04"):
         kind, refusal = ("", "") if compression else _zip_kind(path)
     if kind and compression:

@@ -46,17 +46,18 @@ def csv_rows(pieces: Iterable[str], name: str, dialect: Dialect) -> Iterator[Row
             if line and (delimiter in line or line.strip()):
                 yield reader.number, line.split(delimiter), line
         return
-    is_whole = well_formed(delimiter).fullmatch
     given: list[str] = []
-    cells_of = csv.reader(iter(given.pop, None), delimiter=delimiter)  # reads the line that is given last
+    whole = csv.reader(iter(given.pop, None), delimiter=delimiter, strict=True)  # reads the line that is given last
     for line in reader.lines:
         reader.number += 1
         if '"' in line:
-            if is_whole(line):
-                given.append(line)
-                yield reader.number, next(cells_of), line
-            else:
+            given.append(line)
+            try:
+                cells = next(whole)
+            except (csv.Error, IndexError):  # text follows a closing mark, or the line ends before its cell does
                 yield reader.quoted_row(line)
+            else:
+                yield reader.number, cells, line
         elif line and (delimiter in line or line.strip()):
             yield reader.number, line.split(delimiter), line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,11 +11,10 @@ from blankfill.corpus.decoding import lines
 from blankfill.corpus.limits import too_long
 from blankfill.corpus.tables.csv_rows import with_line_feeds
 from blankfill.errors import UserError
-from blankfill.system.reading import mended_value
+from blankfill.system.reading import MAY_BE_LONE, mended_value
 
 _LONGEST_WORD = 16
 """Characters of the longest JSON literal or escape, which may be cut in two."""
-_MAY_BE_LONE = re.compile(r"\\u[dD][89a-fA-F]")
 Where = Callable[[int], str]
 
 
@@ -34,7 +32,7 @@ def json_line(line: str, number: int, where: Where) -> Any:
     """Return the value of a line. Raises UserError that names the line."""
     try:
         value = json.loads(line)
-        return mended_value(value) if "\\u" in line and _MAY_BE_LONE.search(line) else value
+        return mended_value(value) if "\\u" in line and MAY_BE_LONE.search(line) else value
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise UserError(
@@ -101,7 +99,7 @@ def json_values(pieces: Iterator[str], name: str) -> Iterator[Any]:
             want = min(max(2 * (len(text) - at), 1 << 16), limits.LONGEST_RECORD + 1)
             continue
         want = 1
-        if _MAY_BE_LONE.search(text, at, after):
+        if MAY_BE_LONE.search(text, at, after):
             value = mended_value(value)
         at = after
         yield value

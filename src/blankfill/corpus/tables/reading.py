@@ -8,13 +8,14 @@ its line, never a silent loss. Cells of CSV files and spreadsheets are texts; th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blankfill.corpus import limits
-from blankfill.corpus.compression import SUFFIXES, compression_of, open_binary
+from blankfill.corpus.compression import compression_of, open_binary, plain_suffix
 from blankfill.corpus.decoding import read_text
 from blankfill.corpus.encodings import decide_encoding
 from blankfill.corpus.tables import json_rows
@@ -51,10 +52,7 @@ Row = Mapping[str, Any]
 def table_kind(path: str | Path) -> str:
     """Return the kind of a table by the suffix of its name ("csv", "tsv", "jsonl", "json", "parquet", "spreadsheet"),
     "" where it is the name of no table."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES:
-        suffixes.pop()
-    return KINDS.get(suffixes[-1].lstrip("."), "") if suffixes else ""
+    return KINDS.get(plain_suffix(path).lstrip("."), "")
 
 
 def _check_form(name: str, kind: str, head: bytes) -> None:
@@ -274,13 +272,13 @@ class _Cells(_Source):
                 f"{self.name} has no header line: give the text's column by number, such as "
                 f"{setting('columns', 'text=1')}."
             )
-        names: list[str] = []
+        names: dict[str, None] = {}  # in order
         for number, cell in enumerate(cells, 1):
             label = cell or f"column {number}"
             while label in names:
                 label += f" ({number})"
-            names.append(label)
-        twice = frozenset(cell for cell in cells if cell and cells.count(cell) > 1)
+            names[label] = None
+        twice = frozenset(cell for cell, count in Counter(cells).items() if cell and count > 1)
         return self._table(form, columns=tuple(names), header=line, twice=twice)
 
     def _sample(self, table: Table, rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, Any]]:

@@ -17,7 +17,8 @@ from blankfill.corpus.limits import LARGEST_WORKBOOK
 from blankfill.errors import UserError, setting
 
 SUFFIXES = ("xlsx", "xlsm", "xlsb", "xls", "ods")
-_ZIP, _OLE = ARCHIVES = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_ZIP = b"PK\x03\x04"
+ARCHIVES = (_ZIP, b"\xd0\xcf\x11\xe0")
 """First bytes of spreadsheets, and of other archives."""
 
 
