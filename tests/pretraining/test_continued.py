@@ -59,6 +59,18 @@ def test_options_of_the_model_stay(tmp_path: Path) -> None:
         assert recipe.objective.length == 32
 
 
+def test_notices_on_a_model_come_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """When its weights are read, and not also when its recipe is chosen."""
+    transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=9, max_position_embeddings=32, **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    open_warm_start(InitFrom(tmp_path), recipe_for(tmp_path))
+    assert capsys.readouterr().err.count("is left out; the encoder is read") == 1
+
+
 def test_a_run_continues_with_its_own_recipe(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command needs no --recipe; what it took is said, with the user's own options in it."""
     recipe, run = load_recipe("mlm-nano", {**SMALL, "objective.mask_ratio": 0.25}), tmp_path / "general"

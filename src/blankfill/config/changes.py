@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from blankfill.config.recipe import SECTIONS, Recipe, load_recipe, recipe_names
+from blankfill.system.schema import fields_of
 
 
 def changes_of(recipe: Recipe) -> tuple[str, dict[str, Any]]:
@@ -21,13 +22,8 @@ def changes_of(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     for section in SECTIONS:
         now = getattr(recipe, section)
         before = None if base is None else getattr(base, section)
-        for field in dataclasses.fields(now):
-            default = _default(field) if before is None else getattr(before, field.name)
+        for field in fields_of(type(now)):
+            default = field.default if before is None else getattr(before, field.name)
             if default is not dataclasses.MISSING and default != getattr(now, field.name):
                 changed[f"{section}.{field.name}"] = default
     return (recipe.name if base is not None else ""), changed
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    """Return the default of an option, MISSING where it has none."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

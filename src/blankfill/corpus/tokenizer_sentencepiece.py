@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.corpus.limits import MOST_BYTES, MOST_TOKENS
+from blankfill.corpus.tokenizer_roles import SENTINEL
 from blankfill.errors import UserError
 from blankfill.system.reading import field, read_bytes, read_json, refuse_stand_in
 
 if TYPE_CHECKING:
     import tokenizers
-
-SENTINEL = "<extra_id_{}>"
-"""T5's sentinels, numbered from 0."""
 
 
 @dataclass(frozen=True)

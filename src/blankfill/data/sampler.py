@@ -207,22 +207,14 @@ class Sampler:
         sentences[1:-1] = starts[low:high] - begin
         return np.unique(sentences) if self._has_empty else sentences
 
-    def _words(self, ids: np.ndarray, sentences: np.ndarray) -> np.ndarray | None:
-        """Return where words begin, and larger units if the vocabulary finds them: bool[K, N], words first.
-
-        None when the objective does not need them or the tokenizer does not show them.
-        """
-        if self.vocabulary.word_start is None or not self._reads_words:
-            return None
-        words = self.vocabulary.word_start[ids]
-        if len(words):
-            words[sentences[:-1]] = True
-        return words[None] if self.vocabulary.units is None else self.vocabulary.units(ids, words, sentences)
+    def _words(self, ids: np.ndarray, sentences: np.ndarray) -> tuple[Bool | None, Bool | None]:
+        """Return `words_and_units`; None for both when the objective does not need them."""
+        return words_and_units(ids, sentences, self.vocabulary) if self._reads_words else (None, None)
 
     def _piece(self, begin: int, end: int, flags: int) -> Document:
         ids = self._ids(begin, end)
         sentences = self._sentences(begin, end)
-        words, units = _words_and_units(self._words(ids, sentences))
+        words, units = self._words(ids, sentences)
         return Document(
             ids, sentences, words, first=bool(flags & FIRST), last=bool(flags & LAST), units=units
         )  # fmt: skip
@@ -248,18 +240,27 @@ class Sampler:
     def _pair(self, begin: int, end: int, begin_b: int, end_b: int, flags: int) -> Document:
         ids = np.concatenate([self._ids(begin, end), self._ids(begin_b, end_b)])
         runs = np.unique(np.array([0, end - begin, len(ids)], np.int32))  # a lone sentence has no second part
-        words = None
+        words = units = None
         if self._reads_words:
             inside = [self._sentences(begin, end)]
             if end_b > begin_b:
                 inside = [inside[0][:-1], self._sentences(begin_b, end_b) + (end - begin)]
-            words = self._words(ids, np.concatenate(inside))
-        within, units = _words_and_units(words)
-        return Document(ids, runs, within, label=int(bool(flags & RANDOM_NEXT)), units=units)
+            words, units = self._words(ids, np.concatenate(inside))
+        return Document(ids, runs, words, label=int(bool(flags & RANDOM_NEXT)), units=units)
 
 
-def _words_and_units(words: np.ndarray | None) -> tuple[Bool | None, Bool | None]:
-    """`Document.words` and `Document.units`. words: bool[K, N], as `Sampler._words` gives them."""
-    if words is None:
+def words_and_units(ids: np.ndarray, sentences: np.ndarray, vocabulary: Vocabulary) -> tuple[Bool | None, Bool | None]:
+    """Return where words begin in a text, bool[N], and larger units if the vocabulary finds them, bool[K, N]; None
+    where the tokenizer does not show them.
+
+    sentences: where sentences start, then the length.
+    """
+    if vocabulary.word_start is None:
         return None, None
-    return words[0], words[1:] if len(words) > 1 else None
+    words = vocabulary.word_start[ids]
+    if len(words):
+        words[sentences[:-1]] = True
+    if vocabulary.units is None:
+        return words, None
+    starts = vocabulary.units(ids, words, sentences)
+    return starts[0], starts[1:] if len(starts) > 1 else None

@@ -13,6 +13,7 @@ Shapes: N hidden words, C candidates, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +40,8 @@ PRIOR = 2.0
 UNSEEN = 1e-3
 """Occurrences of a token that are added to those counted, so that no share is 0."""
 _ROWS = 64
+_COUNTED_AT_ONCE = 1 << 20
+ScoresOf = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -103,95 +106,133 @@ class HiddenWords:
         device, dtype = model.token_embeddings.weight.device, model.token_embeddings.weight.dtype
         pad = loaded.vocabulary.roles.get("pad", 0)
         listed = torch.from_numpy(self.candidates).to(device)
-        scores: list[Tensor] = []
-        order = sorted(range(len(self.words)), key=lambda k: len(self.words[k].before) + len(self.words[k].after))
-        for start in range(0, len(order), _ROWS):
+
+        def scores_of(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
             rows = []
-            for k in order[start : start + _ROWS]:
+            for k in numbers.tolist():
                 word = self.words[k]
                 text = np.concatenate([word.before, [word.id], word.after]).astype(np.int32)
                 rows += loaded.format.open_places(text[None], [len(word.before)])
             batch = collate([[row] for row in rows], pad, multiple=1).to(device)
             logits = model(batch, dtype, logits_at=batch.target_index).logits
             assert isinstance(logits, Tensor)
-            scores.append(logits.float()[:, listed].log_softmax(-1).double().cpu())
-        scores_NC = np.empty((len(order), len(self.candidates)))
-        scores_NC[order] = torch.cat(scores).numpy()
-        return self._named(scores_NC)
+            scores: NDArray[np.float64] = logits.float()[:, listed].log_softmax(-1).double().cpu().numpy()
+            return scores
+
+        lengths = [len(word.before) + len(word.after) for word in self.words]
+        return self._named(scores_of, np.argsort(lengths, kind="stable"))
 
     @cached_property
     def by_frequency(self) -> Named:
         """Rank the candidates by their number in the training text: the same order for each hidden word."""
-        shares = self._shares()
-        return self._named(np.log(shares)[None].repeat(len(self.words), 0))
+        scores_C = np.log(self._shares)
+        return self._named(lambda numbers: np.broadcast_to(scores_C, (len(numbers), len(scores_C))))
 
-    @cached_property
+    @property
     def by_word_before(self) -> Named:
         """Rank the candidates by a bigram table of the training text.
 
         The score of a word w behind the token a is log P(w | a): the share of w among the tokens that follow a, with
         `PRIOR` occurrences distributed by frequency.
         """
-        return self._named(self._scores_after())
+        return self._by_pairs[0]
 
-    @cached_property
+    @property
     def by_neighbours(self) -> Named:
         """Rank the candidates by a bigram table of the training text, read on both sides.
 
         The score of a word w between the tokens a and b is log P(w | a) + log P(b | w), both as in `by_word_before`.
         """
-        after = np.array([word.after[0] if len(word.after) else -1 for word in self.words], np.int64)
-        tokens, shares = self._tokens(), self._counts() + UNSEEN
-        share_b = shares[np.maximum(after, 0)] / shares.sum()
-        precedes, _ = self._pairs(tokens[1:], tokens[:-1], after)
-        given = (precedes + PRIOR * share_b[:, None]) / (self._counts()[self.candidates] + PRIOR)
-        return self._named(self._scores_after() + np.where((after >= 0)[:, None], np.log(given), 0.0))
+        return self._by_pairs[1]
 
-    def _scores_after(self) -> NDArray[np.float64]:
-        """Return log P(candidate | token before the hidden word), float64[N, C]."""
+    @cached_property
+    def _by_pairs(self) -> tuple[Named, Named]:
+        """The answers by the word before, and by both neighbours."""
         before = np.array([word.before[-1] if len(word.before) else -1 for word in self.words], np.int64)
-        tokens = self._tokens()
-        follows, total = self._pairs(tokens[:-1], tokens[1:], before)
-        return np.asarray(np.log((follows + PRIOR * self._shares()) / (total[:, None] + PRIOR)), np.float64)
+        after = np.array([word.after[0] if len(word.after) else -1 for word in self.words], np.int64)
+        tokens = self._tokens
+        follows, totals, rows_before = self._pairs(tokens[:-1], tokens[1:], before)
+        precedes, _, rows_after = self._pairs(tokens[1:], tokens[:-1], after)
+        occurrences_C = self._counts[self.candidates]
+        smoothed = self._counts + UNSEEN
+        share_after = smoothed[np.maximum(after, 0)] / smoothed.sum()
+
+        def of_word_before(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+            rows = rows_before[numbers]
+            shares = (follows[rows] + PRIOR * self._shares) / (totals[rows, None] + PRIOR)
+            return np.asarray(np.log(shares), np.float64)
+
+        def of_neighbours(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+            given = (precedes[rows_after[numbers]] + PRIOR * share_after[numbers, None]) / (occurrences_C + PRIOR)
+            return of_word_before(numbers) + np.where((after[numbers] >= 0)[:, None], np.log(given), 0.0)
+
+        return self._named(of_word_before), self._named(of_neighbours)
 
     def _pairs(
         self, given: NDArray[np.integer], other: NDArray[np.integer], wanted: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Count pairs of neighbours whose `given` is wanted[n]: each candidate as the `other` [N, C], and all [N]."""
-        place = np.full(self._size, -1, np.int64)
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Count the pairs of neighbours whose `given` is wanted[n].
+
+        Returns the number of each candidate as the `other` [D, C], the number of all [D], and the row in both of each
+        n [N], for the D distinct tokens among `wanted`; -1 there is no token.
+        """
+        place = np.full(self._size, -1, np.int32)
         place[self.candidates] = np.arange(len(self.candidates))
         distinct, row = np.unique(wanted, return_inverse=True)
-        index = np.full(self._size, -1, np.int64)
+        index = np.full(self._size, -1, np.int32)
         index[distinct[distinct >= 0]] = np.flatnonzero(distinct >= 0)
-        rows = index[given]
-        counts = np.zeros((len(distinct), len(self.candidates)))
-        totals = np.bincount(rows[rows >= 0], minlength=len(distinct)).astype(np.float64)
-        used = (rows >= 0) & (place[other] >= 0)
-        np.add.at(counts, (rows[used], place[other[used]]), 1)
-        return counts[row], totals[row]
+        counts = np.zeros((len(distinct), len(self.candidates)), np.int32)
+        flat, totals = counts.reshape(-1), np.zeros(len(distinct), np.int64)
+        for start in range(0, len(given), _COUNTED_AT_ONCE):
+            part = slice(start, start + _COUNTED_AT_ONCE)
+            rows, places = index[given[part]], place[other[part]]
+            totals += np.bincount(rows[rows >= 0], minlength=len(distinct))
+            used = (rows >= 0) & (places >= 0)
+            np.add.at(flat, rows[used].astype(np.int64) * len(self.candidates) + places[used], np.int32(1))
+        return counts, totals, row
 
+    @property
     def _tokens(self) -> NDArray[np.integer]:
+        """The training tokens from which the baselines are counted."""
         tokens: NDArray[np.integer] = self._train.tokens[:COUNTED_TOKENS]
         return tokens
 
+    @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        return np.bincount(self._tokens(), minlength=self._size)
+        """Number of each token in the training text, int64[V]."""
+        tokens, counts = self._tokens, np.zeros(self._size, np.int64)
+        for start in range(0, len(tokens), _COUNTED_AT_ONCE):
+            counts += np.bincount(tokens[start : start + _COUNTED_AT_ONCE], minlength=self._size)
+        return counts
 
+    @cached_property
     def _shares(self) -> NDArray[np.float64]:
-        counts = self._counts()[self.candidates] + UNSEEN
+        """Share of each candidate among the candidates of the training text, float64[C]."""
+        counts = self._counts[self.candidates] + UNSEEN
         return np.asarray(counts / counts.sum(), np.float64)
 
-    def _named(self, scores_NC: NDArray[np.float64]) -> Named:
-        right = np.searchsorted(self.candidates, self.ids)
-        own = scores_NC[np.arange(len(right)), right]
-        # of equal scores, the candidate with the smaller id comes first
-        ahead = (scores_NC > own[:, None]) | (
-            (scores_NC == own[:, None]) & (np.arange(len(self.candidates)) < right[:, None])
-        )
-        first = scores_NC.argmax(1)
-        most = scores_NC.max(1)
-        probability = 1 / np.exp(scores_NC - most[:, None]).sum(1)
-        return Named(1 + ahead.sum(1), self.candidates[first], probability, probability * np.exp(own - most))
+    def _named(self, scores_of: ScoresOf, order: NDArray[np.int64] | None = None) -> Named:
+        """Rank the candidates, for some hidden words at a time.
+
+        scores_of: the scores of the candidates, float64[K, C], for the numbers of K hidden words. order: numbers of all
+        hidden words in the order in which they are scored; None: as they come.
+        """
+        ids, count = self.ids, len(self.words)
+        named = Named(np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count), np.empty(count))
+        for start in range(0, count, _ROWS):
+            numbers = np.arange(count)[start : start + _ROWS] if order is None else order[start : start + _ROWS]
+            scores_KC = scores_of(numbers)
+            right = np.searchsorted(self.candidates, ids[numbers])
+            own = scores_KC[np.arange(len(right)), right]
+            # of equal scores, the candidate with the smaller id comes first
+            ahead = (scores_KC > own[:, None]) | (
+                (scores_KC == own[:, None]) & (np.arange(len(self.candidates)) < right[:, None])
+            )
+            first, most = scores_KC.argmax(1), scores_KC.max(1)
+            probability = 1 / np.exp(scores_KC - most[:, None]).sum(1)
+            named.ranks[numbers], named.first[numbers] = 1 + ahead.sum(1), self.candidates[first]
+            named.probability[numbers], named.own_probability[numbers] = probability, probability * np.exp(own - most)
+        return named
 
 
 def candidates(tokenizer: Tokenizer, vocabulary: Vocabulary) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from blankfill.config.recipe import Recipe, load_recipe, recipe_names
 from blankfill.errors import UserError, setting
 from blankfill.families import FAMILIES
 from blankfill.pretraining.warm_start import families_of
+from blankfill.system.console import is_json, output_mode
 from blankfill.system.reading import field
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _described(path: Path) -> tuple[TransformerConfig, Objective, str]:
     from blankfill.checkpoint.missing import check_exists, nearby
 
     if not (path / store.STATE).is_file() and not (path / "checkpoints").exists() and is_external(path):
-        source = open_external(path)
+        with output_mode(is_json(), quiet=True):  # its notices come when it is opened for the run
+            source = open_external(path)
         return source.checkpoint_format.config, source.objective, source.checkpoint_format.family.name
     if steps := store.steps_in(path / "checkpoints"):
         path = path / "checkpoints" / f"step-{max(steps)}"

@@ -29,6 +29,8 @@ class HiddenWordsWatch:
         self.loaded, self.recorder = loaded, recorder
         context = min(CONTEXT, (loaded.format.blank_room - 1) // 2)
         self.hidden = HiddenWords(train, valid, loaded.tokenizer, loaded.vocabulary, count, context)
+        self.before = shares_before(recorder.path)
+        """The shares before the first step; None until they are measured, and where a resumed run lacks them."""
         self.report: Report | None = None
         """The newest report; None before the first validation, and where the text has no word of one token."""
 
@@ -42,8 +44,9 @@ class HiddenWordsWatch:
             {"step": step, "split": SPLIT, FIRST: shares.first, AMONG: shares.among, "tokens": tokens}
         )  # fmt: skip
         self.recorder.bar.set(hidden_words_named=f"{shares.first:.1%}")
-        before = shares_before(self.recorder.path)
-        self.report = report_of(self.hidden, named, before, step, self.loaded.tokenizer)
+        if step == 0:
+            self.before = shares
+        self.report = report_of(self.hidden, named, self.before, step, self.loaded.tokenizer)
         with informing(folder):
             write(self.report, folder)
 

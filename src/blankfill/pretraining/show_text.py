@@ -14,7 +14,7 @@ import numpy as np
 from blankfill.corpus.sentences import split_sentences
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_roles import ROLE_TOKENS
-from blankfill.data.sampler import row_generator
+from blankfill.data.sampler import row_generator, words_and_units
 from blankfill.errors import UserError, setting
 from blankfill.families import FAMILIES
 from blankfill.objectives import Objective
@@ -107,15 +107,8 @@ def document_of(ids: Int32, starts: Int32, objective: Objective, vocabulary: Voc
     room = max(1, spec.max_tokens - spec.before - spec.after)
     ids = ids[:room].astype(np.int32)
     starts = np.unique(np.append(starts[starts < len(ids)], len(ids))).astype(np.int32)
-    marks = None
-    if vocabulary.word_start is not None and objective.reads_words():
-        begins = vocabulary.word_start[ids]
-        begins[starts[:-1]] = True
-        marks = begins[None] if vocabulary.units is None else vocabulary.units(ids, begins, starts)
-    document = Document(
-        ids, starts, None if marks is None else marks[0],
-        units=marks[1:] if marks is not None and len(marks) > 1 else None,
-    )  # fmt: skip
+    words, units = words_and_units(ids, starts, vocabulary) if objective.reads_words() else (None, None)
+    document = Document(ids, starts, words, units=units)
     if spec.unit == "pairs":
         inner = starts[1:-1]
         cut = [int(inner[np.abs(inner - len(ids) / 2).argmin()])] if len(inner) else []
