@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from blankfill.errors import UserError
-from blankfill.report.charts import KNOWN, NOT_CHARTED, TRAINING_ONLY, Chart, Series
+from blankfill.report.charts import KNOWN, Chart, Series, described, measured
 from blankfill.report.masthead import state_of
 from blankfill.report.sections import prepared_options
 from blankfill.report.several_page import read_several
@@ -181,14 +179,8 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
     scores = {run.tuned.primary_metric for run in runs if run.tuned is not None}
     others = {name for run in runs if run.tuned is not None for name in run.tuned.metrics} - scores
     for place, run in enumerate(runs):
-        for split, table in sorted(run.snapshot.metrics.items()):
-            for name in table.names:
-                if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
-                    continue
-                values = table.column(name)
-                if not np.isnan(values).all():
-                    series = Series(split, table, values, run.name, place)
-                    by_chart.setdefault((name, split), []).append(series)
+        for name, series in measured(run.snapshot, run.name, place):
+            by_chart.setdefault((name, series.split), []).append(series)
     order = [*sorted(scores), *_FIRST, *sorted(others), *KNOWN]
     splits = list(_SPLITS)
 
@@ -203,12 +195,8 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _chart(name: str, split: str, series: Sequence[Series], is_score: bool) -> Chart:
-    plain = name.replace("_", " ")
-    title, unit, style = KNOWN.get(name, (plain[:1].upper() + plain[1:], "", "number"))
-    style = "loss" if name.endswith("_loss") else "score" if is_score else style
+    title, unit, style = described(name, is_score)
     kind = _SPLITS.get(split, split)
     if (name == "loss" or name.endswith("_loss")) and kind:
         title = f"{kind} {title[:1].lower()}{title[1:]}"
-    if is_score:
-        unit = "on the dev set"
     return Chart(f"{name} {split}", title, unit, style, tuple(series))
