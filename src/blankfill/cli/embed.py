@@ -143,9 +143,7 @@ def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
     return Texts(rows, table.columns, None, delimiter_like(table.table), True)
 
 
-def embedded(
-    embedder: Embedder, texts: Texts, allow_unknown: bool
-) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
+def embedded(embedder: Embedder, texts: Texts, allow_unknown: bool) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
     """Yield the texts of a source and their vectors, window by window; then a notice says how many there were."""
     from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.tables.given import given_kind
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.reading import Table, open_table
+from blankfill.corpus.tables.reading import open_table
 from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, delimiter_like, free_name, table_writer
 from blankfill.errors import UserError
 from blankfill.finetuning.rows import FIELDS, items_of_one
