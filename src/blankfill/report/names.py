@@ -5,9 +5,9 @@ An absolute path becomes the name of its file or folder. Not here: the texts of 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,14 +21,14 @@ _INSIDE = re.compile(
     rf"|(?<![\w\\])\\\\(?:[^\\{_END}]+\\)+[^\\{_END}]*"
 )
 """A path of two parts or more: /home/ann/texts, ~/texts/a, C:\\texts, \\\\host\\texts."""
-_QUOTED = re.compile(r"(['\"«])((?:/|~|[A-Za-z]:[\\/]|\\\\)[^'\"«»\n]*[/\\][^'\"«»\n]*)(['\"»])")
+_QUOTED = re.compile(r"(['\"«])((?:/|~|[A-Za-z]:[\\/]|\\\\)(?=[^'\"«»\n/\\]*[/\\])[^'\"«»\n]*)(['\"»])")
 _WHOLE = re.compile(r"(?:file://[^/]*)?(?:/|~|[A-Za-z]:[\\/]|\\\\)[^\n<>|:]*")
 _PARTS = re.compile(r"[\\/]+")
 
 
 def without_paths(text: str) -> str:
     """Return a text with the name of a file or a folder in place of each absolute path."""
-    home = str(Path.home()).rstrip("/\\")
+    home = os.path.expanduser("~").rstrip("/\\")  # "~" for a user without a home, where Path.home() fails
     if len(home) > 1 and home in text:  # with a space in it, where a path ends cannot be seen
         text = re.sub(rf"{re.escape(home)}(?=[/\\])", "~", text)
     if _WHOLE.fullmatch(text) and text.strip("/\\"):
