@@ -5,9 +5,9 @@ An absolute path becomes the name of its file or folder. Not here: the texts of 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ _PARTS = re.compile(r"[\\/]+")
 
 def without_paths(text: str) -> str:
     """Return a text with the name of a file or a folder in place of each absolute path."""
-    home = os.path.expanduser("~").rstrip("/\\")  # "~" for a user without a home, where Path.home() fails
+    home = _home()
     if len(home) > 1 and home in text:  # with a space in it, where a path ends cannot be seen
         text = re.sub(rf"{re.escape(home)}(?=[/\\])", "~", text)
     if _WHOLE.fullmatch(text) and text.strip("/\\"):
@@ -49,6 +49,14 @@ def without_paths_in(value: T) -> T:
         changed = tuple(changed) if isinstance(value, tuple) else changed
     result: T = changed
     return result
+
+
+def _home() -> str:
+    """Return the home of the user, "" for one who has none."""
+    try:
+        return str(Path.home()).rstrip("/\\")
+    except RuntimeError:
+        return ""
 
 
 def _name(path: str) -> str:
