@@ -16,6 +16,7 @@ from blankfill.report.compare import Run, charts_of, differing, results_of
 from blankfill.report.curves import bucket_starts, thinned
 from blankfill.report.figures import spread, ticks
 from blankfill.report.masthead import span
+from blankfill.report.picture import cells
 from blankfill.system.console import visible
 
 Axis = Literal["steps", "tokens", "time"]
@@ -134,7 +135,7 @@ def _legend(names: Sequence[str]) -> tuple[list[tuple[float, float]], int]:
     places: list[tuple[float, float]] = []
     left, line = float(LEFT), TOP
     for name in names:
-        wide = 26 + LETTER * sum(1 + (ord(character) > 0x2E7F) for character in name) + 22
+        wide = 26 + LETTER * cells(name) + 22
         if left > LEFT and left + wide > WIDTH - RIGHT:
             left, line = float(LEFT), line + LINE
         places.append((left, line))
