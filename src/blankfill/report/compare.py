@@ -98,10 +98,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises UserError for a folder without a run, and for fewer than two runs.
     """
     paths: list[Path] = []
+    known: dict[Path, Tuned] = {}
     for folder in folders:
         several = read_several(folder) if folder.is_dir() and not (folder / CONFIG).exists() else None
         if several is not None:
-            paths += [folder / name for name in several.runs]
+            inside = {folder / name: run for name, run in several.runs.items()}
+            known |= inside
+            paths += inside
         elif not folder.is_dir() or not any((folder / name).is_file() for name in (CONFIG, "recipe.yaml")):
             why = "holds no run" if folder.is_dir() else "is not a folder" if folder.exists() else "does not exist"
             raise UserError(f"{folder} {why}; name the folders of runs, as `pretrain` and `finetune` made them")
@@ -112,7 +115,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         raise UserError(f"only one run is named ({', '.join(map(str, paths))}); name two or more to compare them")
     runs = []
     for path, name in zip(paths, names_of(paths), strict=True):
-        tuned = read_tuned(path) if (path / CONFIG).exists() else None
+        tuned = (known.get(path) or read_tuned(path)) if (path / CONFIG).exists() else None
         runs.append(Run(name, tuned.snapshot if tuned else read_snapshot(path), tuned))
     return runs
 
