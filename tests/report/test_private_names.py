@@ -52,6 +52,22 @@ def test_a_home_with_a_space_in_it_is_known(monkeypatch: pytest.MonkeyPatch) -> 
     assert without_paths("3 files in /home/ann lee/texts") == "3 files in texts"
 
 
+def test_a_user_may_have_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = pytest.importorskip("pwd")
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(users, "getpwuid", unknown)
+    assert without_paths("3 files in /srv/texts/a") == "3 files in a"
+
+
+@pytest.mark.parametrize("begin", ["'/", "«~/", '"C:/', "'\\\\"])
+def test_a_quotation_without_an_end_takes_no_time(begin: str) -> None:
+    assert without_paths(f"see {begin}{'/a' * 200_000}").endswith("a")
+
+
 def test_the_values_of_a_file_keep_their_shape() -> None:
     values = {"a": ["/x/y", 1, None], "/p/q": {"b": ("/x/z",)}}
     assert without_paths_in(values) == {"a": ["y", 1, None], "q": {"b": ("z",)}}

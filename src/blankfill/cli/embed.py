@@ -11,11 +11,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTu
 
 from blankfill.checkpoint.dtypes import WeightType, dtype_named
 from blankfill.cli.arguments import parsed
-from blankfill.cli.lines import lines_of, windows
+from blankfill.cli.lines import lines_of, refuse_table_options, windows
 from blankfill.cli.result import Result, Rows
 from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.writing import Column, free_name, table_writer
+from blankfill.corpus.tables.writing import Column, delimiter_like, free_name, table_writer
 from blankfill.errors import UserError, setting
 from blankfill.system.console import say, show, show_json
 from blankfill.system.files import is_special, refuse_input, whole_file
@@ -133,22 +133,17 @@ def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
     """Return the texts of a file: the lines, or the rows of a table with the columns that the model's corpus had."""
     from blankfill.runs.folder import text_columns_of
 
-    if source is None and options != TableOptions():
-        raise UserError("standard input is read as lines, not as a table: give the table as a file")
-    total = count_lines(source)
-    kind = given_kind(source, options, USUAL_NAMES) if source is not None else ""
+    refuse_table_options(source, options)
+    kind = given_kind(source, options, USUAL_NAMES) if source is not None and source.is_file() else ""
     if source is None or not kind:
         lines = (Given({"text": text}, text) for _, text in lines_of(source))
-        return Texts(lines, (Column("text"),), total)
+        return Texts(lines, (Column("text"),), count_lines(source))
     table = TextTable(source, kind, options, text_columns_of(model))
     rows = (Given(row.cells, row.text) for row in table.rows())
-    delimiter = table.table.delimiter if table.table.delimiter not in ("", "\t") else ","
-    return Texts(rows, table.columns, None, delimiter, True)
+    return Texts(rows, table.columns, None, delimiter_like(table.table), True)
 
 
-def embedded(
-    embedder: Embedder, texts: Texts, allow_unknown: bool = False
-) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
+def embedded(embedder: Embedder, texts: Texts, allow_unknown: bool) -> Iterator[tuple[Sequence[Given], np.ndarray]]:
     """Yield the texts of a source and their vectors, window by window; then a notice says how many there were."""
     from blankfill.corpus.unknown import counting
     from blankfill.embedding.embed import WINDOW
@@ -226,7 +221,7 @@ def array_writer(file: IO[bytes], width: int) -> Iterator[Write]:
     assert file.tell() == begins
 
 
-def json_rows(texts: Sequence[Given], vectors: np.ndarray, name: str = VECTOR) -> Iterator[Row]:
+def json_rows(texts: Sequence[Given], vectors: np.ndarray, name: str) -> Iterator[Row]:
     """Yield an object with the cells and the vector of each text; nine digits tell a float32 from all others."""
     for given, vector in zip(texts, vectors.tolist(), strict=True):
         yield {**given.cells, name: [float(f"{x:.9g}") for x in vector]}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
 from blankfill.corpus.limits import LONGEST_GIVEN, too_long
+from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError, setting
 
 T = TypeVar("T")
@@ -18,6 +19,12 @@ def taken_for_column(columns: Sequence[str]) -> str:
     if not columns or not Path(columns[-1]).is_file():
         return ""
     return f"; {columns[-1]} was taken for a column: name the file before {setting('columns')}"
+
+
+def refuse_table_options(source: Path | None, options: TableOptions) -> None:
+    """Raise UserError for options of tables with standard input (None), which is read as lines."""
+    if source is None and options != TableOptions():
+        raise UserError("standard input is read as lines, not as a table: give the table as a file")
 
 
 def lines_of(source: Path | None) -> Iterator[tuple[str, str]]:

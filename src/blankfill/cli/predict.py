@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from blankfill.cli.arguments import parsed
-from blankfill.cli.lines import lines_of, taken_for_column, windows
+from blankfill.cli.lines import lines_of, refuse_table_options, taken_for_column, windows
 from blankfill.cli.result import Result, Rows
 from blankfill.cli.tasks import known_tasks
 from blankfill.corpus.tables.options import TableOptions
@@ -137,8 +137,7 @@ def rows_of(predictor: AnyPredictor, args: PredictArguments) -> GivenRows:
     options = args.table_options()
     if source is not None and (form := table_form(predictor, source, options)):
         return rows_of_table(predictor, source, form, options)
-    if source is None and options != TableOptions():
-        raise UserError("standard input is read as lines, not as a table: give the table as a file")
+    refuse_table_options(source, options)
     return rows_of_items(items_of(predictor.task, lines_of(source), tables=predictor.tables))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -38,8 +38,9 @@ def main(argv: Sequence[str]) -> Result:
         rows = [summary(name, load_recipe(name)) for name in recipe_names()]
         return Result(values={"recipes": rows}, show=lambda: show_list(rows), is_output=True)
     recipe = load_recipe(args.recipe)
-    values = {**summary(args.recipe, recipe), "settings": to_values(recipe)}
-    return Result(values=values, show=lambda: show_recipe(args.recipe, recipe), is_output=True)
+    row = summary(args.recipe, recipe)
+    values = {**row, "settings": to_values(recipe)}
+    return Result(values=values, show=lambda: show_recipe(row, recipe), is_output=True)
 
 
 def summary(name: str, recipe: Recipe) -> dict[str, Any]:
@@ -82,9 +83,9 @@ def rounded(count: float) -> str:
     return f"{count:.0f}"
 
 
-def show_recipe(name: str, recipe: Recipe) -> None:
-    """Print the settings of a recipe as YAML, then commands that use it."""
-    row = summary(name, recipe)
+def show_recipe(row: Mapping[str, Any], recipe: Recipe) -> None:
+    """Print commands that use a recipe, then its settings as YAML. row: its summary."""
+    name = row["name"]
     show(f"# About {rounded(row['parameters'])} parameters; {rounded(row['tokens'])} tokens in the run.")
     show(f"# Hours on this machine: blankfill plan TEXT --recipe {quoted(name)}")
     show(f"# Train it:              blankfill pretrain TEXT --recipe {quoted(name)} --out RUN")

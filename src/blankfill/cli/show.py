@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from blankfill.cli.recipe_arguments import RecipeArguments, parse, recipe_of
+from blankfill.cli.recipe_arguments import RecipeArguments, parse, recipe_of, value_of
 from blankfill.cli.result import Result
 from blankfill.config.recipe import Recipe, load_recipe, recipe_names
 from blankfill.errors import ConfigError, Problem, UserError, setting
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> Result:
     tokenizer, objective = vocabulary_of(args)
     if args.all:
         return several(args, recipe, tokenizer, "objective.length" in dotted)
-    if objective is not None and not any(arg.partition("=")[0] == "--recipe" for arg in argv):
+    if objective is not None and value_of(argv, "--recipe") is None:
         if changed := [path for path in dotted if path.startswith("objective.")]:
             raise UserError(
                 f"{setting(changed[0])} changes a recipe, and the objective is that of {setting('model', args.model)}; "
@@ -124,7 +124,7 @@ def read(argv: Sequence[str]) -> tuple[ShowArguments, Recipe, list[str]]:
             )
         if args.png is not None:
             raise UserError(f"{setting('png')} draws one example; for every objective write a page: {setting('html')}")
-        if not everything and any(word.partition("=")[0] == "--recipe" for word in words):
+        if not everything and value_of(words, "--recipe") is not None:
             raise UserError(f"{setting('recipe', args.recipe)} is one recipe, and {setting('all')} shows every one")
     return args, recipe, dotted
 

@@ -7,7 +7,7 @@ Long curves are thinned in the JSON to what a screen can show; the table uses al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,11 @@ class Chart:
         """Return a number of this chart as text."""
         return STYLES[self.style](value)
 
+    @property
+    def span(self) -> float:
+        """Smallest height of this chart; see `smallest_span`."""
+        return smallest_span(self.style, [value for series in self.series for _, value in series.ends.values()])
+
 
 def tone_of_run(number: int) -> str:
     """Return the class of the colour of a run among several; after `RUN_COLOURS` of them, the curves are dashed."""
@@ -110,27 +115,39 @@ def find_charts(snapshot: Snapshot, scores: Mapping[str, tuple[str, float] | Non
     """
     scores = scores or {}
     by_name: dict[str, list[Series]] = {}
-    for split, table in sorted(snapshot.metrics.items()):
-        for name in table.names:
-            if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
-                continue
-            values = table.column(name)
-            if not np.isnan(values).all():
-                by_name.setdefault(name, []).append(Series(split, table, values))
+    for name, series in measured(snapshot):
+        by_name.setdefault(name, []).append(series)
     losses = ["loss", *(name for name in sorted(by_name) if name.endswith("_loss"))]
     order = [*list(scores)[:1], *losses, *list(scores)[1:], *KNOWN]
     names = sorted(by_name, key=lambda name: order.index(name) if name in order else len(order))
     return [_chart(snapshot, name, tuple(by_name[name]), scores) for name in names]
 
 
+def measured(snapshot: Snapshot, run: str = "", number: int | None = None) -> Iterator[tuple[str, Series]]:
+    """Yield the name of each metric that is drawn, and its curve in each split. run, number: as in `Series`."""
+    for split, table in sorted(snapshot.metrics.items()):
+        for name in table.names:
+            if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
+                continue
+            values = table.column(name)
+            if not np.isnan(values).all():
+                yield name, Series(split, table, values, run, number)
+
+
+def described(name: str, is_score: bool) -> tuple[str, str, str]:
+    """Return the title, the unit and the style of the chart of a metric."""
+    plain = name.replace("_", " ")
+    title = plain[:1].upper() + plain[1:]
+    if is_score:
+        return title, "on the dev set", "score"
+    return KNOWN.get(name, (title, "", "loss" if name.endswith("_loss") else "number"))
+
+
 def _chart(
     snapshot: Snapshot, name: str, series: tuple[Series, ...], scores: Mapping[str, tuple[str, float] | None]
 ) -> Chart:
-    plain = name.replace("_", " ")
     if name in scores:
-        return Chart(name, plain[:1].upper() + plain[1:], "on the dev set", "score", series, scores[name])
-    unknown = (plain[:1].upper() + plain[1:], "", "loss" if name.endswith("_loss") else "number")
-    title, unit, style = KNOWN.get(name, unknown)
+        return Chart(name, *described(name, True), series, scores[name])
     reference = None
     if name == "loss" and snapshot.baseline is not None:
         reference = ("word frequencies alone", snapshot.baseline)
@@ -140,7 +157,7 @@ def _chart(
     elif name in ("named_at_once", "named_among_5") and (words := snapshot.hidden_words):
         pairs = words.neighbours.first if name == "named_at_once" else words.neighbours.among
         reference = ("bigram table of both neighbours", pairs)
-    return Chart(name, title, unit, style, series, reference)
+    return Chart(name, *described(name, False), series, reference)
 
 
 def payload(
@@ -158,13 +175,7 @@ def payload(
     for split, table in snapshot.metrics.items():
         alone = [0, mark.row] if split == "valid" and mark else [0]
         starts[split] = bucket_starts(len(table), MOST_POINTS, alone)
-        ends = np.append(starts[split][1:], len(table)) - 1
-        tokens = table.column("tokens")[ends]
-        splits[split] = {
-            "step": table.steps[ends].tolist(),
-            "tokens": [whole(seen) for seen in tokens.tolist()],
-            "time": rounded(snapshot.seconds_at(table.steps[ends].tolist()), 6),
-        }
+        splits[split] = points_of(snapshot, table, starts[split])
     drawn = []
     for chart in charts:
         curves = []
@@ -175,7 +186,7 @@ def payload(
                 curve |= {"low": rounded(points.low), "high": rounded(points.high)}
             curves.append(curve)
         values: dict[str, Any] = {"key": chart.key, "style": chart.style, "series": curves}
-        values["span"] = smallest_span(chart.style, [end[1] for of in chart.series for end in of.ends.values()])
+        values["span"] = chart.span
         if chart.reference:
             values["reference"] = {"name": chart.reference[0], "y": chart.reference[1]}
         if chart.key == marked and mark:
@@ -190,6 +201,17 @@ def payload(
         for event, at, time in zip(events, seen, took, strict=True)
     ]  # fmt: skip
     return {"splits": splits, "charts": drawn, "events": marks}
+
+
+def points_of(snapshot: Snapshot, table: Table, starts: NDArray[np.int64]) -> dict[str, Any]:
+    """Return step, tokens and seconds at the end of each bucket of a split."""
+    ends = np.append(starts[1:], len(table)) - 1
+    steps = table.steps[ends].tolist()
+    return {
+        "step": steps,
+        "tokens": [whole(seen) for seen in table.column("tokens")[ends].tolist()],
+        "time": rounded(snapshot.seconds_at(steps), 6),
+    }
 
 
 def whole(value: float) -> int | None:

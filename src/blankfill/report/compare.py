@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from blankfill.errors import UserError
-from blankfill.report.charts import KNOWN, NOT_CHARTED, TRAINING_ONLY, Chart, Series
+from blankfill.report.charts import KNOWN, Chart, Series, described, measured
 from blankfill.report.masthead import state_of
 from blankfill.report.sections import prepared_options
 from blankfill.report.several_page import read_several
@@ -100,10 +98,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises UserError for a folder without a run, and for fewer than two runs.
     """
     paths: list[Path] = []
+    known: dict[Path, Tuned] = {}
     for folder in folders:
         several = read_several(folder) if folder.is_dir() and not (folder / CONFIG).exists() else None
         if several is not None:
-            paths += [folder / name for name in several.runs]
+            inside = {folder / name: run for name, run in several.runs.items()}
+            known |= inside
+            paths += inside
         elif not folder.is_dir() or not any((folder / name).is_file() for name in (CONFIG, "recipe.yaml")):
             why = "holds no run" if folder.is_dir() else "is not a folder" if folder.exists() else "does not exist"
             raise UserError(f"{folder} {why}; name the folders of runs, as `pretrain` and `finetune` made them")
@@ -114,7 +115,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         raise UserError(f"only one run is named ({', '.join(map(str, paths))}); name two or more to compare them")
     runs = []
     for path, name in zip(paths, names_of(paths), strict=True):
-        tuned = read_tuned(path) if (path / CONFIG).exists() else None
+        tuned = (known.get(path) or read_tuned(path)) if (path / CONFIG).exists() else None
         runs.append(Run(name, tuned.snapshot if tuned else read_snapshot(path), tuned))
     return runs
 
@@ -181,14 +182,8 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
     scores = {run.tuned.primary_metric for run in runs if run.tuned is not None}
     others = {name for run in runs if run.tuned is not None for name in run.tuned.metrics} - scores
     for place, run in enumerate(runs):
-        for split, table in sorted(run.snapshot.metrics.items()):
-            for name in table.names:
-                if name in NOT_CHARTED or (name in TRAINING_ONLY and split != "train"):
-                    continue
-                values = table.column(name)
-                if not np.isnan(values).all():
-                    series = Series(split, table, values, run.name, place)
-                    by_chart.setdefault((name, split), []).append(series)
+        for name, series in measured(run.snapshot, run.name, place):
+            by_chart.setdefault((name, series.split), []).append(series)
     order = [*sorted(scores), *_FIRST, *sorted(others), *KNOWN]
     splits = list(_SPLITS)
 
@@ -203,12 +198,8 @@ def charts_of(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _chart(name: str, split: str, series: Sequence[Series], is_score: bool) -> Chart:
-    plain = name.replace("_", " ")
-    title, unit, style = KNOWN.get(name, (plain[:1].upper() + plain[1:], "", "number"))
-    style = "loss" if name.endswith("_loss") else "score" if is_score else style
+    title, unit, style = described(name, is_score)
     kind = _SPLITS.get(split, split)
     if (name == "loss" or name.endswith("_loss")) and kind:
         title = f"{kind} {title[:1].lower()}{title[1:]}"
-    if is_score:
-        unit = "on the dev set"
     return Chart(f"{name} {split}", title, unit, style, tuple(series))

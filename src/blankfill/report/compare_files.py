@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from blankfill.report.charts import RUN_COLOURS, Chart, Series, short, smallest_span
 from blankfill.report.compare import Run, charts_of, differing, results_of
 from blankfill.report.curves import bucket_starts, thinned
-from blankfill.report.figures import ticks
+from blankfill.report.figures import spread, ticks
 from blankfill.report.masthead import span
+from blankfill.report.picture import cells
 from blankfill.system.console import visible
 
 Axis = Literal["steps", "tokens", "time"]
@@ -51,10 +52,11 @@ def curves_csv(runs: Sequence[Run]) -> str:
             tokens, seconds = across(runs, series, "tokens"), across(runs, series, "time")
             rows = zip(series.table.steps.tolist(), tokens.tolist(), seconds.tolist(), series.values.tolist(),
                        strict=True)  # fmt: skip
+            name, split, metric = series.name, series.split, metric_of(chart)
             for step, seen, took, value in rows:
                 if value == value:
                     known = [f"{seen:.0f}" if seen == seen else "", f"{took:.3f}" if took == took else ""]
-                    writer.writerow([series.name, series.split, metric_of(chart), step, *known, value])
+                    writer.writerow([name, split, metric, step, *known, value])
     return file.getvalue()
 
 
@@ -84,7 +86,8 @@ def chart_svg(runs: Sequence[Run], chart: Chart, axis: Axis = "steps") -> str:
     if not len(xs):
         parts.append(_text(WIDTH / 2, height / 2, f"nothing measured over {AXES[axis]}"))
         return _file(height, chart.title, parts)
-    low, high = _range(ys, smallest_span(chart.style, ys.tolist()))
+    values = ys.tolist()
+    low, high = spread(values, smallest_span(chart.style, values))
     x0, x1 = float(xs.min()), float(xs.max())
     x1 = x1 if x1 > x0 else x0 + 1
 
@@ -132,18 +135,12 @@ def _legend(names: Sequence[str]) -> tuple[list[tuple[float, float]], int]:
     places: list[tuple[float, float]] = []
     left, line = float(LEFT), TOP
     for name in names:
-        wide = 26 + LETTER * sum(1 + (ord(character) > 0x2E7F) for character in name) + 22
+        wide = 26 + LETTER * cells(name) + 22
         if left > LEFT and left + wide > WIDTH - RIGHT:
             left, line = float(LEFT), line + LINE
         places.append((left, line))
         left += wide
     return places, line + LINE
-
-
-def _range(values: NDArray[np.float64], smallest: float) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    air = max((high - low) * 0.06, (smallest - (high - low)) / 2) or max(abs(high), 1.0) * 0.05
-    return low - air, high + air
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.report.charts import MOST_POINTS, Chart, short, smallest_span, tone_of_run, whole
+from blankfill.report.charts import MOST_POINTS, Chart, points_of, short, tone_of_run
 from blankfill.report.compare import Run, cautions, charts_of, differing, results_of
 from blankfill.report.curves import bucket_starts, rounded, thinned
 from blankfill.report.document import document
@@ -44,13 +44,7 @@ def payload(runs: Sequence[Run], charts: Sequence[Chart]) -> dict[str, Any]:
     for place, run in enumerate(runs):
         for split, table in run.snapshot.metrics.items():
             first = starts[place, split] = bucket_starts(len(table), most, [0])
-            ends = np.append(first[1:], len(table)) - 1
-            steps = table.steps[ends].tolist()
-            splits[f"{place} {split}"] = {
-                "step": steps,
-                "tokens": [whole(value) for value in table.column("tokens")[ends].tolist()],
-                "time": rounded(run.snapshot.seconds_at(steps), 6),
-            }
+            splits[f"{place} {split}"] = points_of(run.snapshot, table, first)
     drawn = []
     for chart in charts:
         curves = [
@@ -58,10 +52,7 @@ def payload(runs: Sequence[Run], charts: Sequence[Chart]) -> dict[str, Any]:
              "kind": series.split, "y": rounded(thinned(series.values, starts[series.number or 0, series.split]).mean)}
             for series in chart.series
         ]  # fmt: skip
-        ends_of = [end[1] for series in chart.series for end in series.ends.values()]
-        drawn.append(
-            {"key": chart.key, "style": chart.style, "series": curves, "span": smallest_span(chart.style, ends_of)}
-        )
+        drawn.append({"key": chart.key, "style": chart.style, "series": curves, "span": chart.span})
     return {"splits": splits, "charts": drawn, "events": []}
 
 

@@ -18,7 +18,17 @@ from blankfill.errors import in_keys
 from blankfill.objectives import ShownColumn
 from blankfill.report.document import NOTHING_DRAWN, document
 from blankfill.report.markup import said, tag
-from blankfill.report.picture import LONGEST_TOKEN, Decode, Row, channel_names, heading, join_row, spell
+from blankfill.report.picture import (
+    LONGEST_TOKEN,
+    Decode,
+    Row,
+    cells,
+    channel_names,
+    further_value,
+    heading,
+    join_row,
+    spell,
+)
 from blankfill.types import Bool, Example
 
 LARGEST, WIDEST = 22.0, 860.0
@@ -90,8 +100,7 @@ def _section(shown_row: ShownExample, row: Row, number: int) -> str:
     sentences += [column.note for column in shown_row.further if column.note]
     notes = "".join(tag("p", in_keys(text), kind="notice") for text in shown_row.notes)
     explained = said("p", shown_row.explanation, kind="explained") if shown_row.explanation else ""
-    sides = [("encoder", 0, row.encoder), ("decoder", row.encoder, len(row))] if row.encoder else [("", 0, len(row))]
-    strips = "".join(_strip(shown_row, row, number, *side) for side in sides)
+    strips = "".join(_strip(shown_row, row, number, *side) for side in row.sides())
     body = f'{strips}<p class="info" role="status"></p>{_square(shown_row, row)}'
     grouped = f'<div class="panel row" data-row="{number}">{body}</div>'
     return (
@@ -104,7 +113,7 @@ def _strip(shown_row: ShownExample, row: Row, number: int, side: str, begin: int
     """Return the tokens of a side, each with its target above it and its positions below."""
     names = channel_names(shown_row.channels, len(row.positions))
     numbers, ids = row.numbers(), row.input_ids.tolist()
-    cells = ""
+    buttons = ""
     for column in range(begin, end):
         target = " ".join(spell(shown_row.token(i), 60) for i in row.targets[column])
         places = [str(channel[column]) for channel in row.positions.tolist()]
@@ -115,23 +124,21 @@ def _strip(shown_row: ShownExample, row: Row, number: int, side: str, begin: int
         facts += [f"{name} {place}" for name, place in zip(names, places, strict=True)]
         facts += _further(shown_row, column)
         tab = "0" if column == 0 else "-1"
-        cells += (
+        buttons += (
             f'<button type="button" class="{" ".join(kinds)}" data-k="{column}" tabindex="{tab}" '
             f'aria-label="{escape(", ".join(facts))}">{tag("span", target, kind="y")}{said("span", token, kind="t")}'
             f"{tag('span', ' · '.join(places), kind='p')}</button>"
         )
     title = tag("h3", side) if side else ""
     read = f"{side or 'tokens'}; above each its target, below it {' and '.join(names)}"
-    return f'{title}<div class="tokens" role="toolbar" aria-label="{escape(read)}">{cells}</div>'
+    return f'{title}<div class="tokens" role="toolbar" aria-label="{escape(read)}">{buttons}</div>'
 
 
 def _further(shown_row: ShownExample, column: int) -> list[str]:
     """Return the further values of a column, each with its name."""
-    facts = []
-    for extra in shown_row.further:
-        if column < len(extra.values) and (value := int(extra.values[column])) >= 0:
-            facts.append(f"{extra.name} {spell(shown_row.token(value)) if extra.tokens else value}")
-    return facts
+    given = [extra for extra in shown_row.further if column < len(extra.values)]
+    facts = [(extra.name, further_value(extra, int(extra.values[column]), shown_row.token)) for extra in given]
+    return [f"{name} {text}" for name, text in facts if text]
 
 
 def _square(shown_row: ShownExample, row: Row) -> str:
@@ -140,7 +147,7 @@ def _square(shown_row: ShownExample, row: Row) -> str:
     cell = min(LARGEST, max(3.0, WIDEST / length))
     words = [spell(shown_row.token(i), LONGEST_TOKEN) for i in row.input_ids.tolist()]
     with_words = length <= MOST_WORDS
-    margin = 12 + LETTER * max(len(word) + sum(ord(c) > 0x2E7F for c in word) for word in words) if with_words else 34
+    margin = 12 + LETTER * max(map(cells, words)) if with_words else 34
     side = margin + cell * length + 2
     visible = row.visible()
     has_target = np.array([bool(ids) for ids in row.targets])
@@ -154,7 +161,7 @@ def _square(shown_row: ShownExample, row: Row) -> str:
         "far": visible & ~near & ~across,
     }
     paths = "".join(
-        f'<path class="{kind}" d="{_runs(cells, margin, cell)}"/>' for kind, cells in layers.items() if cells.any()
+        f'<path class="{kind}" d="{_runs(pairs, margin, cell)}"/>' for kind, pairs in layers.items() if pairs.any()
     )
     edges = "".join(
         f'<path class="edge" d="M{margin} {margin + cell * at:.1f}H{side - 2:.1f}M{margin + cell * at:.1f} {margin}V'
@@ -187,12 +194,12 @@ def _words(text: str, margin: float, cell: float, k: int, size: float) -> str:
     )
 
 
-def _runs(cells: Bool, margin: float, cell: float) -> str:
-    """Return the path of the cells that are on, neighbours in a line as one rectangle."""
+def _runs(pairs: Bool, margin: float, cell: float) -> str:
+    """Return the path of the pairs that are on, neighbours in a line as one rectangle."""
     gap = 0.5 if cell >= 6 else 0.0
     parts = []
-    for line in range(len(cells)):
-        on = np.flatnonzero(np.diff(np.concatenate([[0], cells[line].astype(np.int8), [0]])))
+    for line in range(len(pairs)):
+        on = np.flatnonzero(np.diff(np.concatenate([[0], pairs[line].astype(np.int8), [0]])))
         for begin, end in on.reshape(-1, 2).tolist():
             wide = cell * (end - begin) - gap
             top = margin + cell * line

@@ -21,14 +21,14 @@ _INSIDE = re.compile(
     rf"|(?<![\w\\])\\\\(?:[^\\{_END}]+\\)+[^\\{_END}]*"
 )
 """A path of two parts or more: /home/ann/texts, ~/texts/a, C:\\texts, \\\\host\\texts."""
-_QUOTED = re.compile(r"(['\"«])((?:/|~|[A-Za-z]:[\\/]|\\\\)[^'\"«»\n]*[/\\][^'\"«»\n]*)(['\"»])")
+_QUOTED = re.compile(r"(['\"«])((?:/|~|[A-Za-z]:[\\/]|\\\\)(?=[^'\"«»\n/\\]*[/\\])[^'\"«»\n]*)(['\"»])")
 _WHOLE = re.compile(r"(?:file://[^/]*)?(?:/|~|[A-Za-z]:[\\/]|\\\\)[^\n<>|:]*")
 _PARTS = re.compile(r"[\\/]+")
 
 
 def without_paths(text: str) -> str:
     """Return a text with the name of a file or a folder in place of each absolute path."""
-    home = str(Path.home()).rstrip("/\\")
+    home = _home()
     if len(home) > 1 and home in text:  # with a space in it, where a path ends cannot be seen
         text = re.sub(rf"{re.escape(home)}(?=[/\\])", "~", text)
     if _WHOLE.fullmatch(text) and text.strip("/\\"):
@@ -49,6 +49,14 @@ def without_paths_in(value: T) -> T:
         changed = tuple(changed) if isinstance(value, tuple) else changed
     result: T = changed
     return result
+
+
+def _home() -> str:
+    """Return the home of the user, "" for one who has none."""
+    try:
+        return str(Path.home()).rstrip("/\\")
+    except RuntimeError:
+        return ""
 
 
 def _name(path: str) -> str:

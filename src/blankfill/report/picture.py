@@ -63,6 +63,11 @@ class Row:
         """Return the numbers of the columns: each side counts from 0."""
         return [*range(self.encoder), *range(len(self) - self.encoder)]
 
+    def sides(self) -> list[tuple[str, int, int]]:
+        """Return the name, the beginning and the end of each side; a model of one stack has one without a name."""
+        whole = len(self)
+        return [("encoder", 0, self.encoder), ("decoder", self.encoder, whole)] if self.encoder else [("", 0, whole)]
+
 
 def join_row(examples: Sequence[Example]) -> Row:
     """Join Examples into one row, each in a segment of its own; encoder sides first. Raises ValueError for no Example,
@@ -148,7 +153,7 @@ def example_text(
     beside = room >= min(len(row), NARROWEST_GRID)
     numbers = row.numbers()
     digits = len(str(max(numbers)))
-    sides = [row.encoder, len(row) - row.encoder] if row.encoder else [len(row)]
+    sides = [end - begin for _, begin, end in row.sides()]
     group = _grouping(sides, max(1, room if beside else width - digits - 1))
     visible = row.visible()
     edges = [0, *np.cumsum(sides).tolist()]
@@ -234,7 +239,7 @@ def _table(row: Row, token: Decode, channels: Sequence[str], further: Sequence[S
     columns += [
         ("target", [" ".join(spell(token(i)) for i in ids) for ids in row.targets], False),
         *(
-            (extra.name, [_shown(extra, i, token) for i in extra.values.tolist()], not extra.tokens)
+            (extra.name, [further_value(extra, i, token) for i in extra.values.tolist()], not extra.tokens)
             for extra in further
         ),
         ("seg", [str(k) for k in rule.segment], True),
@@ -250,7 +255,8 @@ def _table(row: Row, token: Decode, channels: Sequence[str], further: Sequence[S
     return ["  ".join(line) for line in zip(*drawn, strict=True)]
 
 
-def _shown(column: ShownColumn, value: int, token: Decode) -> str:
+def further_value(column: ShownColumn, value: int, token: Decode) -> str:
+    """Return a value of a further column as text, "" for none."""
     if value < 0:
         return ""
     return spell(token(value)) if column.tokens else str(value)

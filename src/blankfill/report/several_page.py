@@ -19,7 +19,7 @@ from blankfill.report.live import live_values
 from blankfill.report.markup import panel, said, tag
 from blankfill.report.masthead import Card, masthead
 from blankfill.report.snapshot import number, part, read_json
-from blankfill.report.tuned import Tuned, pair_of, read_tuned, rows
+from blankfill.report.tuned import Tuned, pair_of, read_tuned, rows, written_pair
 from blankfill.report.tuned_sections import head, settings_section, table
 from blankfill.tasks.run_files import RESULTS
 
@@ -90,12 +90,12 @@ def _cards(several: Several) -> list[Card]:
         runs = int(number(best.get("runs")) or 1)
         spread = f"± {deviation or 0.0:.4f} over {runs} runs" if runs > 1 else "one run"
         span = pair_of(best.get("interval"))
-        note = f"{spread}; 95%: {span[0]:.4f} to {span[1]:.4f}" if span else spread
+        note = f"{spread}; 95%: {written_pair(span)}" if span else spread
         shown.append((f"Best mean {several.primary_metric}", f"{mean:.4f}", note, ""))
         test = part(best, "test")
         if (on_test := number(test.get("mean"))) is not None:
             span = pair_of(test.get("interval"))
-            note = f"95%: {span[0]:.4f} to {span[1]:.4f}; " if span else ""
+            note = f"95%: {written_pair(span)}; " if span else ""
             note += "the best setting on the test set, which chose nothing"
             shown.append((f"Test {several.primary_metric}", f"{on_test:.4f}", note, ""))
         shown.append(("Best setting", str(best.get("setting", "")), f"best run {best.get('best_run', '')}", ""))
@@ -121,6 +121,7 @@ def _settings(several: Several) -> str:
 
     settings = sorted(rows(several.results, "settings"), key=lambda row: -(number(row.get("mean")) or 0.0))
     for setting in settings:
+        between = written_pair(pair_of(setting.get("interval")))
         name = str(setting.get("setting", ""))
         folders = [run for run in several.runs if (run.rpartition("_")[0] or "as given") == name]
         scores = {run: several.runs[run].metrics.get(several.primary_metric) for run in folders}
@@ -129,7 +130,7 @@ def _settings(several: Several) -> str:
         lines.append(Dots(name, known, mean))
         links = ", ".join(_link(run, _short(run, score)) for run, score in scores.items())
         body += (
-            f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">{_span(setting)}</td>'
+            f'<tr>{said("th", name, scope="row")}<td class="n">{mean:.4f}</td><td class="n">{between}</td>'
             f'<td class="n">± {deviation:.4f}</td>{tested(setting)}'
             f'<td class="n">{number(setting.get("best")) or 0.0:.4f}</td><td>{links}</td></tr>'
         )
@@ -139,12 +140,6 @@ def _settings(several: Several) -> str:
         "are slightly optimistic"
     )
     return head("Comparison", note) + _both(several, lines, table(columns, body, words=1))
-
-
-def _span(values: Values) -> str:
-    """Return the interval of a mean as text."""
-    span = pair_of(values.get("interval"))
-    return "–" if span is None else f"{span[0]:.4f} to {span[1]:.4f}"
 
 
 def _patterns(several: Several, patterns: Sequence[Values]) -> str:

@@ -18,9 +18,8 @@ def strip_text(examples: Sequence[Example], token: Decode, channels: Sequence[st
         [" ".join(spell(token(number)) for number in ids) for ids in row.targets],
         *([str(place) for place in channel] for channel in row.positions.tolist()),
     ]
-    sides = [("encoder", 0, row.encoder), ("decoder", row.encoder, len(row))] if row.encoder else [("", 0, len(row))]
     blocks = []
-    for side, begin, end in sides:
+    for side, begin, end in row.sides():
         heads = [side or "token", "target", *names]
         left = max(map(cells, heads)) + 2
         at = begin

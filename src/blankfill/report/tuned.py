@@ -125,6 +125,11 @@ def pair_of(value: object) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+def written_pair(pair: tuple[float, float] | None) -> str:
+    """Return an interval as text, a dash for none."""
+    return "–" if pair is None else f"{pair[0]:.4f} to {pair[1]:.4f}"
+
+
 def sentences(value: object) -> list[str]:
     """Return the texts of a list."""
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

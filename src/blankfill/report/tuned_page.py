@@ -15,7 +15,7 @@ from blankfill.report.document import document
 from blankfill.report.live import live_values, seconds_between
 from blankfill.report.masthead import MOST_EVENTS, Card, masthead, progress, state_of, time_cards
 from blankfill.report.snapshot import number, part
-from blankfill.report.tuned import Tuned, between, read_tuned
+from blankfill.report.tuned import Tuned, between, read_tuned, written_pair
 
 IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
 """Facts of run.json that the page shows elsewhere."""
@@ -78,13 +78,13 @@ def cards(tuned: Tuned) -> list[Card]:
     best = tuned.best
     if score is not None:
         span = tuned.intervals.get(tuned.primary_metric)
-        note = [f"95%: {span[0]:.4f} to {span[1]:.4f}"] if span else []
+        note = [f"95%: {written_pair(span)}"] if span else []
         note += [f"dev set, at step {best.step:,}"] if best else []
         shown.append((f"Best {tuned.primary_metric}", f"{score:.4f}", "; ".join(note), ""))
     on_test = number(tuned.test.get("score"))
     if on_test is not None:
         span = between(tuned.test.get("intervals")).get(tuned.primary_metric)
-        note = [f"95%: {span[0]:.4f} to {span[1]:.4f}"] if span else []
+        note = [f"95%: {written_pair(span)}"] if span else []
         note.append("test set, which chose nothing")
         shown.append((f"Test {tuned.primary_metric}", f"{on_test:.4f}", "; ".join(note), ""))
     if score is not None and plain is not None:

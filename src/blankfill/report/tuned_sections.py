@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from blankfill.report.figures import scatter
 from blankfill.report.markup import attributes_of, language_of, pairs, panel, said, tag
 from blankfill.report.snapshot import number, part
-from blankfill.report.tuned import Tuned, between, numbers, pair_of, rows
+from blankfill.report.tuned import Tuned, between, numbers, pair_of, rows, written_pair
 from blankfill.tasks.options import FinetuneOptions
 
 MOST_CLASSES = 20
@@ -87,7 +87,7 @@ def scores_section(tuned: Tuned) -> str:
 def _score_row(
     name: str, value: float, span: tuple[float, float] | None, plain: float | None, chooses: bool = False
 ) -> str:
-    cells = [f"{value:.4f}", "–" if span is None else f"{span[0]:.4f} to {span[1]:.4f}"]
+    cells = [f"{value:.4f}", written_pair(span)]
     cells += ["–", "–"] if plain is None else [f"{plain:.4f}", f"{value - plain:+.4f}"]
     return row(f"{name} (chooses the checkpoint)" if chooses else name, cells)
 

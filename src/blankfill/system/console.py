@@ -167,16 +167,21 @@ def show_json(value: object) -> None:
     _put(json.dumps(as_json(value), ensure_ascii=not encoding.startswith("utf"), allow_nan=False))
 
 
+_PLAIN = frozenset({type(None), bool, int, str})
+
+
 def as_json(value: Any) -> Any:
     """Return a value with nothing in it but what JSON has."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if type(value) in _PLAIN:  # most values, as those of a vector, before whatever is looked up or imported
+        return value
     from dataclasses import fields, is_dataclass
     from enum import Enum
 
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Enum):
         return as_json(value.value)
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, int | str):
         return value
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}

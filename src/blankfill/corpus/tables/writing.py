@@ -97,6 +97,11 @@ def format_of(out: Path) -> str:
     return FORMATS.get(out.suffix.lower(), "")
 
 
+def delimiter_like(table: Table) -> str:
+    """Return the delimiter of a CSV file that is written from a table: its own, unless that is a tab."""
+    return table.delimiter if table.delimiter not in ("", "\t") else ","
+
+
 @contextmanager
 def table_writer(out: Path, columns: Sequence[Column], delimiter: str = ",") -> Iterator[Write]:
     """Yield a function that writes rows; the complete file gets its final name when the block succeeds.
