@@ -110,8 +110,6 @@ def run_of(path: Path) -> tuple[Path, int | None]:
     """Return the run folder that a path belongs to, and the step of the checkpoint that it names; None without one."""
     from blankfill.checkpoint import store
 
-    if path.is_file() and path.name in ("best", "latest"):
-        path = store.named_by(path)
     if (path / store.STATE).exists() and path.parent.name == "checkpoints":
         step = path.name.rpartition("-")[2]
         return path.parent.parent, int(step) if step.isdecimal() else None
