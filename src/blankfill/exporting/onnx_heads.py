@@ -48,7 +48,7 @@ from blankfill.exporting.heads import (
     generation_config,
     loaded_of,
 )
-from blankfill.exporting.rows import Row, rows_to_compare
+from blankfill.exporting.rows import Row, framed, longest_row, rows_to_compare
 from blankfill.families.head_format import head_format_of
 from blankfill.families.task_heads import HeadKind
 from blankfill.model.cross import EncoderOutput
@@ -57,7 +57,6 @@ from blankfill.model.transformer import Transformer
 from blankfill.system.files import whole_folder, write_file
 from blankfill.tasks.adapter import HeadAdapter
 from blankfill.tasks.heads.models import TaskModel
-from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.text.seq2seq_adapter import Write
 
 if TYPE_CHECKING:
@@ -198,14 +197,11 @@ def read_rows(predictor: Predictor, tokenizer_json: str, rows: Sequence[Row]) ->
     """
     from tokenizers import Tokenizer
 
-    adapter = predictor.adapter
-    format = InputFormat(adapter.input_format.format, min(LONGEST, adapter.input_format.length))
     theirs = Tokenizer.from_str(tokenizer_json)
-    theirs.enable_truncation(format.length)
-    framed = []
+    theirs.enable_truncation(longest_row(predictor))
+    examples = []
     for first, second in rows:
-        a, b = adapter.tokenizer.encode(first), None if second is None else adapter.tokenizer.encode(second)
-        row = format.frame(a, b).example
+        row = framed(predictor, first, second).example
         other = theirs.encode(first) if second is None else theirs.encode(first, second)
         typed = len(row.positions) > 1
         if other.ids != row.input_ids.tolist() or (typed and other.type_ids != row.positions[1].tolist()):
@@ -213,8 +209,8 @@ def read_rows(predictor: Predictor, tokenizer_json: str, rows: Sequence[Row]) ->
                 f"the export cannot be written: its tokenizer reads {first[:60]!r} otherwise than the model was "
                 "fine-tuned to read it"
             )
-        framed.append(row)
-    return framed
+        examples.append(row)
+    return examples
 
 
 def batch_of(predictor: Predictor, rows: Sequence[Example], kind: HeadKind) -> Named:
