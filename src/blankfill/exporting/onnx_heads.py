@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from blankfill.convert.onnx import (
     export_loaded_onnx,
     masked_inputs,
     named_inputs,
+    padded,
     padding_mask,
     plain_files,
     write_onnx,
@@ -215,16 +215,9 @@ def read_rows(predictor: Predictor, tokenizer_json: str, rows: Sequence[Row]) ->
 
 def batch_of(predictor: Predictor, rows: Sequence[Example], kind: HeadKind) -> Named:
     """Return the inputs of some rows, padded, by name; each row is a choice of one item, where items have choices."""
-    model, width = predictor.model.encoder, max(len(row) for row in rows)
-    ids, mask, types = (np.zeros((len(rows), width), np.int64) for _ in range(3))
-    ids[:] = predictor.pad
-    for k, row in enumerate(rows):
-        ids[k, : len(row)], mask[k, : len(row)] = row.input_ids, 1
-        if len(row.positions) > 1:
-            types[k, : len(row)] = row.positions[1]
-    inputs = named_inputs(model, torch.from_numpy(ids), torch.from_numpy(mask))
-    if "token_type_ids" in inputs:
-        inputs["token_type_ids"] = torch.from_numpy(types)
+    inputs = named_inputs(predictor.model.encoder, *padded([row.input_ids for row in rows], predictor.pad))
+    if "token_type_ids" in inputs and len(rows[0].positions) > 1:
+        inputs["token_type_ids"] = padded([row.positions[1] for row in rows], 0)[0]
     return {name: tensor[None] for name, tensor in inputs.items()} if kind == "choice" else inputs
 
 
@@ -277,11 +270,8 @@ def _read_sources(predictor: Predictor, texts: Sequence[str]) -> Named:
     adapter = predictor.adapter
     assert isinstance(adapter, Write)
     rows = [adapter.writing.source(ids[:LONGEST], None).row.ids for ids in adapter.tokenizer.encode_batch(list(texts))]
-    width = max(map(len, rows))
-    ids, mask = np.full((len(rows), width), predictor.pad, np.int64), np.zeros((len(rows), width), np.int64)
-    for k, row in enumerate(rows):
-        ids[k, : len(row)], mask[k, : len(row)] = row, 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    ids, mask = padded(rows, predictor.pad)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 @torch.no_grad()
