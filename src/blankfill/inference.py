@@ -215,9 +215,7 @@ def load(
     from blankfill.finetuning.predictor import holds_fine_tuned, open_predictor
     from blankfill.system.threads import use_threads
 
-    path = Path(path)
-    if path.is_file() and path.name in ("best", "latest"):
-        path = store.named_by(path)
+    path = store.pointed(Path(path))
     if isinstance(dtype, str):
         dtype = dtype_named(dtype)
     if holds_fine_tuned(path) if head is None else head:

@@ -66,6 +66,13 @@ def test_the_card_of_a_pretraining_run(tmp_path: Path, monkeypatch: pytest.Monke
         exec(compile(code, "card", "exec"), {})
 
 
+def test_the_checkpoint_that_a_run_names_is_exported(tmp_path: Path) -> None:
+    tuned = fine_tuned(tmp_path / "tuned", "bert", "sst2")
+    made = export_model(tuned / "best", tmp_path / "out")
+    assert made.task == "sst2" and made.architecture == "BertForSequenceClassification"
+    assert "| dev items | " in read(tmp_path / "out")
+
+
 def test_what_is_not_known_is_unknown(tmp_path: Path) -> None:
     """A checkpoint without its run, and a run without its results."""
     export_model(family_folder(tmp_path / "alone", "bert"), tmp_path / "a")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import blankfill
 from blankfill.checkpoint import store
@@ -322,10 +323,29 @@ def test_a_head_with_a_part_missing_is_refused(tmp_path: Path, head_file: Callab
         import_model(folder, tmp_path / "out")
 
 
+def test_a_class_with_a_head_whose_weights_have_none_is_refused(
+    tmp_path: Path, head_file: Callable[[Path, str], None]
+) -> None:
+    folder = theirs(tmp_path / "theirs", "bert", "text")
+    for name in ("classifier.weight", "classifier.bias"):
+        head_file(folder, name)
+    with pytest.raises(UserError, match=r"config\.json names a class with a fine-tuned head, and the weights have no"):
+        blankfill.predict(folder, [TEXTS[0]])
+    assert import_model(folder, tmp_path / "out").task == ""
+
+
+def test_a_notice_about_weights_left_out_is_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A half-precision file with a head and another one, which is read as float32."""
+    folder = theirs(tmp_path / "theirs", "bert", "text")
+    tensors = {name: tensor.half() for name, tensor in load_file(folder / store.MODEL).items()}
+    store.write_weights(folder / store.MODEL, {**tensors, "other.weight": torch.ones(2, dtype=torch.float16)})
+    assert import_model(folder, tmp_path / "out", leave_out=["other"]).dtype == "float32"
+    assert capsys.readouterr().err.count("are left out: other.weight") == 1
+
+
 @pytest.fixture
 def head_file() -> Callable[[Path, str], None]:
     """A function that takes a weight out of a folder's file."""
-    from safetensors.torch import load_file
 
     def without(folder: Path, name: str) -> None:
         tensors = load_file(folder / store.MODEL)

@@ -108,8 +108,8 @@ def open_external(
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
     read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
-    of further heads. with_head: whether a fine-tuned head is read, too. Raises UserError for anything that is missing
-    or does not fit.
+    of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. Raises
+    UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -128,6 +128,7 @@ def open_external(
     head, head_state = find_head(family, values, weights), {}
     if head is not None:
         if with_head:
+            weights.dtype = torch.float32
             head_state = head.to_ours(weights)
         else:
             say(f"{path}: the fine-tuned head of {head.names.architecture} is left out; the encoder is read")

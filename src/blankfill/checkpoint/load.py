@@ -78,9 +78,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     dtype: type of the weights and of the computation; None keeps the stored type. Training needs float32. Raises
     UserError when something is missing, the device included.
     """
-    path, device = Path(path), str(pick_device(device))
-    if path.is_file() and path.name in ("best", "latest"):
-        path = store.named_by(path)
+    path, device = store.pointed(Path(path)), str(pick_device(device))
     check_exists(path, "a run, an imported model or a transformers folder")
     if (path / store.STATE).exists():
         return _from_checkpoint(store.read(path, with_optimizer=False), tokenizer_folder(path), device, dtype)

@@ -342,6 +342,11 @@ def named_by(pointer: Path) -> Path:
     return pointer.parent / "checkpoints" / read_name(pointer)
 
 
+def pointed(path: Path) -> Path:
+    """Return the checkpoint that a path names, where it is a run's `latest` or `best`; else the path itself."""
+    return named_by(path) if path.name in ("best", "latest") and path.is_file() else path
+
+
 def state_of(path: Path) -> dict[str, Any]:
     """Return the state that the run stored in a checkpoint; an empty one when it cannot be read."""
     try:

@@ -63,14 +63,21 @@ def difference(loaded: Loaded, folder: Path, texts: Sequence[str]) -> float:
 
     folder: the export. Raises UserError when its tokenizer gives other ids than ours.
     """
+    return difference_of(loaded, open_in_transformers(folder, loaded.objective.hf_auto_class), folder, texts)
+
+
+def open_in_transformers(folder: Path, auto_class: str) -> Any:
+    """Open an exported model as float32 in the class of transformers that its config.json names.
+
+    auto_class: the class that opens it where transformers has none of this name.
+    """
     transformers: Any = importlib.import_module("transformers")
     architecture = read_json(folder / CONFIG)["architectures"][0]
     if not hasattr(transformers, architecture):
         importlib.import_module("blankfill.hf")
-    maker = getattr(transformers, architecture, None) or getattr(transformers, loaded.objective.hf_auto_class)
+    maker = getattr(transformers, architecture, None) or getattr(transformers, auto_class)
     with no_bars(transformers):
-        theirs = maker.from_pretrained(folder).float().eval()
-    return difference_of(loaded, theirs, folder, texts)
+        return maker.from_pretrained(folder).float().eval()
 
 
 @torch.inference_mode()

@@ -39,6 +39,7 @@ from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
+from blankfill.types import Int32
 
 FILE = "model.onnx"
 IN_ONE_FILE = 1_500_000_000
@@ -162,11 +163,16 @@ def inputs_of(loaded: Loaded, texts: Sequence[str], encoder: Encoder) -> Iterato
     cls, sep, pad = (loaded.vocabulary[role] for role in ("cls", "sep", "pad"))
     for first in range(0, len(texts), COMPARED_AT_ONCE):
         encoded = loaded.tokenizer.encode_batch(list(texts[first : first + COMPARED_AT_ONCE]))
-        rows = [[cls, *ids[:room], sep] for ids in encoded]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        yield named_inputs(loaded.model, ids, mask)
+        yield named_inputs(loaded.model, *padded([[cls, *ids[:room], sep] for ids in encoded], pad))
+
+
+def padded(rows: Sequence[Sequence[int] | Int32], pad: int) -> tuple[Tensor, Tensor]:
+    """Return the ids of rows, padded at their ends to the longest, and the mask: 1 for a token, 0 for padding."""
+    shape = len(rows), max(map(len, rows))
+    ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64)
+    for k, row in enumerate(rows):
+        ids[k, : len(row)], mask[k, : len(row)] = torch.as_tensor(row), 1
+    return ids, mask
 
 
 def named_inputs(model: Transformer, ids: Tensor, mask: Tensor) -> Named:
@@ -188,24 +194,21 @@ def write_onnx(
 
     example: inputs by name. outputs: names of the outputs. metadata: values by name; lists are written as JSON.
     """
-    import onnx
-
     axes = {
         name: dict.fromkeys(range(tensor.dim() - tensor.is_floating_point()), torch.export.Dim.DYNAMIC)
         for name, tensor in example.items()
     }
     size = sum(weight.numel() * weight.element_size() for weight in graph.parameters())
     with quiet(), torch.no_grad():
-        torch.onnx.export(
-            graph, (), str(path), kwargs=example, input_names=list(example), output_names=list(outputs),
-            dynamic_shapes=axes, dynamo=True, external_data=size > IN_ONE_FILE, verbose=False,
+        program = torch.onnx.export(
+            graph, (), kwargs=example, input_names=list(example), output_names=list(outputs),
+            dynamic_shapes=axes, dynamo=True, verbose=False,
         )  # fmt: skip
-    made = onnx.load(str(path), load_external_data=False)
-    values = {"blankfill": __version__, **(metadata or {})}
-    texts = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-             for key, value in values.items()}  # fmt: skip
-    onnx.helper.set_model_props(made, texts)
-    write_file(path, made.SerializeToString())
+        assert program is not None
+        for key, value in {"blankfill": __version__, **(metadata or {})}.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            program.model.metadata_props[key] = text
+        program.save(path, external_data=size > IN_ONE_FILE)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from blankfill.adapt.lora import ALPHA
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.card import README, Target
-from blankfill.convert.check import TOLERANCE, difference_of
+from blankfill.convert.check import TOLERANCE, difference_of, open_in_transformers
 from blankfill.convert.exporting import Exported, differs, export_format
 from blankfill.errors import UserError, setting
 from blankfill.exporting.cards import fine_tuned_card, writes_elsewhere
@@ -93,7 +93,7 @@ def export_adapter(predictor: Predictor, path: Path, out: Path, lines: Sequence[
         write_file(folder / FILE, json.dumps(values, indent=2) + "\n")
         largest = None
         if has_module("peft") and has_module("transformers"):
-            opened = open_adapter(folder, architecture)
+            opened = open_adapter(folder, loaded.objective.hf_auto_class)
             if isinstance(adapter, HeadAdapter):
                 largest = head_difference_of(predictor, opened, folder / BASE, kind, given.rows)
             else:
@@ -192,15 +192,7 @@ def whole_module(name: str, adapted: Sequence[str]) -> str:
     return parts if any(module.startswith(f"{first}.") for module in adapted) else first
 
 
-def open_adapter(folder: Path, architecture: str) -> Any:
-    """Open an adapter with its base in peft."""
-    from blankfill.convert.check import no_bars
-
-    transformers: Any = importlib.import_module("transformers")
+def open_adapter(folder: Path, auto_class: str) -> Any:
+    """Open an adapter with its base in peft. auto_class: see `open_in_transformers`."""
     peft: Any = importlib.import_module("peft")
-    if not hasattr(transformers, architecture):
-        importlib.import_module("blankfill.hf")
-    maker = getattr(transformers, architecture, None) or transformers.AutoModelForCausalLM
-    with no_bars(transformers):
-        base = maker.from_pretrained(folder / BASE).float()
-        return peft.PeftModel.from_pretrained(base, folder).eval()
+    return peft.PeftModel.from_pretrained(open_in_transformers(folder / BASE, auto_class), folder).eval()

@@ -14,8 +14,9 @@ from blankfill._version import __version__
 from blankfill.convert.card import UNKNOWN, Card, Describe, Score, known
 from blankfill.convert.card_code import usage
 from blankfill.errors import UserError
-from blankfill.exporting.heads import loaded_of
+from blankfill.exporting.heads import KINDS, loaded_of
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
+from blankfill.families.task_heads import CLASSES
 from blankfill.report.snapshot import Snapshot, number, read_json, read_snapshot
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
@@ -30,11 +31,6 @@ TAGS = {
     "generate": "text2text-generation",
 }  # fmt: skip
 """`pipeline_tag` of the hub for a kind of task with a head, or for texts."""
-AUTO_CLASSES = {
-    "classify": "AutoModelForSequenceClassification", "regress": "AutoModelForSequenceClassification",
-    "multilabel": "AutoModelForSequenceClassification", "tag": "AutoModelForTokenClassification",
-    "answer": "AutoModelForQuestionAnswering", "choice": "AutoModelForMultipleChoice",
-}  # fmt: skip
 WHAT = {
     "classify": "It gives each text, or pair of texts, one of the labels below.",
     "regress": "It gives each text, or pair of texts, a number.",
@@ -86,7 +82,7 @@ def fine_tuned_card(predictor: Predictor, title: str) -> Describe:
     adapter, task, options = predictor.adapter, predictor.task, predictor.options
     loaded = loaded_of(predictor, predictor.path)
     with_head = options.method == "head" and task.kind != "generate"
-    tag, auto_class = (TAGS[task.kind], AUTO_CLASSES[task.kind]) if with_head else _class_of(loaded)
+    tag, auto_class = (TAGS[task.kind], f"AutoModel{CLASSES[KINDS[task.kind]]}") if with_head else _class_of(loaded)
     if not with_head and options.method != "cloze" and tag == "fill-mask":
         tag = ""  # such a model writes, and no pipeline of its class does
     base = Path(str(config["model"])).name if "model" in config else ""
@@ -110,8 +106,6 @@ def run_of(path: Path) -> tuple[Path, int | None]:
     """Return the run folder that a path belongs to, and the step of the checkpoint that it names; None without one."""
     from blankfill.checkpoint import store
 
-    if path.is_file() and path.name in ("best", "latest"):
-        path = store.named_by(path)
     if (path / store.STATE).exists() and path.parent.name == "checkpoints":
         step = path.name.rpartition("-")[2]
         return path.parent.parent, int(step) if step.isdecimal() else None

@@ -21,6 +21,7 @@ from blankfill.convert.exporting import Exported, differs, export_loaded
 from blankfill.errors import UserError, setting
 from blankfill.families.head_format import HeadFormat, head_format_of
 from blankfill.families.task_heads import HeadKind
+from blankfill.finetuning import tuned
 from blankfill.finetuning.predictor import Predictor
 from blankfill.system.environment import has_module
 from blankfill.system.files import whole_folder, write_file
@@ -39,9 +40,7 @@ KINDS: dict[str, HeadKind] = {
     "classify": "text", "regress": "text", "multilabel": "text", "choice": "choice", "tag": "token", "answer": "span",
 }  # fmt: skip
 """The class of transformers for a kind of task."""
-PROBLEMS = {
-    "classify": "single_label_classification", "regress": "regression", "multilabel": "multi_label_classification",
-}  # fmt: skip
+PROBLEMS = {task: problem for problem, task in tuned.PROBLEMS.items()}
 """`problem_type` of transformers for a kind of task."""
 GENERATION = "generation_config.json"
 """File of transformers with the options of a search for texts."""
@@ -175,14 +174,9 @@ def head_difference(predictor: Predictor, folder: Path, kind: HeadKind, rows: Se
 
     folder: the export. Raises UserError when its tokenizer reads a text otherwise than ours.
     """
-    from blankfill.checkpoint.hf_loading import CONFIG
-    from blankfill.convert.check import no_bars
-    from blankfill.system.reading import read_json
+    from blankfill.convert.check import open_in_transformers
 
-    transformers: Any = importlib.import_module("transformers")
-    with no_bars(transformers):
-        maker = getattr(transformers, read_json(folder / CONFIG)["architectures"][0])
-        theirs = maker.from_pretrained(folder).float().eval()
+    theirs = open_in_transformers(folder, predictor.adapter.input_format.objective.hf_auto_class)
     return head_difference_of(predictor, theirs, folder, kind, rows)
 
 
@@ -213,16 +207,11 @@ def read_both(
     predictor: Predictor, tokenizer: Any, first: str, second: str | None
 ) -> tuple[dict[str, torch.Tensor], FramedRow]:
     """(what transformers' tokenizer makes of a text or a pair, our row of it), cut to `LONGEST` tokens."""
-    from blankfill.convert.check import LONGEST
-    from blankfill.tasks.input_format import InputFormat
+    from blankfill.exporting.rows import framed, longest_row
 
-    adapter = predictor.adapter
-    length, encoder_only = min(LONGEST, adapter.input_format.length), adapter.input_format.encoder_only
-    format = InputFormat(adapter.input_format.format, length, encoder_only)
-    a, b = adapter.tokenizer.encode(first), None if second is None else adapter.tokenizer.encode(second)
-    row = format.frame(a, b)
+    row = framed(predictor, first, second)
     read = row.example if row.example.context is None else row.example.context
-    room = {"truncation": True, "max_length": format.length, "return_tensors": "pt"}
+    room = {"truncation": True, "max_length": longest_row(predictor), "return_tensors": "pt"}
     inputs = dict(tokenizer(first, **room) if second is None else tokenizer(first, second, **room))
     if inputs["input_ids"][0].tolist() != read.input_ids.tolist():
         what = repr(first[:60]) if second is None else f"the pair {first[:30]!r}, {second[:30]!r}"

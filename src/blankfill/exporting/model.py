@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blankfill.checkpoint.load import load_model
+from blankfill.checkpoint.store import pointed
 from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
@@ -45,7 +46,7 @@ def export_model(
         UserError: transformers has no class for the model or its head, or computes something else from the folder; then
             nothing is left behind.
     """
-    path, out = Path(path), Path(out)
+    path, out = pointed(Path(path)), Path(out)
     check_free(out)
     lines = read_lines(Path(text)) if text else None
     if not holds_fine_tuned(path):
@@ -82,7 +83,7 @@ def export_onnx(
     """
     from blankfill.convert.onnx import check_packages, export_loaded_onnx
 
-    path, out = Path(path), Path(out)
+    path, out = pointed(Path(path)), Path(out)
     check_free(out)
     check_packages()
     lines = read_lines(Path(text)) if text else None

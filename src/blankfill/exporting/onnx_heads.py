@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from blankfill.convert.onnx import (
     export_loaded_onnx,
     masked_inputs,
     named_inputs,
+    padded,
     padding_mask,
     plain_files,
     write_onnx,
@@ -48,7 +48,7 @@ from blankfill.exporting.heads import (
     generation_config,
     loaded_of,
 )
-from blankfill.exporting.rows import Row, rows_to_compare
+from blankfill.exporting.rows import Row, framed, longest_row, rows_to_compare
 from blankfill.families.head_format import head_format_of
 from blankfill.families.task_heads import HeadKind
 from blankfill.model.cross import EncoderOutput
@@ -57,7 +57,6 @@ from blankfill.model.transformer import Transformer
 from blankfill.system.files import whole_folder, write_file
 from blankfill.tasks.adapter import HeadAdapter
 from blankfill.tasks.heads.models import TaskModel
-from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.text.seq2seq_adapter import Write
 
 if TYPE_CHECKING:
@@ -198,14 +197,11 @@ def read_rows(predictor: Predictor, tokenizer_json: str, rows: Sequence[Row]) ->
     """
     from tokenizers import Tokenizer
 
-    adapter = predictor.adapter
-    format = InputFormat(adapter.input_format.format, min(LONGEST, adapter.input_format.length))
     theirs = Tokenizer.from_str(tokenizer_json)
-    theirs.enable_truncation(format.length)
-    framed = []
+    theirs.enable_truncation(longest_row(predictor))
+    examples = []
     for first, second in rows:
-        a, b = adapter.tokenizer.encode(first), None if second is None else adapter.tokenizer.encode(second)
-        row = format.frame(a, b).example
+        row = framed(predictor, first, second).example
         other = theirs.encode(first) if second is None else theirs.encode(first, second)
         typed = len(row.positions) > 1
         if other.ids != row.input_ids.tolist() or (typed and other.type_ids != row.positions[1].tolist()):
@@ -213,22 +209,15 @@ def read_rows(predictor: Predictor, tokenizer_json: str, rows: Sequence[Row]) ->
                 f"the export cannot be written: its tokenizer reads {first[:60]!r} otherwise than the model was "
                 "fine-tuned to read it"
             )
-        framed.append(row)
-    return framed
+        examples.append(row)
+    return examples
 
 
 def batch_of(predictor: Predictor, rows: Sequence[Example], kind: HeadKind) -> Named:
     """Return the inputs of some rows, padded, by name; each row is a choice of one item, where items have choices."""
-    model, width = predictor.model.encoder, max(len(row) for row in rows)
-    ids, mask, types = (np.zeros((len(rows), width), np.int64) for _ in range(3))
-    ids[:] = predictor.pad
-    for k, row in enumerate(rows):
-        ids[k, : len(row)], mask[k, : len(row)] = row.input_ids, 1
-        if len(row.positions) > 1:
-            types[k, : len(row)] = row.positions[1]
-    inputs = named_inputs(model, torch.from_numpy(ids), torch.from_numpy(mask))
-    if "token_type_ids" in inputs:
-        inputs["token_type_ids"] = torch.from_numpy(types)
+    inputs = named_inputs(predictor.model.encoder, *padded([row.input_ids for row in rows], predictor.pad))
+    if "token_type_ids" in inputs and len(rows[0].positions) > 1:
+        inputs["token_type_ids"] = padded([row.positions[1] for row in rows], 0)[0]
     return {name: tensor[None] for name, tensor in inputs.items()} if kind == "choice" else inputs
 
 
@@ -281,11 +270,8 @@ def _read_sources(predictor: Predictor, texts: Sequence[str]) -> Named:
     adapter = predictor.adapter
     assert isinstance(adapter, Write)
     rows = [adapter.writing.source(ids[:LONGEST], None).row.ids for ids in adapter.tokenizer.encode_batch(list(texts))]
-    width = max(map(len, rows))
-    ids, mask = np.full((len(rows), width), predictor.pad, np.int64), np.zeros((len(rows), width), np.int64)
-    for k, row in enumerate(rows):
-        ids[k, : len(row)], mask[k, : len(row)] = row, 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    ids, mask = padded(rows, predictor.pad)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 @torch.no_grad()

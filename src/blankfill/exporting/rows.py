@@ -13,11 +13,13 @@ from blankfill.convert.check import LONGEST, TEXTS, real_text
 from blankfill.errors import UserError
 from blankfill.families.task_heads import HeadKind
 from blankfill.finetuning.config import read_config
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TaggedItem, TextItem
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.finetuning.predictor import Predictor
+    from blankfill.objectives import FramedRow
 
 Row = tuple[str, str | None]
 """A text, or a pair."""
@@ -83,13 +85,25 @@ def rows_of_item(item: Item) -> list[Row]:
     return [(item.source, None)] if isinstance(item, GenerationItem) else []
 
 
+def longest_row(predictor: Predictor) -> int:
+    """Return the largest number of tokens of a row that is compared."""
+    return min(LONGEST, predictor.adapter.input_format.length)
+
+
+def framed(predictor: Predictor, first: str, second: str | None) -> FramedRow:
+    """Return a text or a pair as the task reads it, cut to the length of rows that are compared."""
+    tokenizer, format = predictor.adapter.tokenizer, predictor.adapter.input_format
+    cut = InputFormat(format.format, longest_row(predictor), format.encoder_only)
+    return cut.frame(tokenizer.encode(first), None if second is None else tokenizer.encode(second))
+
+
 def fitted(predictor: Predictor, row: Row) -> Row:
     """Return a pair, shortened by words so that no program must cut it: programs cut pairs in different ways."""
     first, second = row
     if second is None:
         return row
     adapter = predictor.adapter
-    room = min(LONGEST, adapter.input_format.length) - adapter.input_format.length + adapter.input_format.room(True)
+    room = longest_row(predictor) - adapter.input_format.length + adapter.input_format.room(True)
     words = [first.split(" "), second.split(" ")]
     while sum(len(adapter.tokenizer.encode(" ".join(part))) for part in words) > room:
         longer = words[len(words[1]) >= len(words[0])]

@@ -60,8 +60,6 @@ def import_model(
         return import_pretrained(source, out, given)
     if dtype not in ("auto", "fp32"):
         raise UserError(f"{path}: a fine-tuned model computes in float32; leave out {setting('dtype')}")
-    if source.weights.target != torch.float32:
-        source = open_external(path, heads, torch.float32, leave_out, with_head=True)
     return _import_fine_tuned(source, out, given)
 
 

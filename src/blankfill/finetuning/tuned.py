@@ -72,12 +72,10 @@ class TunedModel:
 def read_tuned(path: Path) -> TunedModel:
     """Read the best checkpoint of a fine-tuning run, a checkpoint, an imported model, or a transformers folder with a
     head. Raises UserError for anything else."""
-    import torch
-
     from blankfill.checkpoint.hf_loading import open_external
 
     if names_head(path):
-        return from_external(open_external(path, dtype=torch.float32, with_head=True))
+        return from_external(open_external(path, with_head=True))
     return _from_checkpoint(path)
 
 
@@ -105,7 +103,11 @@ def from_external(checkpoint: ExternalCheckpoint, tokenizer: Path | None = None)
     from blankfill.checkpoint.load import check_vocabulary, with_roles_of
 
     head, file = checkpoint.head, checkpoint.path / CONFIG
-    assert head is not None
+    if head is None:
+        raise UserError(
+            f"{file} names a class with a fine-tuned head, and the weights have no head; give the whole checkpoint, or "
+            "make a pretrained model of the encoder with `blankfill import`"
+        )
     config, words = checkpoint.checkpoint_format.config, read_tokenizer(checkpoint, tokenizer)
     check_vocabulary(words.vocabulary(), config, checkpoint.path)
     vocabulary = with_roles_of(words.vocabulary(), roles_unsaid(checkpoint, words.vocabulary()))
