@@ -97,7 +97,9 @@ def bleu_of_sums(sums: Sequence[int]) -> float:
     """Return BLEU of a set of texts from the sums of their `bleu_rows`."""
     bleu = _library("sacrebleu.metrics", "BLEU", "sacrebleu").BLEU
     orders = (len(sums) - 2) // 2
-    return float(bleu.compute_bleu(list(sums[:orders]), list(sums[orders:-2]), sums[-2], sums[-1]).score) / 100
+    # The smoothing is that of `corpus_bleu`, which scores the texts themselves.
+    counts, totals = list(sums[:orders]), list(sums[orders:-2])
+    return float(bleu.compute_bleu(counts, totals, sums[-2], sums[-1], smooth_method="exp").score) / 100
 
 
 def _cut(by_characters: bool) -> str:
