@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from blankfill.tasks.items import Split
 from blankfill.tasks.metrics.entities import entities
-from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, text_scores, without_spaces
+from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, rouge_rows, without_spaces
 from blankfill.tasks.metrics.intervals import draws
 from blankfill.tasks.metrics.questions import item_scores, script_of
 from blankfill.tasks.metrics.scoring import choice_scores
@@ -244,11 +244,9 @@ def _answers(task: Task, split: Split, predicted: Mapping[str, str]) -> Mapping[
 def _texts(task: Task, split: Split, predicted: Sequence[str]) -> Mapping[str, Measure]:
     targets = [item.targets for item in split.generations()]
     by_characters = task.by_characters or without_spaces(targets)
-    measures = {
-        name: _mean(text_scores(name, targets, predicted, by_characters))
-        for name in task.metrics
-        if name.startswith("rouge")
-    }
+    rouge = [name for name in task.metrics if name.startswith("rouge")]
+    of_each = rouge_rows(rouge, targets, predicted, by_characters) if rouge else []
+    measures = {name: _mean([row[name] for row in of_each]) for name in rouge}
     if "bleu" in task.metrics:
         measures["bleu"] = _of_sums(
             bleu_rows(targets, predicted, by_characters),
