@@ -15,7 +15,7 @@ from blankfill.cli.lines import lines_of, windows
 from blankfill.cli.result import Result, Rows
 from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.writing import Column, free_name, table_writer
+from blankfill.corpus.tables.writing import Column, delimiter_for, free_name, table_writer
 from blankfill.errors import UserError, setting
 from blankfill.system.console import say, show, show_json
 from blankfill.system.files import is_special, refuse_input, whole_file
@@ -142,8 +142,7 @@ def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
         return Texts(lines, (Column("text"),), total)
     table = TextTable(source, kind, options, text_columns_of(model))
     rows = (Given(row.cells, row.text) for row in table.rows())
-    delimiter = table.table.delimiter if table.table.delimiter not in ("", "\t") else ","
-    return Texts(rows, table.columns, None, delimiter, True)
+    return Texts(rows, table.columns, None, delimiter_for(table.table), True)
 
 
 def embedded(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.tables.given import given_kind
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.reading import Table, open_table
-from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, free_name, table_writer
+from blankfill.corpus.tables.reading import open_table
+from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, delimiter_for, free_name, table_writer
 from blankfill.errors import UserError
 from blankfill.finetuning.rows import FIELDS, items_of_one
 from blankfill.system.console import say
@@ -82,14 +82,9 @@ def rows_of_table(model: AnyPredictor, path: Path, form: str, options: TableOpti
         return _rows_by_fields(task, path, form, options)
     table = PredictedTable(path, task.kind, form, options, model.tables)
     table.say_choices()
-    given = GivenRows(iter(()), table.columns, table, _delimiter(table.table))
+    given = GivenRows(iter(()), table.columns, table, delimiter_for(table.table))
     given.rows = _rows(table, given)
     return given
-
-
-def _delimiter(table: Table) -> str:
-    """Return the delimiter of a CSV file that is written from a table: its own, unless that is a tab."""
-    return table.delimiter if table.delimiter not in ("", "\t") else ","
 
 
 def _rows(table: PredictedTable, given: GivenRows) -> Iterator[GivenRow]:
@@ -133,7 +128,7 @@ def _rows_by_fields(task: Task, path: Path, form: str, options: TableOptions) ->
         if not number:
             raise UserError(f"{path} has no rows: give a file that holds some.")
 
-    return GivenRows(rows(), columns_of(table), None, _delimiter(table))
+    return GivenRows(rows(), columns_of(table), None, delimiter_for(table))
 
 
 def rows_of_items(items: Iterable[Item]) -> GivenRows:
