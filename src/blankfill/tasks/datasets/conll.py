@@ -99,7 +99,7 @@ def _lines(path: Path) -> Iterator[_Line]:
 
 
 def _word_or_comment(line: _Line, columns: int) -> _Line:
-    """Return a line that begins with "# ", without cells unless it has so many columns and a tag in the last one."""
+    """Return a line that begins with "# ", without cells unless it has `columns` cells and a tag in the last one."""
     return line if len(line.cells) == columns and is_tag(line.cells[-1].strip()) else _Line(line.number, line.text)
 
 
