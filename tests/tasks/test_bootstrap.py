@@ -114,6 +114,23 @@ def test_a_resample_has_the_metrics_of_its_rows(name: str) -> None:
         assert low <= whole[metric] <= high, metric
 
 
+def test_bleu_of_resamples_without_common_four_words_is_smoothed_as_that_of_the_rows() -> None:
+    pytest.importorskip("sacrebleu")
+    split = Split([GenerationItem(str(n), "a", (f"the {n} cat sat down here",)) for n in range(8)])
+    predicted = [f"the {n} cat {word} up" for n, word in enumerate(("ran", "sat", "ran", "lay") * 2)]
+    task = TASKS["seq2seq"]
+    of_resamples, whole = resampled(task, split, predicted)["bleu"], score(task, split, predicted)["bleu"]
+    weights = np.concatenate(list(intervals.draws(8)), axis=1)
+    for resample in range(5):
+        rows = np.repeat(np.arange(8), weights[:, resample].astype(int))
+        assert of_resamples[resample] == pytest.approx(score(task, *taken(split, predicted, rows))["bleu"], abs=1e-9)
+    none = [f"the {n} dogs ran off" for n in range(8)]
+    of_none = score(task, split, none)["bleu"]
+    assert of_none > 0.01 and resampled(task, split, none)["bleu"] == pytest.approx(of_none)
+    low, high = interval(of_resamples)
+    assert 0 < low <= whole <= high
+
+
 def test_the_interval_is_that_of_scipy() -> None:
     """Of an accuracy and of a correlation, up to the noise of a thousand resamples."""
     right = (RNG.random(400) < 0.8).astype(float)

@@ -15,7 +15,7 @@ from blankfill.cli.lines import lines_of, refuse_table_options, windows
 from blankfill.cli.result import Result, Rows
 from blankfill.corpus.tables.given import USUAL_NAMES, TextTable, given_kind
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.writing import Column, delimiter_like, free_name, table_writer
+from blankfill.corpus.tables.writing import Column, delimiter_for, free_name, table_writer
 from blankfill.errors import UserError, setting
 from blankfill.system.console import say, show, show_json
 from blankfill.system.files import is_special, refuse_input, whole_file
@@ -140,7 +140,7 @@ def texts_of(source: Path | None, options: TableOptions, model: Path) -> Texts:
         return Texts(lines, (Column("text"),), count_lines(source))
     table = TextTable(source, kind, options, text_columns_of(model))
     rows = (Given(row.cells, row.text) for row in table.rows())
-    return Texts(rows, table.columns, None, delimiter_like(table.table), True)
+    return Texts(rows, table.columns, None, delimiter_for(table.table), True)
 
 
 def embedded(embedder: Embedder, texts: Texts, allow_unknown: bool) -> Iterator[tuple[Sequence[Given], np.ndarray]]:

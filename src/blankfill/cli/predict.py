@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,11 +102,9 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     if args.file is not None and (args.submission or args.task):
         raise UserError(f"{setting('submission')} and {setting('task')} go with {setting('data')}; leave them out")
     if args.data is not None and args.table_options() != TableOptions():
-        given = ", ".join(
-            setting(field.name) for field in dataclasses.fields(TableOptions) if getattr(args, field.name)
-        )
         raise UserError(
-            f"{given} is for a table to predict; the model knows how to read {setting('data')}; leave it out"
+            f"{args.given_names()} is for a table to predict; the model knows how to read {setting('data')}; leave it "
+            "out"
         )
     if problems := args.table_problems():
         raise ConfigError(problems)

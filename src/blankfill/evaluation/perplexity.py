@@ -53,8 +53,9 @@ class Count:
         self.unknown += int((ids == unknown).sum())
         self.words += item.words
         self.characters += len(item.text)
-        self.bytes += len(item.text.encode())
-        self.of_texts.append([0.0, len(ids), item.words, len(item.text), len(item.text.encode())])
+        size = len(item.text.encode())
+        self.bytes += size
+        self.of_texts.append([0.0, len(ids), item.words, len(item.text), size])
 
     def metrics(self) -> dict[str, float]:
         """Return nats and perplexity by every unit."""

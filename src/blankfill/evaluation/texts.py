@@ -39,11 +39,7 @@ def documents(path: Path, tables: TableOptions | None = None) -> Iterator[Langua
     tables: how tables are read, with the column of the text. Words are runs between white space, or single characters
     of a script without spaces. Raises UserError for a missing file and for a file that is not text.
     """
-    options, skipped = SourceOptions(), list[str]()
-    if tables is not None:
-        options = SourceOptions(
-            encoding=tables.encoding, delimiter=tables.delimiter, sheet=tables.sheet, columns=tables.columns
-        )  # fmt: skip
+    options, skipped = SourceOptions(**vars((tables or TableOptions()).table_options())), list[str]()
     sources = discover([path], options, skipped)
     for remark in grouped_remarks(
         (source.name or source.path, source.encoding) for source in sources if not source.start

@@ -65,9 +65,7 @@ def task_with(name: str, tables: TableOptions) -> Task:
         return task
     if task not in TABULAR:
         names = ", ".join(table.name for table in TABULAR)
-        given = ", ".join(setting(field.name) for field in dataclasses.fields(TableOptions)
-                          if getattr(tables, field.name))  # fmt: skip
-        raise UserError(f"{task.name} knows the form of its files; {given} is for {names} only")
+        raise UserError(f"{task.name} knows the form of its files; {tables.given_names()} is for {names} only")
     return tabular_task(task.name, tables)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.corpus.tables.given import given_kind
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.tables.reading import open_table
-from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, delimiter_like, free_name, table_writer
+from blankfill.corpus.tables.writing import Column, ColumnType, columns_of, delimiter_for, free_name, table_writer
 from blankfill.errors import UserError
 from blankfill.finetuning.rows import FIELDS, items_of_one
 from blankfill.system.console import say
@@ -82,7 +82,7 @@ def rows_of_table(model: AnyPredictor, path: Path, form: str, options: TableOpti
         return _rows_by_fields(task, path, form, options)
     table = PredictedTable(path, task.kind, form, options, model.tables)
     table.say_choices()
-    given = GivenRows(iter(()), table.columns, table, delimiter_like(table.table))
+    given = GivenRows(iter(()), table.columns, table, delimiter_for(table.table))
     given.rows = _rows(table, given)
     return given
 
@@ -128,7 +128,7 @@ def _rows_by_fields(task: Task, path: Path, form: str, options: TableOptions) ->
         if not number:
             raise UserError(f"{path} has no rows: give a file that holds some.")
 
-    return GivenRows(rows(), columns_of(table), None, delimiter_like(table))
+    return GivenRows(rows(), columns_of(table), None, delimiter_for(table))
 
 
 def rows_of_items(items: Iterable[Item]) -> GivenRows:

@@ -135,12 +135,9 @@ def _joined(out: Path, runs: Sequence[dict[str, Any]], weights: Sequence[float] 
 
 
 def _scores(task: Task, split: Split, predictions: Sequence[Prediction]) -> Scores:
-    from blankfill.tasks.metrics.bootstrap import resampled
-    from blankfill.tasks.metrics.intervals import Scores
-    from blankfill.tasks.metrics.scoring import score
+    from blankfill.tasks.metrics.bootstrap import scored
 
-    values = [prediction.value for prediction in predictions]
-    return Scores(score(task, split, values), len(split), resampled(task, split, values))
+    return scored(task, split, [prediction.value for prediction in predictions])
 
 
 def unlabelled(config: FinetuneConfig, task: Task, labels: tuple[str, ...]) -> Split | None:

@@ -13,9 +13,8 @@ from blankfill.finetuning.predictor import AnyPredictor, EnsemblePredictor, Pred
 from blankfill.finetuning.rows import items_of, line_of
 from blankfill.finetuning.submit import split_of
 from blankfill.tasks.items import Item, MixedItem, Split, labelled
-from blankfill.tasks.metrics.bootstrap import resampled
+from blankfill.tasks.metrics.bootstrap import scored
 from blankfill.tasks.metrics.intervals import Scores
-from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -79,8 +78,7 @@ class Predictions(Sequence["Prediction"]):
         values: Any = self.values
         if self.task.kind == "answer":
             values = {item.id: p.record["answer"] for item, p in zip(self.items, self.predictions, strict=True)}
-        metrics = score(self.task, split, values)
-        return Scores(metrics, len(self.items), resampled(self.task, split, values))
+        return scored(self.task, split, values)
 
     def labelled(self) -> bool:
         """Return whether the data have the answers of all items, so that `scores` has something to score."""

@@ -12,6 +12,7 @@ from blankfill.system.reading import field, parse_json
 from blankfill.tasks.datasets.files import UnusableError
 from blankfill.tasks.datasets.predicted import with_fields
 from blankfill.tasks.datasets.row_formats import NEEDED, OWN_FORM, items_of_row, missing
+from blankfill.tasks.datasets.tabular import ROLES
 from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, MixedItem, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     PythonRow = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
     """A row in Python; see `line_of`."""
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "classify": ("text", "second"), "regress": ("text", "second"), "multilabel": ("text", "second"),
-    "choice": ("context", "choices"), "tag": ("words",), "answer": ("question", "context"),
-    "generate": ("source", "second"),
-}  # fmt: skip
+FIELDS: Mapping[str, tuple[str, ...]] = {kind: roles.texts for kind, (roles, _) in ROLES.items()}
 """Fields of a row, for each kind of task; `second` may be missing."""
 
 

@@ -6,7 +6,7 @@ Nothing heavy is imported here, so that help texts are quick.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from blankfill.errors import Problem, setting
@@ -47,6 +47,10 @@ class TableOptions:
         return TableOptions(
             encoding=self.encoding, delimiter=self.delimiter, sheet=self.sheet, columns=tuple(self.columns)
         )
+
+    def given_names(self) -> str:
+        """Return the names of these options that are given, for a message."""
+        return ", ".join(setting(field.name) for field in fields(TableOptions) if getattr(self, field.name))
 
     def table_problems(self, roles: Iterable[str] = ROLES) -> list[str]:
         """Return every mistake in the options, a sentence each. roles: those that the command has."""

@@ -59,6 +59,11 @@ def columns_of(table: Table) -> tuple[Column, ...]:
     return tuple(Column(name, _joined(met)) for name, met in types.items())
 
 
+def delimiter_for(table: Table) -> str:
+    """Return the delimiter of a CSV file that is written from a table: its own, unless that is a tab."""
+    return table.delimiter if table.delimiter not in ("", "\t") else ","
+
+
 def free_name(name: str, taken: Collection[str]) -> str:
     """Return a name for a further column of a table: with a number where a column of it is there. taken: the names that
     are there, in small letters."""
@@ -95,11 +100,6 @@ def _joined(types: set[str]) -> Any:
 def format_of(out: Path) -> str:
     """Return the form that a file is written in, by its name; "" for a name of none."""
     return FORMATS.get(out.suffix.lower(), "")
-
-
-def delimiter_like(table: Table) -> str:
-    """Return the delimiter of a CSV file that is written from a table: its own, unless that is a tab."""
-    return table.delimiter if table.delimiter not in ("", "\t") else ","
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from blankfill.errors import UserError
 from blankfill.tasks.datasets.files import text_lines
 from blankfill.tasks.items import Split, TaggedItem, listed
-from blankfill.tasks.metrics.entities import bio, parts
+from blankfill.tasks.metrics.entities import bio, is_tag, parts
 from blankfill.tasks.task import Task
 
 _INVISIBLE = " \t\r\n\x0b\x0c\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
@@ -91,22 +91,16 @@ def _lines(path: Path) -> Iterator[_Line]:
             if not inside and text.startswith("# "):
                 held.append(line)
                 continue
-        for earlier in held:
-            alike = len(earlier.cells) == (len(line.cells) or 2) and _is_tag(earlier.cells[-1])
-            yield earlier if alike else _Line(earlier.number, earlier.text)
+        yield from (_word_or_comment(earlier, len(line.cells) or 2) for earlier in held)
         held = []
         inside = bool(line.cells)
         yield line
-    for earlier in held:
-        yield earlier if len(earlier.cells) == 2 and _is_tag(earlier.cells[-1]) else _Line(earlier.number, earlier.text)
+    yield from (_word_or_comment(earlier, 2) for earlier in held)
 
 
-def _is_tag(text: str) -> bool:
-    try:
-        parts(text.strip())
-    except UserError:
-        return False
-    return True
+def _word_or_comment(line: _Line, columns: int) -> _Line:
+    """Return a line that begins with "# ", without cells unless it has `columns` cells and a tag in the last one."""
+    return line if len(line.cells) == columns and is_tag(line.cells[-1].strip()) else _Line(line.number, line.text)
 
 
 def _sentences(path: Path) -> Iterator[list[tuple[str, str, int]] | None]:

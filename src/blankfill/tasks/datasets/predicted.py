@@ -158,12 +158,9 @@ class PredictedTable:
 
     def reading(self) -> TableOptions:
         """Return the options that read this table with its labels and the same ids."""
-        roles: dict[str, list[str]] = {choice.role: [] for choice in self.choices()}
-        for choice in self.choices():
-            roles[choice.role].append(choice.field)
-        if self.id is not None:
-            roles["id"] = [self.id]
-        return replace(self.options, columns=tuple(f"{role}={','.join(names)}" for role, names in roles.items()))
+        others = (choice for choice in self.choices() if choice.role != "id")
+        ids = () if self.id is None else (FieldChoice(self.table.form, self.id, "name", "id"),)
+        return options_of((*others, *ids), self.options)
 
 
 def with_fields(kind: str, row: Mapping[str, Any], remembered: TableOptions) -> Mapping[str, Any]:

@@ -438,7 +438,7 @@ def tabular_task(name: str, options: TableOptions | None = None, by_characters: 
 
 ROLES: Mapping[str, tuple[TaskRoles, Callable[[TaskColumns, Row, str, int], Item | str]]] = {
     "classify": (_CLASSES, text_item), "regress": (_CLASSES, text_item), "multilabel": (_LABEL_SETS, text_item),
-    "tag": (_TAGS, tagged_item), "answer": (_ANSWERS, question_item), "choice": (_CHOICES, choice_item),
+    "choice": (_CHOICES, choice_item), "tag": (_TAGS, tagged_item), "answer": (_ANSWERS, question_item),
     "generate": (_PAIRS, generation_item),
 }  # fmt: skip
 """Kind of task → the roles of its columns, and what makes an item without its answer of a row."""

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from blankfill.tasks.items import Split
 from blankfill.tasks.metrics.entities import entities
-from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, text_scores, without_spaces
-from blankfill.tasks.metrics.intervals import draws
+from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, rouge_rows, without_spaces
+from blankfill.tasks.metrics.intervals import Scores, draws
 from blankfill.tasks.metrics.questions import item_scores, script_of
-from blankfill.tasks.metrics.scoring import choice_scores
+from blankfill.tasks.metrics.scoring import choice_scores, score
 from blankfill.tasks.task import Task
 
 Floats = NDArray[np.float64]
@@ -51,6 +51,11 @@ def resampled(task: Task, split: Split, predicted: Any) -> dict[str, Floats]:
     if task.primary_metric == "average" and len(values) == len(task.metrics):
         values["average"] = np.mean(list(values.values()), axis=0)
     return values
+
+
+def scored(task: Task, split: Split, predicted: Any) -> Scores:
+    """Return the metrics of a task with their resamples. predicted: as `scoring.score` takes it, which raises."""
+    return Scores(score(task, split, predicted), len(split), resampled(task, split, predicted))
 
 
 def _groups(task: Task, split: Split) -> NDArray[np.int64]:
@@ -244,11 +249,9 @@ def _answers(task: Task, split: Split, predicted: Mapping[str, str]) -> Mapping[
 def _texts(task: Task, split: Split, predicted: Sequence[str]) -> Mapping[str, Measure]:
     targets = [item.targets for item in split.generations()]
     by_characters = task.by_characters or without_spaces(targets)
-    measures = {
-        name: _mean(text_scores(name, targets, predicted, by_characters))
-        for name in task.metrics
-        if name.startswith("rouge")
-    }
+    rouge = [name for name in task.metrics if name.startswith("rouge")]
+    of_each = rouge_rows(rouge, targets, predicted, by_characters) if rouge else []
+    measures = {name: _mean([row[name] for row in of_each]) for name in rouge}
     if "bleu" in task.metrics:
         measures["bleu"] = _of_sums(
             bleu_rows(targets, predicted, by_characters),

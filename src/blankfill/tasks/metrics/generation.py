@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from blankfill.errors import UserError
 
 _CHARACTER = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _SEGMENT = re.compile(rf"{_CHARACTER.pattern}|[^\W\u3400-\u9fff\uf900-\ufaff]+")
+
+
+class _Stems:
+    """rouge-score's interface to a tokenizer: its own words and stems, each word stemmed once."""
+
+    def __init__(self) -> None:
+        porter = _library("nltk.stem.porter", "ROUGE", "rouge-score")
+        self.stem = lru_cache(maxsize=1 << 16)(porter.PorterStemmer().stem)
+        self._tokenize = _library("rouge_score.tokenize", "ROUGE", "rouge-score").tokenize
+
+    def tokenize(self, text: str) -> list[str]:
+        words: list[str] = self._tokenize(text, self)
+        return words
 
 
 class _Characters:
@@ -48,7 +62,7 @@ def text_scores(
     name: str, targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
 ) -> list[float]:
     """Return ROUGE of each text, by the nearest of its targets. name: "rouge1", "rouge2" or "rougeL"."""
-    return [values[name] for values in _rouge_of_each([name], targets, written, by_characters)]
+    return [values[name] for values in rouge_rows([name], targets, written, by_characters)]
 
 
 def without_spaces(targets: Sequence[Sequence[str]]) -> bool:
@@ -60,15 +74,16 @@ def without_spaces(targets: Sequence[Sequence[str]]) -> bool:
 def _rouge(
     names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
 ) -> dict[str, float]:
-    of_each = _rouge_of_each(names, targets, written, by_characters)
+    of_each = rouge_rows(names, targets, written, by_characters)
     return {name: sum(text_scores_[name] for text_scores_ in of_each) / len(of_each) for name in names}
 
 
-def _rouge_of_each(
-    names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool
+def rouge_rows(
+    names: Sequence[str], targets: Sequence[Sequence[str]], written: Sequence[str], by_characters: bool = False
 ) -> list[dict[str, float]]:
+    """Return the named kinds of ROUGE of each text, by the nearest of its targets."""
     scorer_of = _library("rouge_score.rouge_scorer", "ROUGE", "rouge-score").RougeScorer
-    scorer = scorer_of(names, tokenizer=_Characters()) if by_characters else scorer_of(names, use_stemmer=True)
+    scorer = scorer_of(names, tokenizer=_Characters() if by_characters else _Stems())
     return [
         {name: score.fmeasure for name, score in scorer.score_multi(list(right), text).items()}
         for right, text in zip(targets, written, strict=True)
@@ -97,7 +112,9 @@ def bleu_of_sums(sums: Sequence[int]) -> float:
     """Return BLEU of a set of texts from the sums of their `bleu_rows`."""
     bleu = _library("sacrebleu.metrics", "BLEU", "sacrebleu").BLEU
     orders = (len(sums) - 2) // 2
-    return float(bleu.compute_bleu(list(sums[:orders]), list(sums[orders:-2]), sums[-2], sums[-1]).score) / 100
+    # The smoothing is that of `corpus_bleu`, which scores the texts themselves.
+    counts, totals = list(sums[:orders]), list(sums[orders:-2])
+    return float(bleu.compute_bleu(counts, totals, sums[-2], sums[-1], smooth_method="exp").score) / 100
 
 
 def _cut(by_characters: bool) -> str:

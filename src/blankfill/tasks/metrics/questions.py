@@ -15,6 +15,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -130,6 +131,7 @@ def scores(predicted: str, right: str, script: Script = "1.1") -> tuple[float, f
     return exact, 2 * same / (len(ours) + len(theirs))
 
 
+@lru_cache(maxsize=1 << 14)  # resamples and the analysis of errors score the same pairs again
 def chinese_scores(predicted: str, right: str) -> tuple[float, float]:
     """Return (1 if the same without marks, F1 by the longest common run of segments), as CMRC 2018 counts. A Chinese
     character is a segment, and so is a Latin word or number; marks are ignored.
