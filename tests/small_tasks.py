@@ -132,3 +132,16 @@ def answerable(folder: Path) -> Path:
         data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
         (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
     return folder
+
+
+def writer(tmp_path: Path, family: str) -> Path:
+    """A run that learns to write its source again."""
+    rows = [{"source": f"the {word} sat", "target": f"{word} sat"} for word in ("cat", "dog", "mat", "big")] * 4
+    for name in ("train", "dev"):
+        write_lines(tmp_path / "data" / f"{name}.jsonl", rows)
+    options = FinetuneOptions(
+        lr=5e-3, batch_size=8, epochs=2, threads=1, precision="fp32", device="cpu", max_length=24, max_target_length=6
+    )
+    model = writing_model(tmp_path / "model", family)
+    finetune(FinetuneConfig("seq2seq", tmp_path / "data", model, options), tmp_path / "run")
+    return tmp_path / "run"

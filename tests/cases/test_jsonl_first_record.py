@@ -14,6 +14,6 @@ from .table_texts import fields, texts
 )
 def test_text_outranks_the_title(case: Callable[[str], Path], name: str, count: int):
     path = case("jsonl-first-record") / name
-    documents = texts(path)
+    documents = [document for document in texts(path) if document]
     assert len(documents) == count and not any("Notice number" in document for document in documents)
     assert fields(path) == {("JSON" if name.endswith(".json") else "JSON Lines", "text", "name")}

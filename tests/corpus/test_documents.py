@@ -1,5 +1,6 @@
 """Word, PDF, EPUB and web pages: their running text, what is left out and counted, and the sentences about others."""
 
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -34,6 +35,30 @@ def only(path: str) -> tuple[list[str], RawDocument]:
     return list(document.paragraphs), document
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.pdf", "not a document\n", "is text, and its name is that of a PDF document: name it .txt"),
+        ("a.docx", "not a document\n", "is text, and its name is that of a Word document"),
+        ("a.epub", "not a document\n", "is text, and its name is that of an EPUB book"),
+        ("a.pdf", PAGE, "is a web page (HTML), not a PDF document: download the file itself"),
+        ("a.docx", POINTER, "is a pointer of Git LFS, not a Word document: download"),
+        ("a.txt", POINTER, "is a pointer of Git LFS: download the file itself"),
+    ],
+)
+def test_files_in_place_of_a_document(tmp_path: Path, name: str, text: str, said: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=re.escape(said)):
+        discover([str(tmp_path / name)], OPTIONS)
+    (tmp_path / "b.txt").write_text(LONG)
+    skipped: list[str] = []
+    assert [Path(source.path).name for source in discover([str(tmp_path)], OPTIONS, skipped)] == ["b.txt"]
+    assert len(skipped) == 1 and said.removeprefix("is ") in skipped[0]
+
+
 def test_a_word_document_gives_its_paragraphs_and_counts_the_rest(tmp_path: Path):
     docx = pytest.importorskip("docx")
     made = docx.Document()
@@ -52,10 +77,12 @@ def test_a_word_document_gives_its_paragraphs_and_counts_the_rest(tmp_path: Path
     made.add_paragraph("It ")._p.append(parse_xml(f"<w:ins {space}><w:r><w:t>was late.</w:t></w:r></w:ins>"))
     made.paragraphs[-1]._p.append(parse_xml(f"<w:del {space}><w:r><w:delText>no</w:delText></w:r></w:del>"))
     made.paragraphs[-1]._p.append(parse_xml(f"<w:r {space}><w:footnoteReference w:id='2'/></w:r>"))
+    made.sections[0].header.paragraphs[0].text = "Confidential"
+    made.sections[0].footer.paragraphs[0].text = " "
     made.save(tmp_path / "a.docx")
     paragraphs, document = only(str(tmp_path / "a.docx"))
     assert paragraphs == ["The ferry", LONG, f"{LONG} In a table.", "one", "two", "It was late."]
-    assert document.dropped == {"tables, except sentences in them": 1, "footnotes": 1}
+    assert document.dropped == {"tables, except sentences in them": 1, "footnotes": 1, "headers and footers": 1}
 
 
 def test_a_pdf_is_read_page_by_page_without_headers_and_hyphens(tmp_path: Path):

@@ -234,6 +234,18 @@ def test_everything_for_validation_becomes_training(tmp_path):
     assert any("goes to training" in notice for notice in report.notices)
 
 
+def test_rows_of_a_table_without_a_text_are_counted(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"{row},{sentence(np.random.default_rng(row))}\n" for row in range(20)]
+    path.write_text("".join(["id,text\n", *rows, "20,\n", "21,  \n"]))
+    report = run(path, tmp_path / "out", replace(CONFIG, validation=0))
+    assert report.documents == 22 and report.dropped["empty or too short"] == 2
+    assert [line.documents for line in report.inventory] == [20]
+    path.write_text("id,text\n1,\n2,\n")
+    with pytest.raises(UserError, match="None of the 2 documents has any text left"):
+        run(path, tmp_path / "none")
+
+
 def test_exact_duplicates(tmp_path):
     texts = {
         "a.txt": text(1),

@@ -176,7 +176,7 @@ def test_strings_of_parquet_of_every_kind(tmp_path: Path):
         result = open_table(tmp_path / "a.parquet")
         assert result.text_columns == (name,)
         assert [(choice.field, choice.by) for choice in text_choices(result, TableOptions())] == [(name, "guess")]
-        assert prose_of(tmp_path / "a.parquet") == ["a b"]
+        assert prose_of(tmp_path / "a.parquet") == ["a b", ""]
 
 
 @pytest.mark.parametrize(

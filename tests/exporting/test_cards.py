@@ -19,8 +19,10 @@ pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")
 
 
-def code_of(card: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+def run_code(card: str) -> None:
+    """Run the example of a card."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(compile(code, "card", "exec"), {})
 
 
 def read(folder: Path) -> str:
@@ -44,8 +46,7 @@ def test_the_card_of_a_head(task: str, tag: str, tmp_path: Path, monkeypatch: py
     text = read(tmp_path / "out")
     assert str(tmp_path) not in text and "| dev items | " in text and "from `model`" in text
     monkeypatch.chdir(tmp_path)
-    for code in code_of(text):
-        exec(compile(code, "card", "exec"), {})
+    run_code(text)
 
 
 def test_the_card_of_a_pretraining_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +63,7 @@ def test_the_card_of_a_pretraining_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| steps | 12 of 12 |" in text and "| lr | 0.003 |" in text and str(tmp_path) not in text
     assert "after step 12, in nats per target" in text
     monkeypatch.chdir(tmp_path)
-    for code in code_of(text):
-        exec(compile(code, "card", "exec"), {})
+    run_code(text)
 
 
 def test_the_checkpoint_that_a_run_names_is_exported(tmp_path: Path) -> None:
@@ -101,16 +101,14 @@ def test_the_card_of_a_cloze_and_of_onnx(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| pattern | {first} it [MASK]. |" in text and "| verbalizer | 0: poor, 1: fine |" in text
     assert "pipeline_tag: fill-mask" in text
     monkeypatch.chdir(tmp_path)
-    for code in code_of(text):
-        exec(compile(code, "card", "exec"), {})
+    run_code(text)
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     for name, family, task in (("classes", "bert", "sst2"), ("choices", "roberta", "copa")):
         export_onnx(fine_tuned(tmp_path / family, family, task), tmp_path / name)
         text = read(tmp_path / name)
         assert hub.ModelCard(text).data.library_name == "onnx"
-        for code in code_of(text):
-            exec(compile(code, "card", "exec"), {})
+        run_code(text)
 
 
 def test_an_adapter_opens_as_its_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +116,7 @@ def test_an_adapter_opens_as_its_card_says(tmp_path: Path, monkeypatch: pytest.M
     tuned = fine_tuned(tmp_path / "tuned", "bert", "sst2", {"lora_rank": 2})
     export_model(tuned, tmp_path / "out", lora="adapter")
     monkeypatch.chdir(tmp_path)
-    for code in code_of(read(tmp_path / "out")):
-        exec(compile(code, "card", "exec"), {})
+    run_code(read(tmp_path / "out"))
 
 
 def test_cells_are_shown_as_they_are() -> None:

@@ -16,10 +16,8 @@ from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.exporting import heads, onnx_heads
 from blankfill.exporting.model import export_model, export_onnx
-from blankfill.finetuning.config import FinetuneConfig
-from blankfill.tasks.options import FinetuneOptions
 from head_models import fine_tuned
-from small_tasks import write_lines, writing_model
+from small_tasks import writer
 
 pytest.importorskip("onnxscript", reason="the packages of blankfill[export] are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the packages of blankfill[export] are not installed")
@@ -119,19 +117,6 @@ def test_writers_have_two_graphs(family: str, tmp_path: Path) -> None:
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == ours["text"] != ""
         ids = theirs.generate(reads(source, return_tensors="pt")["input_ids"])[0]
         assert reads.decode(ids, skip_special_tokens=True).strip() == ours["text"]
-
-
-def writer(tmp_path: Path, family: str) -> Path:
-    """A run that learns to write its source again."""
-    rows = [{"source": f"the {word} sat", "target": f"{word} sat"} for word in ("cat", "dog", "mat", "big")] * 4
-    for name in ("train", "dev"):
-        write_lines(tmp_path / "data" / f"{name}.jsonl", rows)
-    options = FinetuneOptions(
-        lr=5e-3, batch_size=8, epochs=2, threads=1, precision="fp32", device="cpu", max_length=24, max_target_length=6
-    )
-    model = writing_model(tmp_path / "model", family)
-    blankfill.finetune(FinetuneConfig("seq2seq", tmp_path / "data", model, options), tmp_path / "run")
-    return tmp_path / "run"
 
 
 def test_what_writes_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

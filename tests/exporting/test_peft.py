@@ -12,7 +12,7 @@ from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from head_models import family_folder, fine_tuned
-from small_tasks import sentences, write_lines, writing_model
+from small_tasks import sentences, write_lines, writer, writing_model
 
 LORA = {"lora_rank": 2, "lr": 0.05}
 pytest.importorskip("peft", reason="peft is not installed")
@@ -43,8 +43,6 @@ def test_an_adapter_computes_the_same(family: str, task: str, modules: list[str]
 
 
 def test_a_writer_and_what_has_no_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_onnx_heads import writer  # the same task
-
     with pytest.raises(UserError, match=r"was not fine-tuned with LoRA; leave out lora"):
         export_model(writer(tmp_path / "plain", "t5"), tmp_path / "out", lora="adapter")
     with pytest.raises(UserError, match=r"was not fine-tuned with LoRA; leave out lora"):

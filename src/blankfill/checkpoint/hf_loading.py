@@ -178,12 +178,12 @@ def refuse_heads(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
     Unknown weights of the model itself cannot, nor can a model with missing ones be read; `check_shapes` lists both.
     """
     table = checkpoint_format.table
-    unknown = table.unknown(weights)
+    names_in_file, unknown, missing = table.compare(weights)
     body = {
         name for rule in table.rules if rule.ours.startswith(("token_embeddings", "layers.")) for name in rule.theirs
     }
-    stems = {name.partition(".")[0] for name in weights if table.canonical(name) in body}
-    if not unknown or table.missing(weights) or any(name.partition(".")[0] in stems for name in unknown):
+    stems = {own.partition(".")[0] for name, own in names_in_file.items() if name in body}
+    if not unknown or missing or any(name.partition(".")[0] in stems for name in unknown):
         return
     known = set(weights) - set(unknown)
     counted = f"{len(unknown)} weights are" if len(unknown) > 1 else "1 weight is"

@@ -19,8 +19,9 @@ from blankfill.system.schema import Option
 class Options(PrepareConfig):
     """Prepare text for pretraining: clean it, split it, drop duplicates, train a tokenizer, write token files.
 
-    Reads files and folders of plain text, JSON lines, CSV, Parquet, Wikipedia dumps and WikiExtractor output,
-    compressed or not. The same command resumes a run that was interrupted.
+    Reads files and folders of plain text, tables (CSV, TSV, JSON, Parquet, spreadsheets), Word, PDF and EPUB
+    documents, web pages, Wikipedia dumps and WikiExtractor output; texts, CSV, JSON and dumps may be compressed. The
+    same command resumes a run that was interrupted.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {

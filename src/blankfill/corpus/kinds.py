@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 from blankfill.corpus.compression import plain_suffix
-from blankfill.corpus.documents.kinds import document_kind
+from blankfill.corpus.documents.kinds import BY_CONTENT, NEEDS, document_kind
 from blankfill.corpus.encodings import bom_encoding, check_encoding, is_wide, wide_encoding
 from blankfill.corpus.tables.parquet_rows import is_parquet
 from blankfill.corpus.tables.prose import is_json_lines
 from blankfill.corpus.tables.reading import FORMS, RENAME, table_kind
 from blankfill.corpus.tables.spreadsheet_rows import is_spreadsheet
-from blankfill.system.reading import STAND_IN, substitute
+from blankfill.system.reading import POINTER, STAND_IN, substitute
 
 _SIGNATURES = (
     (rb"PK\x03\x04", "a zip archive"),
@@ -87,8 +87,14 @@ def text_kind(name: str, text: str, columns: tuple[str, ...]) -> tuple[str, str]
     if re.match(r"\s*<doc id=", text):
         return "wikiextractor", ""
     named = table_kind(name)
-    if named and (what := substitute(text[:STAND_IN].encode())):
-        return "", f"{what}, not a table: download the file itself"
+    document = NEEDS[suffix[1:]][0] if suffix in BY_CONTENT else ""
+    what = substitute(text[:STAND_IN].encode())
+    if what and (named or document):
+        return "", f"{what}, not {document or 'a table'}: download the file itself"
+    if what == POINTER:
+        return "", f"{what}: download the file itself"
+    if document:
+        return "", f"text, and its name is that of {document}: name it .txt, or copy or download the document again"
     if named in FORMS:
         return "", f"text, and its name is that of {FORMS[named]}: {RENAME}"
     if named == "jsonl":

@@ -25,6 +25,7 @@ The sentences are slices of the paragraph without the white space around them, s
 from __future__ import annotations
 
 import re
+import unicodedata
 from itertools import pairwise
 
 from blankfill.corpus.abbreviations import (
@@ -254,7 +255,7 @@ def _ends_western(text: str, start: int, stop: int, end: int) -> bool:
 def _word_begin(text: str, lowest: int, stop: int) -> int:
     """Return where the word before `stop` begins, `lowest` for a word that begins there or before it."""
     begin = stop
-    while begin > lowest and (text[begin - 1] == "." or text[begin - 1].isalnum() or _is_indic(text[begin - 1])):
+    while begin > lowest and (text[begin - 1] == "." or text[begin - 1].isalnum() or _is_sign(text[begin - 1])):
         if text[begin - 1] >= "\u2e80":
             break
         begin -= 1
@@ -274,6 +275,12 @@ def _ends_other(text: str, begin: int, stop: int, word: str) -> bool:
 def _is_indic(character: str) -> bool:
     """Return whether this is a letter or vowel sign of an Indic script, whose signs Python takes for no letters."""
     return "\u0900" <= character < "\u0e00" and character not in _FULL
+
+
+def _is_sign(character: str) -> bool:
+    """Return whether this belongs to a word although Python may take it for no letter: Indic letters and signs, and the
+    vowel signs and points of all other scripts."""
+    return _is_indic(character) or unicodedata.category(character) in ("Mn", "Mc")
 
 
 def _next_word(text: str, end: int) -> tuple[str, str]:

@@ -183,6 +183,13 @@ class Table:
     def match(self, names: Iterable[str], where: str) -> dict[str, str]:
         """Return the name in the file for each name of the table, without missing optional ones; UserError lists
         unknown and missing names."""
+        names_in_file, unknown, missing = self.compare(names)
+        _complain(where, unknown, missing)
+        return names_in_file
+
+    def compare(self, names: Iterable[str]) -> tuple[dict[str, str], list[str], list[str]]:
+        """Return (the name in the file for each name of the table that it has, the names in the file that the table
+        does not know, the names of the table that the file must have and lacks)."""
         wanted = {name for rule in self.rules for name in rule.theirs}
         names_in_file: dict[str, str] = {}
         unknown = []
@@ -192,23 +199,7 @@ class Table:
                 names_in_file[canonical] = name
             elif canonical not in self.copies and not any(re.search(pattern, canonical) for pattern in self.ignored):
                 unknown.append(name)
-        _complain(where, unknown, sorted(wanted - names_in_file.keys() - self.optional))
-        return names_in_file
-
-    def unknown(self, names: Iterable[str]) -> list[str]:
-        """Return the names in a file that the table does not know."""
-        known = {name for rule in self.rules for name in rule.theirs} | self.copies.keys()
-        return [
-            name
-            for name in names
-            if (canonical := self.canonical(name)) not in known
-            and not any(re.search(pattern, canonical) for pattern in self.ignored)
-        ]
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Return the names that a file must have and lacks."""
-        wanted = {name for rule in self.rules for name in rule.theirs}
-        return sorted(wanted - {self.canonical(name) for name in names} - self.optional)
+        return names_in_file, unknown, sorted(wanted - names_in_file.keys() - self.optional)
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         """Return our state dict from theirs. where: the file, for the error message."""

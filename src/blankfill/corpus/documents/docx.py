@@ -43,12 +43,21 @@ def docx_paragraphs(path: str, name: str, dropped: Counter[str]) -> Iterator[str
         largest = max(member.file_size for member in members if member.filename.endswith(".xml"))
         if largest > LARGEST_MARKUP:
             raise SourceError(too_long(f"{name}: its text", LARGEST_MARKUP, _SMALLER, "bytes").template)
-        body = docx.Document(path).element.body
+        document = docx.Document(path)
+        body, margins = document.element.body, _margins(document)
     except (*DAMAGES, OpcError, LxmlError) as error:
         raise SourceError(
             f"{name} is not a readable Word document ({error}): save it again, or copy it again."
         ) from error
+    dropped["headers and footers"] += margins
     yield from _blocks(body, dropped)
+
+
+def _margins(document: Any) -> int:
+    """Return how many headers and footers of a document have text."""
+    parts = [relation.target_part for relation in document.part.rels.values() if not relation.is_external]
+    margins = {part for part in parts if part.partname.startswith(("/word/header", "/word/footer"))}
+    return sum(any((node.text or "").strip() for node in part.element.iter(f"{_W}t")) for part in margins)
 
 
 def _blocks(parent: Any, dropped: Counter[str]) -> Iterator[str]:

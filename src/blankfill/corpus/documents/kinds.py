@@ -16,6 +16,8 @@ NEEDS = {
     "html": ("a web page", "trafilatura", "trafilatura"),
 }
 """Kind → what it is, the module that reads it, and the package that has the module."""
+BY_CONTENT = (".docx", ".pdf", ".epub")
+"""Suffixes of documents whose first bytes show what they are."""
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SAVE = "save it as .docx or as plain text, for example with LibreOffice"
 

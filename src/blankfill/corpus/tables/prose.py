@@ -1,7 +1,7 @@
 """The running text of a table's rows, for pretraining: (number of the row, its paragraphs).
 
-An empty or null text is skipped; any other value that is not text is an error that names its line. A list is sentences
-or paragraphs. Not here: which column is the text (`columns`), the characters of a text (`clean`).
+An empty or null text has no paragraphs; any other value that is not text is an error that names its line. A list
+is sentences or paragraphs. Not here: which column is the text (`columns`), the characters of a text (`clean`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def text_choices(table: Table, options: TableOptions) -> list[FieldChoice]:
 
 
 def text_rows(table: Table, choices: list[FieldChoice]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of the row, paragraphs of its text) for the rows of a table that have a text."""
+    """Yield (number of the row, paragraphs of its text) for the rows of a table; a row without a text has none."""
     fields = [choice.field for choice in choices]
     rest = fields[-1:] == list(table.columns[-1:]) and len(fields) == 1
     wanted = None if fields == [EACH_VALUE] else fields
@@ -75,8 +75,7 @@ def text_rows(table: Table, choices: list[FieldChoice]) -> Iterator[tuple[int, l
         except RecursionError as error:
             where = table.where(number)
             raise UserError(f"{where} is nested too deeply to be read: correct or delete it.") from error
-        if paragraphs:
-            yield number, paragraphs
+        yield number, paragraphs
 
 
 def _record_paragraphs(table: Table, record: Any, field: str, number: int) -> list[str]:
