@@ -27,7 +27,7 @@ from blankfill.families.weight_names import (
     real,
 )
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Glm, Objective
+from blankfill.objectives import ChatGlm, Objective
 
 ALPHA = math.sqrt(2 * 28)
 """Factor of the residual stream in the original code, whatever the number of layers."""
@@ -48,7 +48,7 @@ class ChatglmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
-    objective = Glm
+    objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
     token_roles = {  # noqa: RUF012
         "bos_token_id": "sop", "eos_token_id": "eop", "mask_token_id": "mask", "gmask_token_id": "gmask",
@@ -95,7 +95,7 @@ class ChatglmNames(WeightNames):
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: blanks in rows as long as the positions."""
-        return Glm(config.position_sizes[0])
+        return ChatGlm(config.position_sizes[0])
 
 
 IGNORED = (r"\.rotary_emb\.inv_freq$",)
@@ -148,5 +148,6 @@ CHATGLM = FamilySpec(
     channels=("pos 1", "pos 2"),
     equal_position_tables=True,
     weight_names=ChatglmNames(),
+    default_for=("chatglm",),
     docs="chatglm",
 )

@@ -14,7 +14,7 @@ from blankfill.families.chatglm import ALIASES, IGNORED, read_sizes, shifted_rul
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import HalvesSwapped, Table, WeightNames, real
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Glm, Objective
+from blankfill.objectives import Glm130b, Objective
 
 PRESET: dict[str, Any] = {
     "norm": "post", "norm_eps": 1e-5, "embedding_norm": True, "residual_scale": 0.0, "activation": "gelu",
@@ -27,7 +27,7 @@ class Glm130bNames(WeightNames):
 
     name = "glm-130b"
     model_type = "glm-130b"
-    objective = Glm
+    objective = Glm130b
     inputs = ("input_ids", "position_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
@@ -59,7 +59,7 @@ class Glm130bNames(WeightNames):
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: blanks in rows as long as the positions."""
-        return Glm(config.position_sizes[0])
+        return Glm130b(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """Return the ids of the tokens of blanks, and of the ends of a blank and of the text."""
@@ -74,5 +74,6 @@ GLM_130B = FamilySpec(
     source="Zeng et al. 2022; THUDM/SwissArmyTransformer glm130B_model.py",
     preset=PRESET,
     weight_names=Glm130bNames(),
+    default_for=("glm-130b",),
     docs="chatglm",
 )
