@@ -192,9 +192,9 @@ def test_templates_by_name_and_file(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ messages[0].content }}{{ bos_token }}", encoding="utf-8")
     assert template_named(str(file), {"bos_token": "<s>"}).prompt([user("x")]) == "x<s>"
-    with pytest.raises(UserError, match=r"there is no such file, and no built-in chat template .*chatglm, plain"):
+    with pytest.raises(UserError, match=r"there is no such file, and no built-in chat template .*bare, chatglm, plain"):
         template_named("nosuch")
-    with pytest.raises(UserError, match=r"no chat template 'x'; the built-in ones are chatglm"):
+    with pytest.raises(UserError, match=r"no chat template 'x'; the built-in ones are bare, chatglm"):
         built_in("x")
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="UTF-8"):

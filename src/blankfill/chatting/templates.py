@@ -83,8 +83,12 @@ BUILT_IN: dict[str, str] = {
     "plain": PLAIN.replace("USER", "User:").replace("ASSISTANT", "Assistant:"),
     "plain-zh": PLAIN.replace("USER", "用户：").replace("ASSISTANT", "助手："),
 }
-"""The built-in templates. bare: the last message alone, for models that know no history. chatglm: as ChatGLM-6B was released (`[Round 0]\\n问：…\\n答：`, and the bare question where
-there is no history); a message of the system stands before the first question, which was not foreseen there."""
+"""The built-in templates.
+
+bare: the last message alone, for models that know no history. chatglm: as ChatGLM-6B was released, which is
+`[Round 0]`, `问：…`, `答：…` on lines of their own, and the bare question where there is no history; a message of the
+system stands before the first question, which was not foreseen there. plain, plain-zh: our own wording.
+"""
 
 
 class Round(NamedTuple):
