@@ -109,7 +109,8 @@ def _blocks(
     size: int | None = None,
 ) -> list[_Block]:
     """Divide all scores into blocks. context: number of columns of a context that the T columns attend to, or of a
-    prefix and the T columns; None where they attend to one another. size: queries of a block that has a range; None for `QUERIES`."""
+    prefix and the T columns; None where they attend to one another. size: queries of a block that has a range; None for
+    `QUERIES`."""
     S = T if context is None else context
     blocks: list[_Block] = []
     total = 0
