@@ -13,14 +13,16 @@ Shapes: B rows, T columns, H heads, E width of a head, A axes, P pairs of column
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.relative import Distances
-from blankfill.types import RotaryRounding
+from blankfill.types import LayerKind, RotaryRounding
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class PositionTerms:
 
 NO_TERMS = PositionTerms()
 """The terms of a model whose positions are in the embeddings, or that has none."""
+
+
+def terms_behind(terms: Mapping[LayerKind, PositionTerms], columns: int) -> dict[LayerKind, PositionTerms]:
+    """Return the terms of the same queries when this number of columns without positions comes before the keys."""
+    return {
+        kind: part if part.bias is None else replace(part, bias=F.pad(part.bias, (columns, 0)))
+        for kind, part in terms.items()
+    }
 
 
 def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
