@@ -14,6 +14,7 @@ from blankfill.system.files import write_file
 from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.tasks.cloze.soft_labels import SoftLabels
+from blankfill.tasks.datasets.chat import CHAT, chat_task
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.tabular import TABULAR, tabular_task
 from blankfill.tasks.options import FinetuneOptions
@@ -63,8 +64,10 @@ def task_with(name: str, tables: TableOptions) -> Task:
     task = task_named(name)
     if tables == TableOptions():
         return task
+    if task == CHAT:
+        return chat_task(tables)
     if task not in TABULAR:
-        names = ", ".join(table.name for table in TABULAR)
+        names = ", ".join(table.name for table in (*TABULAR, CHAT))
         raise UserError(f"{task.name} knows the form of its files; {tables.given_names()} is for {names} only")
     return tabular_task(task.name, tables)
 
