@@ -29,6 +29,8 @@ that predict the token at their position, and memory, which gets no gradient."""
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
 
+RotaryRounding = Literal["none", "frequencies", "angles"]
+"""What the rotations of rotary positions round to fp16 (`TransformerConfig.rotary_rounding`)."""
 LayerKind = Literal["global", "local"]
 """The kinds of layers by the keys that a query sees: all that the rule shows, or those of them in the window."""
 

@@ -22,8 +22,8 @@ SECTIONS = {
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm init init_std positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
-    "optimizer momentum lr embedding_lr_multiplier schedule warmup constant_steps decay_steps min_lr "
-    "weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
+    "optimizer momentum lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup constant_steps "
+    "decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
     "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples hidden_words",
     DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",

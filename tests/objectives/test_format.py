@@ -18,10 +18,12 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    ChatGlm,
     Electra,
     Ernie,
     Format,
     Glm,
+    Glm130b,
     Gpt,
     MaskWriter,
     Mlm,
@@ -36,6 +38,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.chatglm import ChatGlmChoice
 from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
@@ -58,7 +61,8 @@ SINGLE = {
     "spanbert": SpanBert(48, boundary=0), "ernie": Ernie(48, next_sentence=False),
     "ernie with tasks": Ernie(48, next_sentence=False, task_types=3, task=2), "unilm": Unilm(48), "unilm2": Unilm2(48),
     "glm": Glm(48), "gpt": Gpt(48), "gpt stream": Gpt(48, documents="stream"), "xlnet": Xlnet(48, pairs=False),
-    "t5": T5(48, variant="bert"), "bart": Bart(48), "electra": Electra(48),
+    "t5": T5(48, variant="bert"), "bart": Bart(48), "electra": Electra(48), "chatglm": ChatGlm(48),
+    "glm-130b": Glm130b(48),
 }  # fmt: skip
 PAIRS = {
     "bert": Bert(48), "albert": Albert(48), "ernie": Ernie(48), "ernie with tasks": Ernie(48, task_types=3, task=1),
@@ -104,6 +108,8 @@ def built(
         choice = UnilmChoice(a, b, "both", masks)
     elif isinstance(objective, Glm):
         choice = GlmChoice((), ())
+    elif isinstance(objective, ChatGlm):
+        choice = ChatGlmChoice((((0, len(first)), GlmChoice((), ())),))
     elif isinstance(objective, Xlnet):
         order = np.arange(len(first) + 2 + (len(second) + 1 if second else 0))
         choice = XlnetChoice(a, b, array(hidden), array(order))

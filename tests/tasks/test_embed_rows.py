@@ -23,9 +23,11 @@ from blankfill.objectives import (
     Albert,
     Bart,
     Bert,
+    ChatGlm,
     Electra,
     Ernie,
     Glm,
+    Glm130b,
     Gpt,
     Mlm,
     Objective,
@@ -38,6 +40,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.chatglm import ChatGlmChoice
 from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
@@ -70,6 +73,8 @@ def choice_of_nothing(objective: Objective, size: int) -> Any:
         return SpanChoice((), ())
     if isinstance(objective, Glm):
         return GlmChoice((), ())
+    if isinstance(objective, ChatGlm):
+        return ChatGlmChoice((((0, size), GlmChoice((), ())),))
     if isinstance(objective, Xlnet):
         order = np.zeros(size + 2, np.int32)
         return XlnetChoice(whole, none, NOTHING, order)
@@ -104,7 +109,7 @@ CASES = [
     Bert(LENGTH, next_sentence=False), Bert(LENGTH), Mlm(LENGTH), Mlm(LENGTH, position_offset=0), Albert(LENGTH),
     SpanBert(LENGTH), Ernie(LENGTH), Ernie(LENGTH, task_types=3, task=2), Unilm(LENGTH), Unilm2(LENGTH), Glm(LENGTH),
     Glm(LENGTH, task_mask=True), Gpt(LENGTH), Gpt(LENGTH, documents="stream"), Xlnet(LENGTH, pairs=False), T5(LENGTH),
-    Bart(LENGTH), Electra(LENGTH),
+    Bart(LENGTH), Electra(LENGTH), ChatGlm(LENGTH), Glm130b(LENGTH),
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from blankfill.attention.relative import Distances
+from blankfill.types import RotaryRounding
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,20 @@ class Rotation:
     sine: Tensor
 
     @classmethod
-    def of(cls, positions_ABT: Tensor, width: int, theta: float) -> Rotation:
+    def of(cls, positions_ABT: Tensor, width: int, theta: float, rounding: RotaryRounding = "none") -> Rotation:
         """Compute the rotation of a batch. positions: one channel for each axis, int64. width: E. theta: base of the
-        frequencies; the slowest pair turns by about 1 / theta radians per position."""
+        frequencies; the slowest pair turns by about 1 / theta radians per position. rounding: what is rounded to fp16,
+        as in ChatGLM-6B: nothing, the frequencies, or also positions and angles, their products."""
         axes = len(positions_ABT)
         pairs = width // (2 * axes)
         exponents = torch.arange(pairs, device=positions_ABT.device, dtype=torch.float32) / pairs
-        angles = positions_ABT.movedim(0, -1)[..., None].float() * (1.0 / theta**exponents)
+        frequencies, positions = 1.0 / theta**exponents, positions_ABT.movedim(0, -1)[..., None].float()
+        if rounding != "none":
+            frequencies = frequencies.half().float()
+        if rounding == "angles":
+            angles = (positions.half().float() * frequencies).half().float()
+        else:
+            angles = positions * frequencies
         return cls(angles.cos(), angles.sin())
 
     def rotate(self, x_BTHE: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from blankfill.errors import Problem, setting
 from blankfill.families.registry import FAMILIES
@@ -22,6 +22,8 @@ from blankfill.system.schema import Option
 
 BOTH_SIDES, BEFORE = (-1, 1, -2, 2), (-1, -2, -3, -4)
 """Relative offsets that the first heads are initialised to attend to, in bidirectional and in causal models."""
+
+DEEPNORM = {"norm": "post", "residual_scale": 0.0, "init": "deepnorm"}
 
 WIDEST = 2**24
 """Maximum number of rows or columns of a weight."""
@@ -65,8 +67,9 @@ class ModelOptions:
     hidden_size without a projection)."""
     shared: Literal["family", "none", "attention", "ffn", "all"] = "family"
     """Weights that all layers share. family: as in the family's paper."""
-    norm: Literal["family", "pre", "post"] = "family"
-    """Position of the layer norms: before or after each sublayer. family: as in the family's paper."""
+    norm: Literal["family", "pre", "post", "deepnorm"] = "family"
+    """Position of the layer norms: before or after each sublayer. family: as in the family's paper; deepnorm: after,
+    with a residual stream scaled by √(2 · num_layers) and the initial weights that go with it (GLM-130B)."""
     init: Literal["family", "locality"] = "family"
     """Initial weights. family: as in the family's paper; locality: the first heads attend to adjacent tokens, which
     speeds up short runs considerably."""
@@ -103,6 +106,15 @@ class ModelOptions:
         )  # fmt: skip
         return replace(config, **objective.model_fields(config.hidden_size))
 
+    def _norm_fields(self, preset: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that `norm` changes. Without DeepNorm, a family that has it starts as others do."""
+        if self.norm == "family":
+            return {}
+        if self.norm == "deepnorm":
+            return DEEPNORM
+        plain = {"residual_scale": 1.0, "init": "normal"} if preset.get("residual_scale") == 0 else {}
+        return {"norm": self.norm, **plain}
+
     def config(
         self,
         vocab_size: int,
@@ -116,8 +128,7 @@ class ModelOptions:
         whatever the family."""
         spec = self.spec
         preset = dict(spec.preset)
-        if self.norm != "family":
-            preset["norm"] = self.norm
+        preset |= self._norm_fields(preset)
         if self.embedding_size:
             preset["embedding_size"] = self.embedding_size
         if self.init_std:

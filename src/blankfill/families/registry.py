@@ -12,10 +12,12 @@ from blankfill.errors import UserError
 from blankfill.families.albert import ALBERT
 from blankfill.families.bart import BART
 from blankfill.families.bert import BERT
+from blankfill.families.chatglm import CHATGLM
 from blankfill.families.distilbert import DISTILBERT
 from blankfill.families.electra import ELECTRA
 from blankfill.families.ernie import ERNIE
 from blankfill.families.glm import GLM
+from blankfill.families.glm_130b import GLM_130B
 from blankfill.families.gpt2 import GPT2
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.roberta import ROBERTA
@@ -43,7 +45,7 @@ def _check(name: str, spec: FamilySpec) -> None:
 
 _BUILT_IN = (
     BERT, DISTILBERT, ROBERTA, ALBERT, SPANBERT, ERNIE, UNILM2, GPT2, GLM, XLNET, T5_SPEC, T5_V1_1_SPEC, BART,
-    MODERNBERT, ELECTRA,
+    MODERNBERT, ELECTRA, CHATGLM, GLM_130B,
 )  # fmt: skip
 
 FAMILIES: Registry[FamilySpec] = Registry(

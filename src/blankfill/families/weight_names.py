@@ -86,6 +86,36 @@ class Fused(Rule):
         return ours.chunk(len(self.theirs))
 
 
+@dataclass(frozen=True)
+class ByHead(Rule):
+    """Our [queries; keys; values], of which they store the rows of a head together: queries, keys, values of head 0,
+    then those of head 1. heads: number of heads."""
+
+    heads: int
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """[3HE, …] by queries, keys and values, from rows by head."""
+        return theirs[0].unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Rows by head."""
+        return [ours.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)]
+
+
+class HalvesSwapped(Rule):
+    """One of our tensors whose halves they store in the other order."""
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """Second half, first half."""
+        import torch
+
+        return torch.cat(list(reversed(theirs[0].chunk(2))))
+
+    def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """The same, which is its own inverse."""
+        return [self.to_ours([ours])]
+
+
 class Copied(Rule):
     """One of our tensors that they store several times; the last of theirs is the one in use."""
 

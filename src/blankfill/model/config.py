@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from blankfill.errors import ConfigError
 from blankfill.system.loader import build
 from blankfill.system.reading import shown
-from blankfill.types import LayerKind
+from blankfill.types import LayerKind, RotaryRounding
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Shared = Literal["none", "attention", "ffn", "all"]
@@ -63,6 +63,10 @@ class TransformerConfig:
     channels."""
     rotary_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rotary_rounding: RotaryRounding = "none"
+    """Rounding of the rotary frequencies to fp16, as the released ChatGLM-6B computes them. none: exact. frequencies:
+    rounded and widened to fp32 (that model in fp32). angles: the product of position and frequency is rounded too (that
+    model in fp16, as it is served)."""
     local_rotary_theta: float = 0.0
     """Base of the rotary frequencies in layers with local attention (ModernBERT); 0 means rotary_theta."""
     window: int = 0
@@ -90,7 +94,8 @@ class TransformerConfig:
     """Whether a pre-norm model's first layer has a norm before attention (ModernBERT has none there, where the
     embeddings are normalised already)."""
     residual_scale: float = 1.0
-    """Factor of the residual stream in the sum with each sublayer's output (DeepNorm's α, Wang et al. 2022)."""
+    """Factor of the residual stream in the sum with each sublayer's output (DeepNorm's α, Wang et al. 2022); 0 means
+    √(2 · num_layers), as GLM-130B has it."""
     embedding_norm: bool = False
     """LayerNorm on the summed embeddings (BERT)."""
     activation: Activation = "gelu_tanh"
@@ -144,14 +149,20 @@ class TransformerConfig:
     generator_size: int = 0
     """Width of the generator of a model that detects replaced tokens (ELECTRA, Clark et al. 2020: a quarter to a half
     of hidden_size; `model.replaced_tokens`); 0 means no generator. The language-model head belongs to the generator."""
-    init: Literal["normal", "truncated_normal", "t5"] = "normal"
-    """t5: each matrix by the width of what it reads (`model.initial`)."""
+    init: Literal["normal", "truncated_normal", "t5", "deepnorm"] = "normal"
+    """t5: each matrix by the width of what it reads. deepnorm: Xavier normal, smaller by √(2 · num_layers) except for
+    queries and keys (GLM-130B). See `model.initial`."""
     init_std: float = 0.02
     position_std: float = 0.02
     scaled_init: bool = False
     """Residual output projections start at init_std/√(2·num_layers) (GLM, nanoGPT)."""
     locality: tuple[int, ...] = ()
     """Relative positions that the first heads of layer 0 are initialised to attend to (`model.locality`)."""
+
+    @property
+    def alpha(self) -> float:
+        """Factor of the residual stream, where `residual_scale` is 0 too."""
+        return self.residual_scale or math.sqrt(2 * self.num_layers)
 
     @property
     def head_width(self) -> int:
@@ -266,6 +277,11 @@ class TransformerConfig:
                 "an encoder and a decoder share their word table and nothing else; leave model.embedding_size at 0 and "
                 "model.shared at none"
             )
+        if self.encoder_layers and (not self.residual_scale or self.init == "deepnorm"):
+            problems.append(
+                "DeepNorm is for models of one stack here; with an encoder leave model.residual_scale above 0 and "
+                "model.init at another value"
+            )
         plain = self.position_scheme in ("learned", "relative") and not (self.head_size or self.num_kv_heads)
         if self.locality and (self.encoder_layers or not plain):
             problems.append(
@@ -306,6 +322,11 @@ class TransformerConfig:
             if len(self.position_sizes) < axes:
                 problems.append(
                     f"model.position_scheme is {self.position_scheme}, which needs {axes} position channels"
+                )
+            if self.rotary_rounding not in get_args(RotaryRounding):
+                problems.append(
+                    f"model.rotary_rounding is {shown(self.rotary_rounding)}; it must be one of "
+                    f"{', '.join(get_args(RotaryRounding))}"
                 )
             if not self.rotary_theta:
                 problems.append("model.rotary_theta is 0; it must be above 0, usually 10000")

@@ -7,6 +7,10 @@ tensorflow/mesh, transformer/attention.py), D width, H heads, F width inside the
     queries (D·E)^-½    keys, values, inner dense D^-½    attention's output (H·E)^-½    feed-forward's output F^-½
     position bias D^-½    separate output embeddings D^-½, as large as tied ones after their scaling
 
+DeepNorm as GLM-130B has it (Zeng et al. 2022, §2.2; Wang et al. 2022) draws the matrices of N layers as Xavier normal,
+with deviation β √(2 / (inputs + outputs)) for inputs and outputs of the single matrix, not of a joint one: β is 1 for
+queries and keys, and (2N)^-½ for values, attention's output and the feed-forward part. All else has `init_std`.
+
 `initial_rules` returns the rule of each parameter, from modules that need no memory (torch's meta device), so that a
 process that holds a part of a model draws only that part (`model.draw`).
 """
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 RESIDUAL = ("attention.output", "cross.output", "ffn.output")
 """The dense layers whose output is added to the residual stream."""
+LAYER = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
+"""The dense layers of a layer of one stack."""
 ZERO, ONE = Rule("constant", 0.0), Rule("constant", 1.0)
 
 
@@ -102,5 +108,14 @@ def _dense_rule(name: str, module: Dense, config: TransformerConfig) -> Rule:
         queries = name.endswith(("attention.qkv", "cross.query")) and not config.scale_scores
         rows = config.attention_width if queries else 0
         return Rule("normal", module.in_features**-0.5, rows, config.head_width**-0.5)
+    if config.init == "deepnorm" and name.endswith(LAYER):
+        return _deepnorm_rule(name, config)
     residual = config.init_std / math.sqrt(2 * config.num_layers) if config.scaled_init else config.init_std
     return _normal(config, residual if name.endswith(RESIDUAL) else config.init_std)
+
+
+def _deepnorm_rule(name: str, config: TransformerConfig) -> Rule:
+    inner = config.ffn_size if ".ffn." in f".{name}" else config.attention_width
+    beta, xavier = (2 * config.num_layers) ** -0.5, math.sqrt(2 / (config.hidden_size + inner))
+    rows = config.attention_width + config.kv_width if name.endswith("qkv") else 0
+    return Rule("normal", beta * xavier, rows, 1 / beta)

@@ -197,7 +197,7 @@ class Layer(nn.Module):
         super().__init__()
         self.index = index
         self.pre = config.norm == "pre"
-        self.residual_scale = config.residual_scale
+        self.residual_scale = config.alpha
         self.dropout = config.dropout
         has_attention = index == 0 or config.shared not in ("all", "attention")
         has_norm = has_attention and (index > 0 or config.first_attention_norm)

@@ -110,7 +110,7 @@ class Rotary(PositionScheme):
 
     def __init__(self, config: TransformerConfig) -> None:
         self.axes = 2 if config.position_scheme == "rotary_2d" else 1
-        self.width = config.head_width
+        self.width, self.rounding = config.head_width, config.rotary_rounding
         self.theta: dict[LayerKind, float] = {
             "global": config.rotary_theta,
             "local": config.local_rotary_theta or config.rotary_theta,
@@ -118,7 +118,8 @@ class Rotary(PositionScheme):
 
     def terms(self, terms: PositionTerms, positions: Tensor, kind: LayerKind, ordered: bool) -> PositionTerms:
         """Add the rotation of a batch."""
-        return replace(terms, rotation=Rotation.of(positions[: self.axes], self.width, self.theta[kind]))
+        rotation = Rotation.of(positions[: self.axes], self.width, self.theta[kind], self.rounding)
+        return replace(terms, rotation=rotation)
 
 
 def attention_scheme(config: TransformerConfig) -> PositionScheme | None:

@@ -12,6 +12,7 @@ from blankfill.objectives.albert import Albert
 from blankfill.objectives.bart import Bart
 from blankfill.objectives.base import ANY, Objective, PackingSpec, ShownColumn
 from blankfill.objectives.bert import Bert
+from blankfill.objectives.chatglm import ChatGlm, Glm130b
 from blankfill.objectives.electra import Electra
 from blankfill.objectives.ernie import Ernie
 from blankfill.objectives.format import Format, FramedRow, SourceRow, TargetNoise
@@ -37,7 +38,7 @@ def _check(name: str, kind: type[Objective]) -> None:
         raise ValueError(f"the objective {getattr(kind, 'name', kind.__name__)} cannot be registered as {name}")
 
 
-_BUILT_IN = (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, Gpt, Xlnet, T5, Bart, Electra)
+_BUILT_IN = (Bert, Mlm, Albert, SpanBert, Ernie, Unilm, Unilm2, Glm, ChatGlm, Glm130b, Gpt, Xlnet, T5, Bart, Electra)
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective", "blankfill.objectives", {kind.name: kind for kind in _BUILT_IN}, _check
@@ -92,11 +93,13 @@ __all__ = [
     "Albert",
     "Bart",
     "Bert",
+    "ChatGlm",
     "Electra",
     "Ernie",
     "Format",
     "FramedRow",
     "Glm",
+    "Glm130b",
     "Gpt",
     "MaskWriter",
     "Mlm",

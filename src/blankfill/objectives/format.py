@@ -87,6 +87,8 @@ class Format:
     """Whether the model gives running text a probability from left to right (`window`)."""
     windows_both_ways: ClassVar[bool] = False
     """Whether the text before a window may have bidirectional attention."""
+    default_role: ClassVar[str] = "mask"
+    """The role of the blank that the target of a source fills, where the caller does not choose one."""
     second_prefix: ClassVar[str] = ""
     """Text before a second source text, where no token separates the two."""
 

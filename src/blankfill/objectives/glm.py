@@ -29,7 +29,7 @@ from numpy.random import Generator
 
 from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
 from blankfill.objectives.format import Format, join
-from blankfill.objectives.glm_format import GlmFormat, Span, with_part_b
+from blankfill.objectives.glm_format import TWO_AXES, GlmFormat, Numbering, Span, with_part_b
 from blankfill.system.bounds import COUNT, Bound, above
 from blankfill.types import Document, Example, Int32, Vocabulary
 
@@ -185,14 +185,7 @@ class Glm(Objective):
         return infill(join(*parts), choice, vocabulary)
 
     def _token_spans(self, document: Document, length: int, rng: Generator) -> list[Span]:
-        wanted = max(1, int(self.mask_ratio * length))
-        law = _kept_span_law(self.mean_span)
-        lengths: list[int] = []
-        total = 0
-        while total < wanted:
-            lengths.append(bisect_right(law, rng.random()) + 1)
-            total += lengths[-1]
-        rng.shuffle(lengths)
+        lengths = draw_lengths(max(1, int(self.mask_ratio * length)), self.mean_span, rng)
         spans: list[Span] = []
         rooms = maskable(document)
         for k, (begin, end) in enumerate(rooms):
@@ -268,6 +261,18 @@ def _kept_span_law(mean: float) -> tuple[float, ...]:
     return (*span_law(mean)[:-1].tolist(), 1.0)
 
 
+def draw_lengths(wanted: int, mean: float, rng: Generator) -> list[int]:
+    """Draw lengths of spans by `span_law` until they have `wanted` tokens together; the last may exceed them."""
+    law = _kept_span_law(mean)
+    lengths: list[int] = []
+    total = 0
+    while total < wanted:
+        lengths.append(bisect_right(law, rng.random()) + 1)
+        total += lengths[-1]
+    rng.shuffle(lengths)
+    return lengths
+
+
 def row_length(document: Document) -> int:
     """Return the length of the clean row: every document inside has its [CLS], all but perhaps the last their end
     token."""
@@ -321,7 +326,9 @@ def place_spans(lengths: list[int], room: int, rng: Generator, offset: int = 0) 
     return spans
 
 
-def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position: int = 0) -> Example:
+def infill(
+    row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position: int = 0, numbering: Numbering = TWO_AXES
+) -> Example:
     """Return the pure step of GLM: a clean row with its specials, and what is blanked → the Example.
 
     row: int32[N]. `first_position` numbers the first token (the paper's figure counts from 1, the code from 0).
@@ -347,7 +354,7 @@ def infill(row: Int32, choice: GlmChoice, vocabulary: Vocabulary, first_position
         targets[column : column + end - start] = row[start:end]
         spans.append((places[k], end - start + (0 if choice.to_end else 1)))
         column += spans[-1][1]
-    example = with_part_b(part_a, spans, targets, vocabulary["sop"])
+    example = with_part_b(part_a, spans, targets, vocabulary["sop"], numbering)
     if choice.hidden:
         example.input_ids[list(choice.hidden)] = vocabulary["dblock"]
     example.positions[0] += first_position

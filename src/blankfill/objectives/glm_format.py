@@ -6,6 +6,7 @@ Not here: what is blanked in training (`glm`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,26 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 
 
-def with_part_b(part_a: Int32, spans: Sequence[Span], targets: Int32, sop: int) -> Example:
+@dataclass(frozen=True)
+class Numbering:
+    """The positions of Part B. Those of Part A count from 0 in the first channel and are 0 in the second.
+
+    channels: 2 numbers the mask of a span and the place in the span, from 1 on; 1 leaves out the second (GLM-130B).
+    counting: the first channel goes on counting the columns in place of the position of the mask (a text that is
+    written to its end, in GLM-130B).
+    """
+
+    channels: int = 2
+    counting: bool = False
+
+
+TWO_AXES = Numbering()
+"""The positions of GLM."""
+
+
+def with_part_b(
+    part_a: Int32, spans: Sequence[Span], targets: Int32, sop: int, numbering: Numbering = TWO_AXES
+) -> Example:
     """Return a row of GLM: Part A, and behind it the spans that Part B writes, in the order in which they are written.
 
     part_a: int32[N], with a mask for each span. spans: of each span the column of its mask and the number of its
@@ -28,15 +48,15 @@ def with_part_b(part_a: Int32, spans: Sequence[Span], targets: Int32, sop: int) 
     """
     context = len(part_a)
     input_ids = np.empty(context + len(targets), np.int32)
-    positions = np.zeros((2, context + len(targets)), np.int32)
+    positions = np.zeros((numbering.channels, context + len(targets)), np.int32)
     input_ids[:context] = part_a
     positions[0, :context] = np.arange(context)
     column = context
     for place, size in spans:
         input_ids[column] = sop
         input_ids[column + 1 : column + size] = targets[column - context : column - context + size - 1]
-        positions[0, column : column + size] = place
-        positions[1, column : column + size] = np.arange(1, size + 1)
+        positions[0, column : column + size] = np.arange(column, column + size) if numbering.counting else place
+        positions[1:, column : column + size] = np.arange(1, size + 1)
         column += size
     index = np.arange(context, len(input_ids), dtype=np.int32)
     return Example(input_ids, positions, AttentionRule.prefix(context, len(input_ids)), index, targets)

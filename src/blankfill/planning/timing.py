@@ -193,6 +193,7 @@ def _trial(
     model = build(config, 0, device)
     model.use_kernel(computing.kernel)
     model.recompute = options.gradient_checkpointing
+    model.token_embeddings.gradient_shrink = options.embedding_gradient_shrink
     optimizer = build_optimizer(model, options)
     clock = _Clock()
     optimizer.register_step_pre_hook(clock.before_update)

@@ -38,6 +38,7 @@ def build_model(inputs: Inputs, rows: Sequence[Rows], context: RunContext, start
     model = warm_start.build(seed, device) if warm_start else build(config, seed, device)
     model.use_kernel(context.machine.attention)
     model.recompute = recipe.train.gradient_checkpointing
+    model.token_embeddings.gradient_shrink = recipe.train.embedding_gradient_shrink
     if teacher is not None and start.kind == "fresh" and recipe.distil.start == "teacher":
         layers = teacher.start(model, recipe)
         say(f"the student starts with layers {', '.join(map(str, layers))} of {teacher.path}, counted from 0")

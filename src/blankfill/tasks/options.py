@@ -16,7 +16,7 @@ Features = Literal["none", "last", "second-to-last", "sum-last-4", "concat-last-
 HeadKind = Literal["linear", "bilstm"]
 Method = Literal["head", "cloze", "text"]
 MultiToken = Literal["surest-first", "at-once"]
-Blank = Literal["mask", "gmask"]
+Blank = Literal["auto", "mask", "gmask"]
 AnswerColumns = Literal["context", "all"]
 HeadOn = Literal["auto", "encoder", "decoder"]
 
@@ -99,8 +99,9 @@ class FinetuneOptions:
     max_target_length: int = 0
     """Generation: maximum length of a generated text in tokens; usually 32 to 256. 0: 128, or less where the model has
     fewer positions."""
-    blank: Blank = "mask"
-    """Generation with GLM: blank token that follows the source, [MASK] or, where the vocabulary has it, [gMASK]."""
+    blank: Blank = "auto"
+    """Generation with GLM: blank token that follows the source, [MASK] or, where the vocabulary has it, [gMASK]. auto:
+    [gMASK] for ChatGLM and GLM-130B, otherwise [MASK]."""
     mixing_limit: int = 0
     """Several tasks: each task is sampled in proportion to its number of examples, capped at this number (T5: 2^16 to
     2^21); 0: no cap."""

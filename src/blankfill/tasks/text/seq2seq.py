@@ -39,12 +39,13 @@ class Source:
 class Writing:
     """Encodes sources and targets. longest: largest number of tokens of a target."""
 
-    def __init__(self, input_format: InputFormat, longest: int = 0, blank: Blank = "mask") -> None:
+    def __init__(self, input_format: InputFormat, longest: int = 0, blank: Blank = "auto") -> None:
         """longest: 0 means the usual number, or less when the model has less room. blank: kind of blank that a target
         fills. Raises ConfigError when the model has no room for such targets, or no such blank."""
-        self.input_format, self.format, self.blank = input_format, input_format.format, blank
+        self.input_format, self.format = input_format, input_format.format
+        self.blank = self.format.default_role if blank == "auto" else blank
         roles = input_format.vocabulary.roles
-        if blank != "mask" and (blank not in roles or self.format.source((), None, blank).blank < 0):
+        if blank == "gmask" and (blank not in roles or self.format.source((), None, blank).blank < 0):
             raise ConfigError([f"{setting('blank', blank)}: the model knows no such blank; leave it out"])
         most, usual = self.format.target_room(input_format.length)
         self.longest = longest or min(USUAL_TARGET, usual)
