@@ -41,7 +41,6 @@ def baseline_of(
         predictions = predict()
         lines = [_line(item, prediction) for item, prediction in zip(items, predictions, strict=True)]
         write_file(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        return predictions
     try:
         lines = [parse_json(line, str(file)) for line in read_text(file).splitlines()]
         if len(lines) != len(items):

@@ -77,6 +77,11 @@ class OldText:
         pad = loaded.vocabulary.roles.get("pad", 0)
         return cls(corpus, rows, old_validation(corpus, recipe, AT_ONCE), pad)
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the measured rows are of text that is not replayed."""
+        return self.corpus.valid is not None and len(self.corpus.valid) > 0
+
     def mark(self) -> Note:
         """Return the noted mark of the text."""
         return {"items": len(self.corpus.train), "content": str(self.corpus.train.fingerprint)}
@@ -215,7 +220,7 @@ class Forgetting:
         return {
             "before": before, "after": after, "change": after - before,
             "interval": None if between is None else list(between), "intervals": known, "rows": len(self.before),
-            "targets": int(self.before[:, 1].sum()), "replay_ratio": self.replayed,
+            "targets": int(self.before[:, 1].sum()), "held_out": self.old.held_out, "replay_ratio": self.replayed,
         }  # fmt: skip
 
 
@@ -232,6 +237,6 @@ def sentence_of(report: dict[str, Any]) -> str:
     replayed = f"{report['replay_ratio']:.0%} of the rows were old text" if report["replay_ratio"] else "none replayed"
     times = math.exp(min(report["change"], 700.0))
     return (
-        f"old text, {report['rows']:,} held-out rows: loss {report['before']:.3f} nats before, {report['after']:.3f} "
+        f"old text, {report['rows']:,} {'held-out ' if report['held_out'] else ''}rows: loss {report['before']:.3f} nats before, {report['after']:.3f} "
         f"after, change {report['change']:+.3f}{span} (perplexity × {times:.2f}; {replayed}): {verdict}"
     )

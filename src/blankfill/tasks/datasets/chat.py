@@ -88,7 +88,7 @@ def read_dialogues(path: Path, labels: tuple[str, ...] = (), options: TableOptio
     dialogues = open_dialogues(path, options or TableOptions())
     items: list[ChatItem] = []
     for line, row in dialogues.table.objects():
-        if any(not is_empty(value) for value in row.values()):
+        if any(not is_empty(value) or isinstance(value, list) for value in row.values()):
             items += dialogues.items_of(row, line)
     if not dialogues.rows:
         raise UserError(f"{path} has no rows: give a file that holds some.")
