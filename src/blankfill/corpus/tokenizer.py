@@ -186,6 +186,11 @@ class Tokenizer:
         return bool(self._full.num_special_tokens_to_add(False))
 
     @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The special tokens, by the strings that stand for them, with their ids."""
+        return MappingProxyType(self._special_tokens)
+
+    @property
     def is_wordpiece(self) -> bool:
         """Whether this is a WordPiece tokenizer, as BERT's."""
         return self._kind == "wordpiece"
