@@ -22,7 +22,7 @@ LAYERS = [
     {"training"},
     {"planning"},
     {"generation"},
-    {"chatting"},
+    {"chatting", "prompts"},
     {"embedding", "tasks"},
     {"report"},
     {"config"},
