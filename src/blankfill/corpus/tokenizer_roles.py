@@ -16,7 +16,7 @@ ROLE_TOKENS: dict[str, tuple[str, ...]] = {
     "sop": ("<|startofpiece|>", "[sop]", "<sop>"),
     "eop": ("<|endofpiece|>", "[eop]", "<eop>"),
     "eos": ("<|endoftext|>", "[EOS]", "<eos>", "<eod>", "</s>"),
-    "dblock": ("[dBLOCK]",),
+    "dblock": ("[dBLOCK]", "<dBLOCK>"),
     "pseudo": ("[PSEUDO]",),
 }
 """Strings of each role; the first that is in the vocabulary is used, and `with_roles` adds the first."""
