@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blankfill.errors import UserError
 from blankfill.families.weight_names import ByHead, HalvesSwapped, Rule, Table
-from blankfill.model.quantized import LARGEST, QuantizedDense, make_quantized, quantizable
+from blankfill.model.quantized import LARGEST, make_quantized, quantizable
 from blankfill.system.loader import fitting
 
 KEY = "quantization"
@@ -66,11 +66,6 @@ def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | N
     if values.get("method") != "absmax":
         raise UserError(f"{where}: `{KEY}.method` is not known to this version; update blankfill")
     return Quantization(layers, "absmax", str(values.get("rounding", "exact")))
-
-
-def of_model(model: nn.Module) -> dict[str, int]:
-    """Return the bits of the quantised layers of a model, by name."""
-    return {name: layer.bits for name, layer in quantizable(model).items() if isinstance(layer, QuantizedDense)}
 
 
 def holds_quantized(table: Table, layers: Iterable[str]) -> bool:

@@ -30,6 +30,7 @@ from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_from_state
 from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
+from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
 from blankfill.system.loader import fitting
@@ -311,7 +312,8 @@ def open_stream(path: Path) -> Stream:
     if not state.get("names"):
         return Stream(plan, weights[0].__getitem__)
     names = field(state, "names", dict, path / STATE)
-    table = checkpoint_format_from_state(names, model_of(state, path), path / STATE).table
+    config = model_of(state, path)
+    table = checkpoint_format_from_state(names, config, path / STATE).table
     rules, found = {rule.ours: rule for rule in table.rules}, table.match(plan, str(path / MODEL))
 
     def read(name: str) -> torch.Tensor:
@@ -319,7 +321,10 @@ def open_stream(path: Path) -> Stream:
             return heads[name]
         return rules[name].to_ours([weights[0][found[theirs]] for theirs in rules[name].theirs if theirs in found])
 
-    ours = table.to_ours(plan, str(path / MODEL))
+    with torch.device("meta"):
+        shapes = Transformer(config).state_dict()
+    kinds = {rule.ours: next(plan[found[name]].dtype for name in rule.theirs if name in found) for rule in table.rules}
+    ours = {name: shapes[name].to(dtype) for name, dtype in kinds.items()}
     more = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in heads.items()}
     return Stream({**ours, **more}, read)
 

@@ -98,6 +98,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         end += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    path.unlink(missing_ok=True)  # a file of this name may be mapped by the tensors
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         start = file.tell()
