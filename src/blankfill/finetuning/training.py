@@ -60,6 +60,8 @@ class Training:
         columns = data.train.columns
         tables = options_of(columns, config.tables) if columns else None
         self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
+        if options.prefix_length:
+            self.state[store.BASE] = setup.base
         context.note_conditions(self.done)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
         self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
@@ -112,12 +114,20 @@ class Training:
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
 
+    def write_adapter(self, done: Progress) -> None:
+        """Write the adapter of the best checkpoint, of a run that trains one."""
+        if self.options.lora_rank or self.options.prefix_length:
+            from blankfill.finetuning.adapter_folder import write_adapter
+
+            self._load_best(done)
+            write_adapter(self.context.folder, self.setup, self.options, self.state)
+
     def _load_best(self, done: Progress) -> None:
         """Give the model the weights of the best checkpoint, if there is one."""
         if done.best_step >= 0:
             path = self.context.folder / "checkpoints" / f"step-{done.best_step}"
             best = store.read(path, with_optimizer=False)
-            store.put_weights(self.setup.model, best.model, best.path)
+            store.put_weights(self.setup.model, best.model, best.path, partial=best.partial)
 
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""
