@@ -48,6 +48,7 @@ class ChatglmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    released_prefix = True
     objective = Glm
     inputs = ("input_ids", "position_ids", "attention_mask")
     token_roles = {  # noqa: RUF012

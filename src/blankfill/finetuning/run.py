@@ -64,5 +64,5 @@ def finetune(
             done = training.run()
             predictions = training.best_predictions(done)
             test_predictions = training.test_predictions(done)
-            training.write_adapter(done)
+            training.write_adapter(done, predictions)
     return outcome.finish(training, done, predictions, test_predictions)

@@ -114,12 +114,13 @@ class Training:
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
 
-    def write_adapter(self, done: Progress) -> None:
-        """Write the adapter of the best checkpoint, of a run that trains one."""
+    def write_adapter(self, done: Progress, predictions: Sequence[Prediction]) -> None:
+        """Write the adapter of the best checkpoint, of a run that trains one. predictions: its own for the dev set."""
         if self.options.lora_rank or self.options.prefix_length:
             from blankfill.finetuning.adapter_folder import write_adapter
 
             self._load_best(done)
+            self.setup.adapter.tune(self.data.dev.items, predictions)
             write_adapter(self.context.folder, self.setup, self.options, self.state)
 
     def _load_best(self, done: Progress) -> None:
