@@ -23,6 +23,7 @@ LAYERS = [
     {"training"},
     {"planning"},
     {"generation"},
+    {"chatting"},
     {"embedding", "tasks"},
     {"report"},
     {"config"},

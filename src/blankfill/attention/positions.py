@@ -25,6 +25,10 @@ from blankfill.attention.relative import Distances
 from blankfill.types import LayerKind, RotaryRounding
 
 
+PORTION = 1 << 17
+"""Numbers of queries and keys that are rotated at a time."""
+
+
 @dataclass(frozen=True)
 class Rotation:
     """Cosines and sines of the angles of a batch, fp32 [B, T, A, P] each."""
@@ -104,23 +108,28 @@ def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
         into_second.copy_(second * cosine + first * sine)
 
 
+def _rotated_packed(qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Return queries and keys rotated and values copied; on a CPU some columns at a time, which stay in its cache."""
+    B, T, _, H, E = qkv_BT3HE.shape
+    columns = max(1, PORTION // (B * 2 * H * E)) if qkv_BT3HE.device.type == "cpu" else T
+    out = torch.empty_like(qkv_BT3HE)
+    for start in range(0, T, columns):
+        at = slice(start, start + columns)
+        _rotate_into(out[:, at, :2], qkv_BT3HE[:, at, :2], cosine[:, at], sine[:, at])
+        out[:, at, 2] = qkv_BT3HE[:, at, 2]
+    return out
+
+
 class _RotatePacked(torch.autograd.Function):
     """The rotation as one operation: it writes into one new tensor and saves only the angles."""
 
     @staticmethod
     def forward(ctx: Any, qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         cosine, sine = cosine[:, :, None, None], sine[:, :, None, None]
-        out = torch.empty_like(qkv_BT3HE)
-        _rotate_into(out[:, :, :2], qkv_BT3HE[:, :, :2], cosine, sine)
-        out[:, :, 2] = qkv_BT3HE[:, :, 2]
         ctx.save_for_backward(cosine, sine)
-        return out
+        return _rotated_packed(qkv_BT3HE, cosine, sine)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         cosine, sine = ctx.saved_tensors
-        (grad,) = upstream
-        out = torch.empty_like(grad)
-        _rotate_into(out[:, :, :2], grad[:, :, :2], cosine, -sine)
-        out[:, :, 2] = grad[:, :, 2]
-        return out, None, None
+        return _rotated_packed(upstream[0], cosine, -sine), None, None

@@ -332,8 +332,9 @@ def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def frozen_names(model: torch.nn.Module) -> set[str]:
-    """Return the names of the weights of a model that get no gradient."""
-    return {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+    """Return the names of the weights of a model that get no gradient, quantised ones among them."""
+    learning = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    return model.state_dict().keys() - learning
 
 
 def put_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from blankfill.errors import Problem, setting
@@ -21,8 +21,11 @@ AnswerColumns = Literal["context", "all"]
 HeadOn = Literal["auto", "encoder", "decoder"]
 
 
-LR, PREFIX_LR = 3e-5, 2e-2
-"""Usual learning rates, the second one of a prefix (THUDM/ChatGLM-6B, ptuning/train.sh)."""
+USUAL_LR, CHAT_LR, CHAT_LORA_LR = 3e-5, 1e-4, 1e-3
+"""Learning rates where none is given: of tasks, of dialogues (ChatGLM-6B's own script for all weights), and of LoRA for
+dialogues."""
+PREFIX_LR, CHAT_PREFIX_LR = 2e-2, 1e-2
+"""The same of a prefix, for tasks and for dialogues (THUDM/ChatGLM-6B, ptuning/train.sh and train_chat.sh)."""
 PREFIX_DROPOUT = 0.1
 WITHOUT_ADAPTER: dict[str, Any] = {
     "lora_rank": 0, "prefix_length": 0, "prefix_projection": False, "prefix_dropout": PREFIX_DROPOUT,
@@ -38,12 +41,14 @@ class FinetuneOptions:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("epochs", "distil_epochs", "mixing_temperature"), above(0)),
+        "lr": at_least(0.0),
         **dict.fromkeys(("batch_size", "stride", "max_query_length", "max_answer_length"), SOME),
         **dict.fromkeys(
-            ("lr", "max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
+            ("max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
              "patience", "micro_batch", "max_train_samples", "mlm_weight", "max_target_length", "mixing_limit",
-             "no_repeat_ngram", "max_eval_samples"), COUNT
+             "no_repeat_ngram", "max_eval_samples", "max_prompt_length"), COUNT
         ),
+        "replay_ratio": below(1),
         "beams": at_least(1, MOST_BEAMS),
         "length_penalty": Bound(-STEEPEST, STEEPEST),
         "label_smoothing": below(1),
@@ -58,7 +63,8 @@ class FinetuneOptions:
     }  # fmt: skip
 
     lr: float = 0.0
-    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5, and with a prefix 2e-2."""
+    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5, with a prefix 2e-2; for dialogues
+    1e-4 (ChatGLM-6B), with LoRA 1e-3, with a prefix 1e-2."""
     embedding_lr_multiplier: float = 0.0
     """Learning rate of the token embeddings as a multiple of lr. 0: the multiplier that the model was pretrained with;
     1 for imported models."""
@@ -124,6 +130,20 @@ class FinetuneOptions:
     target_noise: float = 0.0
     """Generation with UniLM v2: fraction of target tokens that the model reads as the token at their pseudo mask in
     training (released code: 0.4 to 0.8, by task)."""
+    template: str = ""
+    """Dialogues: chat template that writes them out: chatglm, plain, plain-zh, or a Jinja file as transformers'
+    chat_template; stored with the model. Without it, that of the model, or plain."""
+    max_prompt_length: int = 0
+    """Dialogues: maximum length of the text before an answer in tokens; older rounds are left out first. 0: what a row
+    holds beside the answer."""
+    learn_start: bool = True
+    """Dialogues with ChatGLM: learn <sop> at [gMASK] too, as ChatGLM-6B's own fine-tuning does."""
+    replay: str = ""
+    """Dialogues: old text, a file, a folder or a prepared corpus, whose loss is measured before and after the training
+    (the forgetting report), and which --replay-ratio mixes in."""
+    replay_ratio: float = 0.0
+    """Dialogues: share of rows of the old text in each step, and its share of the loss; usually 0.1 to 0.3. 0: only
+    measured."""
     beams: int = 1
     """Generation: beam width; 1 is greedy search. Usually 4 or 5."""
     length_penalty: float = 1.0
@@ -133,7 +153,7 @@ class FinetuneOptions:
     """Generation: no n-gram of this size occurs twice in a text (UniLM, GLM: 3); 0: no limit."""
     max_eval_samples: int = 200
     """Generation: dev examples, evenly spaced, that are generated at each evaluation during training; the final
-    evaluation uses all. 0: always all."""
+    evaluation uses all. Dialogues: those that are generated before and after the training. 0: always all."""
     validation_split: float = 0.1
     """Fraction of the training examples used for validation where a data set has no dev set; whole documents or
     articles."""
@@ -196,9 +216,25 @@ class FinetuneOptions:
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, the usual one where none is given."""
+        return self.lr or (PREFIX_LR if self.prefix_length else USUAL_LR)
+
+    def for_kind(self, kind: str) -> FinetuneOptions:
+        """Return the options with the usual learning rate of a kind of task and of its weights that learn, where none is
+        given."""
+        if self.lr:
+            return self
+        if kind != "chat":
+            return replace(self, lr=self.peak_lr)
+        if self.prefix_length:
+            return replace(self, lr=CHAT_PREFIX_LR)
+        return replace(self, lr=CHAT_LORA_LR if self.lora_rank else CHAT_LR)
+
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
-        own = (*self._test_problems(), *self._cloze_problems(), *self._head_problems())
+        own = (*self._test_problems(), *self._cloze_problems(), *self._head_problems(), *self._replay_problems())
         return out_of_bounds(self) + [Problem(sentence) for sentence in own]
 
     @property
@@ -217,6 +253,11 @@ class FinetuneOptions:
                 f"{setting('test_split')} is {self.test_split}; it must be a fraction above 0 and below 1, or the name "
                 "of a split"
             )
+
+    def _replay_problems(self) -> Iterator[str]:
+        """Yield a sentence for a share of no old text."""
+        if self.replay_ratio and not self.replay:
+            yield f"{setting('replay_ratio')} needs the old text; name it with {setting('replay')}"
 
     def _head_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the head and of trained weights."""
@@ -274,11 +315,6 @@ class FinetuneOptions:
             yield (
                 f"{setting('unlabelled')} is read for masked tokens; give {setting('mlm_weight')} as well, such as 1e-4"
             )
-
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate after warm-up: the given one, or the usual one of what is trained."""
-        return self.lr or (PREFIX_LR if self.prefix_length else LR)
 
     def steps(self, items: int) -> int:
         """Return the number of steps of a run with this number of training items."""
