@@ -33,6 +33,7 @@ class ChatGlmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    released_prefix = True
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
     quantization_key = "quantization_bit"
