@@ -115,6 +115,21 @@ def bilingual(
     }))  # fmt: skip
 
 
+def with_pieces(tokenizer: tokenizers.Tokenizer, pieces: Sequence[str]) -> tokenizers.Tokenizer:
+    """Return a tokenizer of this kind with more pieces behind its vocabulary. Each has a score just above that of its
+    present spelling, so that it is preferred where it stands alone, and longer words keep theirs."""
+    import tokenizers
+
+    spec = json.loads(tokenizer.to_str())
+    vocab = spec["model"]["vocab"]
+    vocab += [[token["content"], 0.0] for token in spec["added_tokens"] if token["id"] >= len(vocab)]
+    scores = [score for piece, score in vocab if score]
+    for piece in pieces:
+        spelling = [vocab[token.id][1] or min(scores) for token in tokenizer.model.tokenize(piece)]
+        vocab.append([piece, round(min(sum(spelling) + 0.1, max(scores)), 7)])
+    return tokenizers.Tokenizer.from_str(json.dumps(spec))
+
+
 def _replace(old: str, new: str, kind: str = "String") -> dict[str, Any]:
     return {"type": "Replace", "pattern": {kind: old}, "content": new}
 
