@@ -75,6 +75,8 @@ TABULAR = {
         "text",
         "tokenizer",
         "model",
+        "chat",
+        "template",
     },
 }
 

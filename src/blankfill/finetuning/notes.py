@@ -81,7 +81,7 @@ def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
     for note in notes:
         problems += differing(note.get("config"), now["config"])
         if note.get("patterns") not in (None, now.get("patterns")):
-            problems.append("the patterns are others")
+            problems.append("the patterns, or the chat template, are others")
         before = note.get("data")
         for name, mark in now["data"].items():
             was = before.get(name) if isinstance(before, dict) else None
@@ -104,12 +104,12 @@ def other_weights(notes: Sequence[Note], now: Note) -> bool:
 def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, tokenizer: Tokenizer) -> Note:
     """Compare the inputs of a resumed run with its notes; returns the note.
 
-    A run with a checkpoint has all weights in it, and those of the pretrained model do not matter. Raises UserError
-    when an input differs.
+    A run with a checkpoint has all weights in it, and those of the pretrained model do not matter; but that of a run
+    with a prefix has only the prefix. Raises UserError when an input differs.
     """
     problems = changed_inputs(start.notes, note)
     if other_weights(start.notes, note):
-        if start.trained:
+        if start.trained and not config.options.prefix_length:
             say(f"{config.model} has other weights than when {out} began from it; they are not needed any more")
             note = {**note, "start": start.notes[0].get("start", note["start"])}
         else:

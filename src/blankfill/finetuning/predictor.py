@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.chatting.templates import FILE as TEMPLATE
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
@@ -23,6 +24,7 @@ from blankfill.tasks.items import ChoiceItem, Item
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
+    from blankfill.finetuning.tuned import TunedModel
     from blankfill.tasks.adapter import Prediction
 
 
@@ -37,10 +39,11 @@ class Predictor:
         threads: int | None = 0,
         n_best: int = 1,
         search: Mapping[str, Any] | None = None,
+        read: TunedModel | None = None,
     ) -> None:
         """n_best: for a model that generates text, the number of texts for each item. search: for such a model, options
         that differ from training (beams, length_penalty, no_repeat_ngram). threads: CPU threads; None keeps torch's
-        number.
+        number. read: the model, where it has been read already.
 
         Raises UserError when the folder holds no fine-tuned model, or the model does not have one of the options.
         """
@@ -59,10 +62,12 @@ class Predictor:
             use_threads(threads)
         self.path = path = Path(path)
         """The run or the checkpoint that was opened."""
-        read = read_tuned(path)
+        read = read or read_tuned(path)
         self.task, self.tables = read.task, read.tables
         with torch.device("meta"):
-            encoder = Transformer(read.config)
+            encoder = read.encoder or Transformer(read.config)
+            if read.encoder is None and read.quantization is not None:
+                read.quantization.apply(encoder)
             if read.options.lora_rank:
                 add_lora(encoder, read.options.lora_rank)
         loaded = Loaded(encoder, read.tokenizer, read.vocabulary, read.objective, path)
@@ -71,12 +76,13 @@ class Predictor:
         self.adapter = build_adapter(self.task, read.labels, loaded, self.options)
         self.labels = self.adapter.labels
         if read.patterns not in (None, patterns_mark(patterns_of(self.adapter))):
-            raise UserError(f"{read.folder / PATTERNS} is not what the model was trained with; put that file back")
+            file = read.folder / (TEMPLATE if self.adapter.chat_template else PATTERNS)
+            raise UserError(f"{file} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.n_best = n_best
         with torch.device("meta"):
             model = task_model(encoder, self.adapter, self.options)
-        store.put_weights(model, read.weights, read.path, assign=True)
+        store.put_weights(model, read.weights, read.path, assign=True, partial=read.encoder is not None)
         if self.options.lora_rank:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
@@ -91,7 +97,7 @@ class Predictor:
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Apply the options of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
-        if given and self.task.kind != "generate" and self.options.method != "text":
+        if given and self.task.kind not in ("generate", "chat") and self.options.method != "text":
             names = ", ".join(map(setting, given))
             raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
         self.options = dataclasses.replace(self.options, **search)

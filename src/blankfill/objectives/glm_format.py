@@ -184,6 +184,11 @@ class GlmFormat(Format):
         text = join(self.ids_of("cls"), first, *more)
         return SourceRow(join(text, self.ids_of(role), self.ids_of(*(() if role == "gmask" else ("eos",)))), len(text))
 
+    def before_answer(self, prompt: Ids) -> SourceRow:
+        """Return the text with the longest blank at its end, as `continuation` has it."""
+        (part_a, (place,)) = self.part_a([prompt, ()], [self.longest_blank])
+        return SourceRow(np.asarray(part_a, np.int32), place)
+
     def target(self, source: SourceRow, target: Ids) -> Example:
         """Return the target in Part B."""
         spans = [(source.blank, len(target))]
