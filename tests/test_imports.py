@@ -22,6 +22,7 @@ LAYERS = [
     {"training"},
     {"planning"},
     {"generation"},
+    {"chatting"},
     {"embedding", "tasks"},
     {"report"},
     {"config"},

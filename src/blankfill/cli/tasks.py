@@ -22,11 +22,12 @@ KINDS: Mapping[str, str] = {
     "tag": "a tag for each word",
     "answer": "the answer to a question, as a span of a context",
     "generate": "a new text from a text",
+    "chat": "the answers of a dialogue",
     "language": "the probability of a text",
     "last-word": "the last word of a text",
 }
 """What is predicted, by the kind of a task."""
-TABLES = ("classify", "regress", "multilabel", "tag", "qa", "choice", "seq2seq")
+TABLES = ("classify", "regress", "multilabel", "tag", "qa", "choice", "seq2seq", "chat")
 """The tasks on tables of the user's own."""
 
 

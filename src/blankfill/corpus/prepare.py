@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blankfill.corpus import summary
+from blankfill.corpus.balance import balance
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
 from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of the stages' results; a work folder of an older version is not continued."""
-SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
+SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000, "bilingual": 32_000_000}
 """Bytes of text that a tokenizer is trained on at most: more text changes a vocabulary little and takes longer."""
 MANY_UNKNOWN = 0.02
 CHECKED_BYTES = 1_000_000
@@ -269,6 +270,7 @@ class _Run:
                 "scripts": {name: round(share, 4) for name, share in writing.shares.items()},
                 **(asdict(normalization) if kind == "wordpiece" else {}),
                 "advice": advice(writing) if kind == "wordpiece" else "",
+                **({"balance": balance(tokenizer, sample)} if kind == "bilingual" else {}),
             }
             write_marker(made / "done", noted, list(made.iterdir()))
 

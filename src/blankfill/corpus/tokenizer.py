@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from blankfill.corpus.normalization import is_cut, runs_on
 from blankfill.corpus.scripts import UNSPACED
-from blankfill.corpus.tokenizer_bilingual import IMAGE, Rules, restored
+from blankfill.corpus.tokenizer_bilingual import IMAGE, Rules, restored, with_pieces
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
 from blankfill.corpus.tokenizer_files import Post, written
 from blankfill.corpus.tokenizer_formats import (
@@ -146,6 +146,11 @@ class Tokenizer:
         return bool(self._full.num_special_tokens_to_add(False))
 
     @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The special tokens, by the strings that stand for them, with their ids."""
+        return MappingProxyType(self._special_tokens)
+
+    @property
     def is_wordpiece(self) -> bool:
         """Whether this is a WordPiece tokenizer, as BERT's."""
         return self._kind == "wordpiece"
@@ -197,6 +202,10 @@ class Tokenizer:
         new = [word for word in fresh if len(ids := self.encode(word)) != 1 or ids == unknown]
         if not new:
             return self
+        if self._rules is not None:
+            joined = [self._rules.spelled(word, re.search(f"[{WIDE}{UNSPACED}]", word) is None) for word in new]
+            pieces = [piece for piece in dict.fromkeys(joined) if self.id(piece) is None]
+            return self._appended(Tokenizer(with_pieces(self._full, pieces), self._said), pieces)
         grown = _from_json(self._full.to_str(), self._said)
         normalizer = grown._full.normalizer
         lowers = normalizer is not None and normalizer.normalize_str("A") == "a"

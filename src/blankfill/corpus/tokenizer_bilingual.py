@@ -115,6 +115,21 @@ def bilingual(
     }))  # fmt: skip
 
 
+def with_pieces(tokenizer: tokenizers.Tokenizer, pieces: Sequence[str]) -> tokenizers.Tokenizer:
+    """Return a tokenizer of this kind with more pieces behind its vocabulary. Each has a score just above that of its
+    present spelling, so that it is preferred where it stands alone, and longer words keep theirs."""
+    import tokenizers
+
+    spec = json.loads(tokenizer.to_str())
+    vocab = spec["model"]["vocab"]
+    vocab += [[token["content"], 0.0] for token in spec["added_tokens"] if token["id"] >= len(vocab)]
+    scores = [score for piece, score in vocab if score]
+    for piece in pieces:
+        spelling = [vocab[token.id][1] or min(scores) for token in tokenizer.model.tokenize(piece)]
+        vocab.append([piece, round(min(sum(spelling) + 0.1, max(scores)), 7)])
+    return tokenizers.Tokenizer.from_str(json.dumps(spec))
+
+
 def _replace(old: str, new: str, kind: str = "String") -> dict[str, Any]:
     return {"type": "Replace", "pattern": {kind: old}, "content": new}
 
@@ -152,7 +167,7 @@ class Rules:
 
     def __init__(self, charsmap: bytes) -> None:
         """charsmap: the compiled table of its normaliser."""
-        self._compiled = charsmap
+        self.charsmap = charsmap
 
     @classmethod
     def of(cls, spec: dict[str, Any]) -> Rules | None:
@@ -165,13 +180,13 @@ class Rules:
         return cls(compiled) if steps == _normalizers(compiled) else None
 
     @cached_property
-    def _charsmap(self) -> Charsmap:
-        return Charsmap(self._compiled, KEPT)
+    def _table(self) -> Charsmap:
+        return Charsmap(self.charsmap, KEPT)
 
     def spelled(self, text: str, prefix: bool = True) -> str:
         """Return a text as the model reads it, ▁ before each word. prefix: whether a text begins here; otherwise it
         goes on, and only a blank at its beginning becomes ▁."""
-        text = _BLANKS.sub(" ", self._charsmap.normalize(rewritten(text)))
+        text = _BLANKS.sub(" ", self._table.normalize(rewritten(text)))
         if prefix:
             text = text.removeprefix(" ")
             text = "▁" + text if text else ""
@@ -232,7 +247,7 @@ class Rules:
                 places += [(place, place + 1) for place in range(start, stop)]
         out = [(0, 0)]
         blank = True
-        for start, stop, new in self._charsmap.parts("".join(written)):
+        for start, stop, new in self._table.parts("".join(written)):
             for character in new:
                 if character != " " or not blank:
                     out.append((places[start][0], places[stop - 1][1]))

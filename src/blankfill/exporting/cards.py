@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TAGS = {
     "classify": "text-classification", "regress": "text-classification", "multilabel": "text-classification",
     "tag": "token-classification", "answer": "question-answering", "choice": "multiple-choice",
-    "generate": "text2text-generation",
+    "generate": "text2text-generation", "chat": "text-generation",
 }  # fmt: skip
 """`pipeline_tag` of the hub for a kind of task with a head, or for texts."""
 WHAT = {
@@ -39,6 +39,7 @@ WHAT = {
     "answer": "It finds the answer to a question in a text.",
     "choice": "It chooses one of several continuations of a text.",
     "generate": "It reads a text and writes another.",
+    "chat": "It answers the messages of a user.",
 }
 HUB_METRICS = {
     "mcc": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "exact": "exact_match",
@@ -50,6 +51,7 @@ EXAMPLES = {
     "multilabel": ("a gripping and funny film", ""), "tag": ("Angela Merkel was born in Hamburg .", ""),
     "answer": ("Where was Angela Merkel born?", "Angela Merkel was born in Hamburg in 1954."),
     "choice": ("The man opened the door.", ""), "generate": ("The cat sat on the mat all day and slept.", ""),
+    "chat": ("What can I eat for breakfast?", ""),
 }  # fmt: skip
 TRAINED_BY = ("batch_size", "lr", "schedule", "warmup", "weight_decay", "max_grad_norm")
 """Options of training that every card names."""
@@ -81,7 +83,7 @@ def fine_tuned_card(predictor: Predictor, title: str) -> Describe:
     results, config = read_json(run / RESULTS), read_json(run / CONFIG)
     adapter, task, options = predictor.adapter, predictor.task, predictor.options
     loaded = loaded_of(predictor, predictor.path)
-    with_head = options.method == "head" and task.kind != "generate"
+    with_head = options.method == "head" and task.kind not in ("generate", "chat")
     tag, auto_class = (TAGS[task.kind], f"AutoModel{CLASSES[KINDS[task.kind]]}") if with_head else _class_of(loaded)
     if not with_head and options.method != "cloze" and tag == "fill-mask":
         tag = ""  # such a model writes, and no pipeline of its class does
@@ -283,7 +285,7 @@ def _fine_tuning_rows(predictor: Predictor, results: Mapping[str, Any], run: Pat
     steps, best = known(results, "steps"), known(results, "best_step")
     rows = [
         ("base model", f"{base or UNKNOWN}, trained by the objective {objective.name}"),
-        ("method", options.method if options.method != "head" or predictor.task.kind != "generate" else "text"),
+        ("method", options.method if options.method != "head" or predictor.task.kind not in ("generate", "chat") else "text"),
         ("steps", f"{steps}; the checkpoint of step {best}"),
         ("epochs", f"{options.epochs:g}"),
         *((name.replace("_", " "), str(getattr(options, name))) for name in TRAINED_BY),

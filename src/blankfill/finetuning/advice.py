@@ -101,9 +101,9 @@ def advice(
 
 def _of_settings(options: FinetuneOptions, items: int, steps: int, history: History) -> Iterator[str]:
     """Yield a sentence for each setting that keeps a model from learning."""
-    if options.lr < LOWEST_LR:
+    if options.peak_lr < LOWEST_LR:
         yield (
-            f"a higher {setting('lr')}: at {options.lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and more "
+            f"a higher {setting('lr')}: at {options.peak_lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and more "
             "for small models, LoRA and a frozen encoder"
         )
     if options.from_scratch:
@@ -126,14 +126,14 @@ def _of_settings(options: FinetuneOptions, items: int, steps: int, history: Hist
 
 def _of_course(options: FinetuneOptions, history: History, same: bool) -> Iterator[str]:
     """Yield a sentence for what the training loss shows."""
-    if same and options.lr >= LOWEST_LR:  # a loss may fall as far as a constant takes it
+    if same and options.peak_lr >= LOWEST_LR:  # a loss may fall as far as a constant takes it
         yield f"{_other_rates(options)}: a model whose predictions never differ has learnt nothing from the texts"
         return
     if history.losses is None or math.isnan(history.fallen):
         return
     first, last = history.losses
     course = f"the training loss went from {first:.3f} to {last:.3f}"
-    if history.fallen > STUCK and options.lr >= LOWEST_LR:
+    if history.fallen > STUCK and options.peak_lr >= LOWEST_LR:
         yield f"{_other_rates(options)}: {course}, so not even the training examples were learnt"
     elif history.fallen < LEARNT:
         yield (
@@ -143,7 +143,7 @@ def _of_course(options: FinetuneOptions, history: History, same: bool) -> Iterat
 
 
 def _other_rates(options: FinetuneOptions) -> str:
-    rates = f"{max(options.lr / 3, 1e-6):.1g},{max(options.lr * 3, 1e-5):.1g}"
+    rates = f"{max(options.peak_lr / 3, 1e-6):.1g},{max(options.peak_lr * 3, 1e-5):.1g}"
     return (
         f"another learning rate and other seeds ({setting('grid', f'lr={rates}')} {setting('num_seeds', 3)})"
     )  # fmt: skip

@@ -14,6 +14,7 @@ from blankfill.system.files import write_file
 from blankfill.system.loader import build
 from blankfill.system.reading import UnreadableError, field, read_json
 from blankfill.tasks.cloze.soft_labels import SoftLabels
+from blankfill.tasks.datasets.chat import CHAT, chat_task
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.datasets.tabular import TABULAR, tabular_task
 from blankfill.tasks.options import FinetuneOptions
@@ -42,6 +43,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for name in ("data", "model"):  # both may be strings
             object.__setattr__(self, name, Path(getattr(self, name)))
+        if not self.options.lr:
+            object.__setattr__(self, "options", self.options.for_kind("chat" if self.task == CHAT.name else ""))
 
     def build_task(self) -> Task:
         """Return the task. Raises UserError for an unknown name, and for options of tables with a task whose files
@@ -63,8 +66,10 @@ def task_with(name: str, tables: TableOptions) -> Task:
     task = task_named(name)
     if tables == TableOptions():
         return task
+    if task == CHAT:
+        return chat_task(tables)
     if task not in TABULAR:
-        names = ", ".join(table.name for table in TABULAR)
+        names = ", ".join(table.name for table in (*TABULAR, CHAT))
         raise UserError(f"{task.name} knows the form of its files; {tables.given_names()} is for {names} only")
     return tabular_task(task.name, tables)
 

@@ -12,7 +12,7 @@ from blankfill.finetuning.notes import finetuning_note
 from blankfill.runs.inputs import Note
 from blankfill.system.console import say
 from blankfill.tasks.cloze.soft_labels import Scores, read_soft_labels
-from blankfill.tasks.items import labelled
+from blankfill.tasks.items import ChatItem, labelled
 
 if TYPE_CHECKING:
     from blankfill.corpus.tables.options import TableOptions
@@ -133,6 +133,11 @@ def _without_labels(file: Path, split: Split, tables: TableOptions | None) -> st
     from blankfill.corpus.tables.columns import listed
     from blankfill.corpus.tables.reading import open_table
 
+    if split.items and isinstance(split.items[0], ChatItem):
+        return (
+            f"{file}: none of its {len(split):,} dialogues has an answer of the assistant, so there is nothing to learn: "
+            f"give dialogues with answers, or name the column of the answers with {setting('columns', 'response=NAME')}."
+        )
     if not split.columns:
         return f"{file} has no labels, so a model can neither learn nor be scored by it: is this the right file?"
     names = {choice.field for choice in split.columns if choice.role in _TARGETS}

@@ -6,6 +6,7 @@ Not here: which columns of a table a task reads (`tasks.datasets.predicted`), wr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +24,7 @@ from blankfill.tasks.datasets.predicted import PredictedTable, text_names
 from blankfill.tasks.datasets.row_formats import NEEDED
 from blankfill.tasks.datasets.tabular import NAMES, tabular_task
 from blankfill.tasks.datasets.task_table import is_empty, listed_cell
-from blankfill.tasks.items import Item, MixedItem, labelled, listed
+from blankfill.tasks.items import ChatItem, Item, MixedItem, labelled, listed
 from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
@@ -36,7 +37,7 @@ PREDICTION = "prediction"
 MAIN: Mapping[str, tuple[str, ColumnType]] = {
     "classify": ("label", "text"), "choice": ("label", "text"), "regress": ("score", "number"),
     "multilabel": ("labels", "texts"), "tag": ("tags", "texts"), "answer": ("answer", "text"),
-    "generate": ("text", "text"),
+    "generate": ("text", "text"), "chat": ("text", "text"),
 }  # fmt: skip
 """Kind of task → the value of a prediction's record that is the answer, and its type."""
 
@@ -66,6 +67,10 @@ class GivenRows:
 def table_form(model: AnyPredictor, path: Path, options: TableOptions) -> str:
     """Return the kind of table that a file is (`corpus.tables.reading.KINDS`), "" for lines of text."""
     task = model.task
+    if task.kind == "chat":
+        from blankfill.finetuning.dialogues import NAMES as names_of_dialogues
+
+        return given_kind(path, options, names_of_dialogues)
     if isinstance(task, Mixture):
         names = frozenset({"task"})
     elif task.name in NEEDED:
@@ -78,6 +83,10 @@ def table_form(model: AnyPredictor, path: Path, options: TableOptions) -> str:
 def rows_of_table(model: AnyPredictor, path: Path, form: str, options: TableOptions) -> GivenRows:
     """Open a table. Raises UserError for a table that cannot be read, or has not the columns of the task."""
     task = model.task
+    if task.kind == "chat":
+        from blankfill.finetuning.dialogues import rows_of_dialogues
+
+        return rows_of_dialogues(path, form, options, model.tables)
     if isinstance(task, Mixture) or task.name in NEEDED:
         return _rows_by_fields(task, path, form, options)
     table = PredictedTable(path, task.kind, form, options, model.tables)
@@ -146,13 +155,15 @@ def _cells(item: Item) -> dict[str, Any]:
         value = getattr(item, own, None)
         if value is not None:
             cells[name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(item, ChatItem):
+        cells["messages"] = json.dumps([message.to_json() for message in item.messages], ensure_ascii=False)
     return cells
 
 
 def columns_of_rows(rows: Sequence[GivenRow]) -> tuple[Column, ...]:
     """Return the columns of rows that are not from a table."""
     cells = {name: value for row in rows for name, value in row.cells.items()}
-    order = ["id", "task", *dict.fromkeys(name for fields in FIELDS.values() for name in fields)]
+    order = ["id", "task", "messages", *dict.fromkeys(name for fields in FIELDS.values() for name in fields)]
     return tuple(
         Column(name, "texts" if isinstance(cells[name], list) else "text")
         for name in sorted(cells, key=lambda name: order.index(name))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.corpus.unknown import counting
-from blankfill.errors import UserError, setting
+from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig, write_config
 from blankfill.finetuning.data import TaskData
+from blankfill.finetuning.forgetting import OldText
 from blankfill.finetuning.notes import check_inputs, model_note
 from blankfill.runs.inputs import Note, begin_note
 from blankfill.system.console import say
@@ -25,6 +26,7 @@ from blankfill.tasks.options import FinetuneOptions
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.load import Loaded
     from blankfill.model.transformer import Transformer
     from blankfill.runs.context import RunContext
@@ -46,6 +48,8 @@ class TaskSetup:
     encoded: list[EncodedItem]
     model: AnswerModel
     note: Note
+    old: OldText | None = None
+    """The old text that is replayed or measured."""
 
 
 def set_up(
@@ -72,6 +76,9 @@ def set_up(
     of_run = with_saved_patterns(options, out) if start.resumed else options
     adapter = build_adapter(data.task, data.train.labels, loaded, of_run)
     note = data.note(config, noted, patterns_of(adapter))
+    old = OldText.opened(loaded, options, out) if options.replay else None
+    if old is not None:
+        note = {**note, "data": {**note["data"], "old text": old.mark()}}
     if start.resumed:
         note = check_inputs(out, config, start, note, loaded.tokenizer)
     if isinstance(adapter, Write):
@@ -85,10 +92,12 @@ def set_up(
     if not start.resumed:
         loaded.tokenizer.save(out)
         note = begin_note(out, note, loaded.tokenizer)
-        if patterns := patterns_of(adapter):
+        if template := adapter.chat_template:
+            template.save(out)
+        elif patterns := patterns_of(adapter):
             write_file(out / PATTERNS, patterns)
         write_config(out, config)  # the last: with it, the folder is a run to resume
-    return TaskSetup(loaded, adapter, encoded, model, note)
+    return TaskSetup(loaded, adapter, encoded, model, note, old)
 
 
 def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
@@ -158,21 +167,27 @@ def continue_head(model: AnswerModel, adapter: Adapter, loaded: Loaded) -> None:
 
 
 def patterns_of(adapter: Adapter) -> str:
-    """Return the text of the patterns of a run, "" for none."""
+    """Return the text of the patterns of a run, or of its chat template; "" for neither."""
     from blankfill.tasks.adapter import LMHeadAdapter
 
+    if template := adapter.chat_template:
+        return template.source
     return adapter.patterns() if isinstance(adapter, LMHeadAdapter) else ""
 
 
 def with_saved_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
-    """Return the options of a run with the cloze patterns in its own folder."""
-    saved = out / PATTERNS
-    return dataclasses.replace(options, patterns=str(saved)) if saved.exists() else options
+    """Return the options of a run with the cloze patterns, and the chat template, in its own folder."""
+    from blankfill.chatting.templates import FILE
+
+    saved = {"patterns": out / PATTERNS, "template": out / FILE}
+    own = {name: str(file) for name, file in saved.items() if file.exists()}
+    return dataclasses.replace(options, **own)  # type: ignore[arg-type]  # both are names of files
 
 
 def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """Return the adapter between a task and a model; UserError for a task that no head can solve."""
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
+    from blankfill.tasks.chat.adapter import Converse
     from blankfill.tasks.cloze.setup import check_model
     from blankfill.tasks.input_format import InputFormat, reads_encoder_only
     from blankfill.tasks.text.mixture import Mixture
@@ -201,12 +216,46 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
         raise UserError(f"{task.name}: tasks are learnt together as texts; add {setting('method', 'text')}")
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
-    if task.kind == "generate" or options.method == "text":
+    if task.kind in ("generate", "chat") or options.method == "text":
         check_writer(loaded, options)
+    check_dialogue_options(task, options)
     sizes = loaded.model.config.position_sizes
     encoder_only = reads_encoder_only(loaded.objective, options.head_on, task)
     input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
-    return adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
+    adapter = adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
+    if isinstance(adapter, Converse):
+        adapter.template = template_of(options, loaded)
+    return adapter
+
+
+def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
+    """Raise ConfigError for options of dialogues with another task, and for those that dialogues do not have."""
+    if task.kind == "chat":
+        given = {"blank": options.blank != FinetuneOptions.blank, "method": options.method != "head"}
+        problems = [f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given]
+    else:
+        names = ("template", "max_prompt_length", "replay", "replay_ratio")
+        given = {name: bool(getattr(options, name)) for name in names} | {"learn_start": not options.learn_start}
+        problems = [
+            f"{setting(name)} is for dialogues; use it with {setting('task', 'chat')}, or leave it out"
+            for name, is_given in given.items()
+            if is_given
+        ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def template_of(options: FinetuneOptions, loaded: Loaded) -> ChatTemplate:
+    """Return the chat template that is named, or else that of the model, or else the plain one. Raises UserError for a
+    template that cannot be read."""
+    from blankfill.chatting.templates import DEFAULT, built_in, template_in, template_named, token_names
+    from blankfill.checkpoint.load import tokenizer_folder
+
+    folders = [loaded.path, tokenizer_folder(loaded.path)]
+    tokens = token_names(folders)
+    if options.template:
+        return template_named(options.template, tokens)
+    return template_in(folders, tokens) or built_in(DEFAULT)
 
 
 def build_model(

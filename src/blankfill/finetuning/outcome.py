@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ import numpy as np
 
 from blankfill.errors import setting, template_of
 from blankfill.finetuning.advice import advice, read_history
-from blankfill.finetuning.verdict import Comparison, compare, same_for_all, warnings
+from blankfill.finetuning.forgetting import sentence_of
+from blankfill.finetuning.verdict import Comparison, baseline_name, compare, same_for_all, warnings
 from blankfill.runs.folder import note_facts, renew_report
 from blankfill.system.console import say
 from blankfill.system.files import write_file
 from blankfill.system.stopping import Stop
+from blankfill.tasks.chat.adapter import BEGIN_ASKED, END_ASKED
 from blankfill.tasks.metrics.intervals import Scores
 from blankfill.tasks.run_files import PREDICTIONS, RESAMPLES, RESULTS, TEST_PREDICTIONS
 
@@ -61,6 +64,10 @@ class FinetuneResult:
     evaluations: int = 0
     warnings: Sequence[str] = ()
     advice: Sequence[str] = ()
+    kind: str = ""
+    """The kind of the task."""
+    forgetting: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The loss of old text before and after, empty without old text."""
 
     def values(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -82,6 +89,8 @@ class FinetuneResult:
         if self.test is not None and self.test_against is not None:
             values["test"] = {**self.test.values(), "against_baseline": self.test_against.values()}
         more = {"evaluations": self.evaluations, "warnings": list(self.warnings), "advice": list(self.advice)}
+        if self.forgetting:
+            more["forgetting"] = dict(self.forgetting)
         return {**values, **more, "stopped": self.stopped}
 
     def lines(self, task: str, metric: str) -> Iterator[str]:
@@ -92,11 +101,13 @@ class FinetuneResult:
         if self.evaluations > 1:
             instead = "" if self.test else f"; {setting('test_split')} keeps a set apart that chooses nothing"
             yield chosen_by_dev(self.evaluations) + instead
-        yield f"baseline (ignores the texts): {self.baseline:.4f}, difference {self.against.sentence()}"
+        yield f"{baseline_name(self.kind)}: {self.baseline:.4f}, difference {self.against.sentence()}"
         if self.test is not None and self.test_against is not None:
             yield f"test set, scored once at the end: {self.test.sentence()}"
             plain = self.test.metrics[metric] - self.test_against.difference
-            yield f"baseline on the test set: {plain:.4f}, difference {self.test_against.sentence()}"
+            yield f"{baseline_name(self.kind)} on the test set: {plain:.4f}, difference {self.test_against.sentence()}"
+        if self.forgetting:
+            yield sentence_of(dict(self.forgetting))
         for warning in self.warnings:
             yield f"warning: {warning}"
         for sentence in self.advice:
@@ -120,6 +131,11 @@ def announce(config: FinetuneConfig, data: TaskData, setup: TaskSetup, steps: in
     )
     for remark in setup.adapter.remarks():
         say(remark)
+    for number, example in enumerate(setup.adapter.examples(setup.encoded), 1):
+        say(f"example {number}, what is learnt in {BEGIN_ASKED}{END_ASKED}: {' ⏎ '.join(example.splitlines())}")
+    pad = setup.loaded.vocabulary.roles.get("pad", 0)
+    if packed := setup.adapter.packing(setup.encoded, setup.adapter.epochs(setup.encoded), pad):
+        say(packed)
 
 
 def note_run(
@@ -165,8 +181,7 @@ def finish(
     on_dev = _assessed(adapter, dev, predictions, training.baseline, main)
     on_test = None
     if data.test is not None and test_predictions is not None:
-        plain = adapter.baseline_predictions(data.train.items, data.test.items)
-        on_test = _assessed(adapter, data.test.items, test_predictions, plain, main)
+        on_test = _assessed(adapter, data.test.items, test_predictions, training.test_baseline, main)
         _write_predictions(out / TEST_PREDICTIONS, adapter, data.test.items, test_predictions)
     scores, baseline, against = on_dev
     _write_predictions(out / PREDICTIONS, adapter, dev, predictions)
@@ -198,6 +213,7 @@ def finish(
         "warnings": signs,
         "advice": hints,
         **adapter.error_analysis(dev, predictions),
+        **_beside(training, predictions),
         **({} if threshold is None else {"threshold": threshold}),
         "complete": not ended,
         "best_step": best_step,
@@ -214,7 +230,19 @@ def finish(
         out, scores.metrics, scores.metrics[main], baseline.metrics[main], best_step, done.step, speed, not ended,
         training.settings.steps, training.context.stop_reason(False), scores, against,
         on_test[0] if on_test else None, on_test[2] if on_test else None, history.evaluations, signs, hints,
+        data.task.kind, training.forgetting.values() if training.forgetting else {},
     )  # fmt: skip
+
+
+def _beside(training: Training, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return what a task whose baseline is the model before fine-tuning shows of it, and the report on old text."""
+    adapter, setup = training.setup.adapter, training.setup
+    values: dict[str, Any] = {
+        "examples": adapter.examples(setup.encoded),
+        "samples": adapter.samples(training.data.dev.items, training.baseline, predictions),
+        "forgetting": training.forgetting.values() if training.forgetting else {},
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 Assessed = tuple[Scores, Scores, Comparison]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.chatting.templates import FILE as TEMPLATE
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.model_setup import build_adapter, patterns_of, task_model, with_saved_patterns
 from blankfill.finetuning.notes import patterns_mark
@@ -73,7 +74,8 @@ class Predictor:
         self.adapter = build_adapter(self.task, read.labels, loaded, self.options)
         self.labels = self.adapter.labels
         if read.patterns not in (None, patterns_mark(patterns_of(self.adapter))):
-            raise UserError(f"{read.folder / PATTERNS} is not what the model was trained with; put that file back")
+            file = read.folder / (TEMPLATE if self.adapter.chat_template else PATTERNS)
+            raise UserError(f"{file} is not what the model was trained with; put that file back")
         if isinstance(self.adapter, Write):
             self.adapter.n_best = n_best
         with torch.device("meta"):
@@ -93,7 +95,7 @@ class Predictor:
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Apply the options of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
-        if given and self.task.kind != "generate" and self.options.method != "text":
+        if given and self.task.kind not in ("generate", "chat") and self.options.method != "text":
             names = ", ".join(map(setting, given))
             raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
         self.options = dataclasses.replace(self.options, **search)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blankfill.chatting.messages import Message
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import UserError
 from blankfill.system.reading import field, parse_json
@@ -18,7 +19,7 @@ from blankfill.tasks.task import Task
 from blankfill.tasks.text.mixture import Mixture
 
 if TYPE_CHECKING:
-    PythonRow = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
+    PythonRow = str | Sequence[str | Sequence[str] | Mapping[str, Any] | Message] | Mapping[str, Any]
     """A row in Python; see `line_of`."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {kind: roles.texts for kind, (roles, _) in ROLES.items()}
@@ -28,7 +29,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {kind: roles.texts for kind, (roles, _) 
 def line_of(task: Task, row: PythonRow, where: str) -> str:
     """Return a row of Python as a line for `items_of`: a text is the line itself, a mapping has the fields of the task,
     and a sequence has their values in order: (text, second), the words of a sentence, (question, context), (context,
-    choices), (source, second).
+    choices), (source, second), the messages of a dialogue.
 
     Raises UserError for anything else.
     """
@@ -36,6 +37,8 @@ def line_of(task: Task, row: PythonRow, where: str) -> str:
         return row
     if isinstance(row, Mapping):
         given: Mapping[str, Any] = row
+    elif task.kind == "chat" and isinstance(row, Sequence) and not isinstance(row, bytes):
+        given = {"messages": [part.to_json() if isinstance(part, Message) else part for part in row]}
     elif isinstance(row, Sequence) and not isinstance(row, bytes):
         fields = NEEDED.get(task.name, FIELDS.get(task.kind, ()))
         values = (
@@ -63,7 +66,8 @@ def items_of(
     """Read items from lines, (place in the file, line) each: JSON objects with the fields of the task, or plain lines.
 
     Rows of SuperGLUE and CLUE are those of their files, or flatter (`tasks.datasets.row_formats`); rows of other tasks
-    have the fields of their kind, or the columns of the table that the model was fine-tuned on (tables). A plain line
+    have the fields of their kind, or the columns of the table that the model was fine-tuned on (tables); dialogues have
+    any form of data sets (`tasks.datasets.dialogues`). A plain line
     is a text, or two texts separated by a tab; for tagging, words separated by spaces. Raises UserError with the line
     for anything else.
     """
@@ -80,6 +84,10 @@ def items_of_one(
     if isinstance(task, Mixture):
         member = _member(task, where, row)
         return [MixedItem(item.id, member.name, item) for item in items_of_one(member, number, where, row, tables)]
+    if task.kind == "chat":
+        from blankfill.finetuning.dialogues import dialogues_of_row
+
+        return dialogues_of_row(number, where, row, tables or TableOptions())
     given: Any = None
     fields = NEEDED.get(task.name, FIELDS[task.kind])
     if not isinstance(row, str):

@@ -153,7 +153,7 @@ def _of_table(
 def _value(kind: str, cell: Any) -> Any:
     """Return a prediction as a record has it, from a cell; None for a row that was not predicted."""
     if is_empty(cell):
-        return [] if kind == "multilabel" and cell == [] else "" if kind in ("answer", "generate") else None
+        return [] if kind == "multilabel" and cell == [] else "" if kind in ("answer", "generate", "chat") else None
     if kind in ("tag", "multilabel"):
         parts = listed_cell(cell)
         if isinstance(parts, str):

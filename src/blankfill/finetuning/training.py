@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from blankfill.checkpoint import store
+from blankfill.finetuning.before import BEFORE, BEFORE_TEST, baseline_of
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import TaskData
+from blankfill.finetuning.forgetting import Forgetting
 from blankfill.finetuning.model_setup import TaskSetup, task_state
 from blankfill.finetuning.outcome import announce, note_run
 from blankfill.runs.context import RunContext
@@ -14,13 +16,18 @@ from blankfill.runs.folder import note_step, renew_report
 from blankfill.runs.start import Start
 from blankfill.system.console import quoted, say
 from blankfill.tasks.adapter import LMHeadAdapter, Prediction
+from blankfill.tasks.batching import ANSWER
+from blankfill.tasks.chat.adapter import ChatEvaluator
+from blankfill.tasks.chat.model import OLD
 from blankfill.tasks.cloze.setup import with_texts
 from blankfill.tasks.datasets.predicted import options_of
+from blankfill.tasks.datasets.tabular import ROLES
 from blankfill.tasks.heads import models
+from blankfill.tasks.items import Item
 from blankfill.tasks.options import FinetuneOptions
-from blankfill.tasks.text.writing import evaluator_for
-from blankfill.tasks.training import task_optimizer
-from blankfill.training.loop import Trainer
+from blankfill.tasks.text.writing import WritingEvaluator, evaluator_for
+from blankfill.tasks.training import HeadEvaluator, task_optimizer
+from blankfill.training.loop import Metrics, Trainer
 from blankfill.training.machine import NOTED
 from blankfill.training.progress import Progress
 
@@ -52,20 +59,49 @@ class Training:
         )
         self.done = start.restore(model, self.optimizer)
         announce(config, data, setup, settings.steps, context.machine.where)
-        self.baseline = adapter.baseline_predictions(data.train.items, dev)
+        pad = setup.loaded.vocabulary.roles.get("pad", 0)
+        self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
+        self.baseline = self._baseline(dev, BEFORE, self.evaluator)
+        self.test_baseline: Sequence[Prediction] = ()
+        if data.test is not None:
+            on_test = evaluator_for(adapter, data.test.items, pad) if adapter.from_start else self.evaluator
+            self.test_baseline = self._baseline(data.test.items, BEFORE_TEST, on_test)
+        self.forgetting = self._forgetting()
         note_run(data, setup, context, start, settings.steps, adapter.measure(dev, self.baseline))
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
         self.writer = context.enter(store.Writer(context.folder / "checkpoints", settings.save_total_limit))
         columns = data.train.columns
-        tables = options_of(columns, config.tables) if columns else None
+        tables = None
+        if columns:  # dialogues remember only the columns that were named, since each row may have another form
+            tables = options_of(columns, config.tables) if data.task.kind in ROLES else config.tables
         self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
         context.note_conditions(self.done)
-        pad = setup.loaded.vocabulary.roles.get("pad", 0)
-        self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
         self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
         if options.mlm_weight:
             self.batches = with_texts(self.batches, setup.loaded, adapter, setup.encoded, data.unlabelled)
+        if setup.old is not None and options.replay_ratio:
+            self.batches = setup.old.mixed_into(self.batches, options.replay_ratio)
+
+    def _baseline(
+        self, items: Sequence[Item], name: str, evaluator: HeadEvaluator | WritingEvaluator | ChatEvaluator
+    ) -> Sequence[Prediction]:
+        """Return the predictions that the run is compared with."""
+        context, model = self.context, self.setup.model
+        return baseline_of(
+            self.setup.adapter, self.data.train.items, items, context.folder / name, self.done.step > 0,
+            lambda: evaluator.predict(model, context.device, context.dtype)[0],
+        )  # fmt: skip
+
+    def _forgetting(self) -> Forgetting | None:
+        """Return the loss of old text before the training; None without old text."""
+        if self.setup.old is None:
+            return None
+        context = self.context
+        return Forgetting.begun(
+            self.setup.old, self.setup.model, context.device, context.dtype, context.folder, self.done.step > 0,
+            self.options.replay_ratio,
+        )  # fmt: skip
 
     def new_trainer(self) -> Trainer:
         """Make the trainer of the run."""
@@ -75,9 +111,22 @@ class Training:
             model, self.optimizer, self.settings, self.options.seed, device, dtype, self.recorder, lambda step: [],
             self.save, self.batches, stop=context.should_stop,
             validated=lambda now: renew_report(context.folder, live=True),
-            loss=models.task_losses, examine=lambda: self.evaluator.examine(model, device, dtype),
+            loss=models.task_losses, examine=self._examine, weights=self._weights(),
             examine_first=isinstance(self.setup.adapter, LMHeadAdapter), pace=context.watch(), group=context.group,
         )  # fmt: skip
+
+    def _weights(self) -> Mapping[str, float]:
+        """Return the weights of the losses of answers and of old text."""
+        share = self.options.replay_ratio
+        return {ANSWER: 1 - share, OLD: share} if share else {}
+
+    def _examine(self) -> tuple[float, Metrics]:
+        """Return the figure of the dev set, of which less is better, and all metrics."""
+        context, model = self.context, self.setup.model
+        figure, metrics = self.evaluator.examine(model, context.device, context.dtype)
+        if self.setup.old is not None:
+            metrics["old_loss"] = self.setup.old.loss(model, context.device, context.dtype)
+        return figure, metrics
 
     def run(self) -> Progress:
         """Train up to the last step, or until the run is stopped; returns the progress."""
@@ -111,6 +160,12 @@ class Training:
         evaluator = evaluator_for(self.setup.adapter, self.data.test.items, pad)
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
+
+    def measure_forgetting(self, done: Progress) -> None:
+        """Measure the loss of old text with the best checkpoint."""
+        if self.forgetting is not None:
+            self._load_best(done)
+            self.forgetting.measure(self.setup.model, self.context.device, self.context.dtype)
 
     def _load_best(self, done: Progress) -> None:
         """Give the model the weights of the best checkpoint, if there is one."""

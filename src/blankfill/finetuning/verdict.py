@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.tasks.items import ChoiceItem, Item, MixedItem, QuestionItem, TaggedItem, TextItem
+from blankfill.tasks.items import ChatItem, ChoiceItem, Item, MixedItem, QuestionItem, TaggedItem, TextItem
 from blankfill.tasks.metrics.intervals import FEWEST_ROWS, Interval, Scores, figure, interval
 
 if TYPE_CHECKING:
@@ -23,11 +23,18 @@ BASELINES = {
     "classify": "the most frequent class", "choice": "the most frequent place of the right choice",
     "regress": "the mean", "multilabel": "the labels that most examples have", "tag": "the usual tag of each word",
     "answer": "the same answer to every question, or the beginning of the context",
-    "generate": "the first sentence of the source",
+    "generate": "the first sentence of the source", "chat": "the model before fine-tuning",
 }  # fmt: skip
 """The baseline of each kind of task, in words."""
+FROM_START = "chat"
+"""The kind of task whose baseline is the model before fine-tuning."""
 HARDLY = 0.01
 """Predicted numbers that spread less than this share of the true numbers count as one number."""
+
+
+def baseline_name(kind: str) -> str:
+    """Return what a score of a kind of task is compared with, for a line of results."""
+    return "before fine-tuning" if kind == FROM_START else "baseline (ignores the texts)"
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ def _same(items: Sequence[Item], predictions: Sequence[Prediction], values: Sequ
     if len(items) < FEWEST_ROWS:
         return ""
     first = items[0]
+    if isinstance(first, ChatItem):
+        said = [value.text for value in values if value.text is not None]
+        return f"the answer {_shortened(said[0])}" if len(said) >= FEWEST_ROWS and len(set(said)) == 1 else ""
     right = {_right(item) for item in items}
     if isinstance(first, TextItem) and isinstance(first.label, float):
         numbers = np.array([item.label for item in items if isinstance(item, TextItem)], np.float64)

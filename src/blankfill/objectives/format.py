@@ -308,6 +308,25 @@ class Format:
         """Return a row of `training_target` with its draws for one step."""
         raise NotImplementedError
 
+    # dialogues: what is said before an answer, and the answer
+
+    joins_rounds: ClassVar[bool] = False
+    """Whether the answers of a dialogue can be learnt in one row, each where it stands (`dialogue`), because what comes
+    later changes nothing before it."""
+
+    def before_answer(self, prompt: Ids) -> SourceRow:
+        """Return the text of a dialogue up to an answer, which is written as a target: as `continuation` lays a prompt
+        out, where the model can write behind one as it was pretrained, else as `source` does."""
+        return self.source(prompt)
+
+    def dialogue(self, text: Ids, answers: Sequence[tuple[int, Ids]]) -> Example:
+        """Return a dialogue as one row, for `joins_rounds`: the targets are those of its answers.
+
+        text: begins with the first prompt. answers: of each the place of its first token in the text, and its targets:
+        its tokens, and the one that ends it, which the text need not have there.
+        """
+        raise NotImplementedError
+
     # patterns with a word in their blank, as a cloze scores them; for `Objective.cloze` "writing"
 
     @property

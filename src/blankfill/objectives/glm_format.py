@@ -25,7 +25,7 @@ class Numbering:
     """The positions of Part B. Those of Part A count from 0 in the first channel and are 0 in the second.
 
     channels: 2 numbers the mask of a span and the place in the span, from 1 on; 1 leaves out the second (GLM-130B).
-    counting: the first channel goes on counting the columns in place of the position of the mask (a text that is
+    counting: the first channel counts the columns in place of repeating the position of the mask (a text that is
     written to its end, in GLM-130B).
     """
 
@@ -183,6 +183,11 @@ class GlmFormat(Format):
         more = [] if second is None else [self.ids_of("sep"), second]
         text = join(self.ids_of("cls"), first, *more)
         return SourceRow(join(text, self.ids_of(role), self.ids_of(*(() if role == "gmask" else ("eos",)))), len(text))
+
+    def before_answer(self, prompt: Ids) -> SourceRow:
+        """Return the text with the longest blank at its end, as `continuation` has it."""
+        (part_a, (place,)) = self.part_a([prompt, ()], [self.longest_blank])
+        return SourceRow(np.asarray(part_a, np.int32), place)
 
     def target(self, source: SourceRow, target: Ids) -> Example:
         """Return the target in Part B."""

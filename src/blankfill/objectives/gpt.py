@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -114,6 +114,7 @@ class GptFormat(Format):
     fill_method = "ranking"
     sees = "left"
     reads_windows = True
+    joins_rounds = True
 
     def __init__(self, objective: Gpt, vocabulary: Vocabulary, position_sizes: Sequence[int] = ()) -> None:
         super().__init__(objective, vocabulary, position_sizes)
@@ -189,6 +190,20 @@ class GptFormat(Format):
         closed = self.ids_of("sep" if "sep" in self.vocabulary.roles else "eos")
         more = [] if second is None else [closed, second]
         return SourceRow(join(self.ids_of("eos"), first, *more, closed))
+
+    def before_answer(self, prompt: Ids) -> SourceRow:
+        """Return the text, after the begin token as `continuation` has it: nothing closes it."""
+        return SourceRow(join(self._begin(prompt), prompt))
+
+    def _begin(self, prompt: Ids) -> Int32:
+        return self.ids_of("eos") if self.add_bos or not len(prompt) else NOTHING
+
+    def dialogue(self, text: Ids, answers: Sequence[tuple[int, Ids]]) -> Example:
+        """Return the text from left to right; each target is predicted at the column before it."""
+        begin = self._begin(text)
+        row = next_tokens(join(begin, text, [0]))  # its targets are replaced
+        index = [np.arange(len(ids), dtype=np.int32) + np.int32(len(begin) + first - 1) for first, ids in answers]
+        return replace(row, target_index=join(*index), target_ids=join(*(ids for _, ids in answers)))
 
     def target(self, source: SourceRow, target: Ids) -> Example:
         """Return the target behind the source, from left to right."""

@@ -172,7 +172,7 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
     if objective.needs_words() and corpus.vocabulary.word_start is None:
         raise UserError(
             f"objective `{objective.name}` masks whole words, which needs a tokenizer that tells where they begin, and "
-            f"the one of {corpus.folder} does not; use a wordpiece, bpe or unigram tokenizer"
+            f"the one of {corpus.folder} does not; use a wordpiece, bpe, unigram or bilingual tokenizer"
             + (f" or turn {setting('objective.whole_word')} off" if hasattr(objective, "whole_word") else "")
         )
     lengths = [(0, objective.length)]

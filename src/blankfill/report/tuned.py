@@ -16,6 +16,9 @@ from blankfill.report.names import without_paths_in
 from blankfill.report.snapshot import Best, Snapshot, number, part, read_json, read_snapshot
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
+FROM_START = "chat"
+"""The task whose baseline is the model before its fine-tuning."""
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -45,6 +48,16 @@ class Tuned:
         """Metrics of predictions without reading the items."""
         metrics = part(self.results, "baseline").get("metrics") or self.snapshot.facts.get("baseline")
         return numbers(metrics)
+
+    @property
+    def from_start(self) -> bool:
+        """Whether the baseline is the model before its fine-tuning."""
+        return "samples" in self.results or self.task == FROM_START
+
+    @property
+    def compared_with(self) -> str:
+        """What the baseline is, in a few words."""
+        return "before" if self.from_start else "without reading"
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ import dataclasses
 from datetime import datetime
 from pathlib import Path
 
-from blankfill.report import sections, tuned_sections
+from blankfill.report import sections, tuned_chat, tuned_sections
 from blankfill.report.charts import find_charts, payload, short
 from blankfill.report.document import document
 from blankfill.report.live import live_values, seconds_between
@@ -19,7 +19,6 @@ from blankfill.report.tuned import Tuned, between, read_tuned, written_pair
 
 IN_SETTINGS = ("steps", "items", "primary_metric", "baseline", "model", "objective")
 """Facts of run.json that the page shows elsewhere."""
-BASELINE = "without reading"
 
 
 def page_of(run: Path, now: datetime, live: bool = False) -> str:
@@ -28,7 +27,7 @@ def page_of(run: Path, now: datetime, live: bool = False) -> str:
     tuned = read_tuned(run)
     snapshot, best = tuned.snapshot, tuned.best
     baseline = tuned.baseline
-    scores = {name: (BASELINE, baseline[name]) if name in baseline else None for name in tuned.metrics}
+    scores = {name: (tuned.compared_with, baseline[name]) if name in baseline else None for name in tuned.metrics}
     charts = find_charts(snapshot, scores)
     events = snapshot.events[-MOST_EVENTS:]
     facts = {name: value for name, value in snapshot.facts.items() if name not in IN_SETTINGS}
@@ -40,6 +39,9 @@ def page_of(run: Path, now: datetime, live: bool = False) -> str:
         "Entities": tuned_sections.entities_section(tuned.results),
         "Questions": tuned_sections.questions_section(tuned.results),
         "Numbers": tuned_sections.numbers_section(tuned.results),
+        "Answers before and after": tuned_chat.answers_section(tuned.results),
+        "Forgetting": tuned_chat.forgetting_section(tuned.results),
+        "Rows": tuned_chat.examples_section(tuned.results),
         "Mistakes": tuned_sections.mistakes_section(tuned.results),
         "Settings": tuned_sections.settings_section(tuned),
         "Events": sections.events_section(events, len(snapshot.events) - len(events)),
@@ -90,7 +92,7 @@ def cards(tuned: Tuned) -> list[Card]:
     if score is not None and plain is not None:
         better = part(tuned.results, "baseline").get("better", score > plain) is True
         note = [] if better or score <= plain else ["may be chance"]
-        note.append(f"without reading the items {plain:.4f}")
+        note.append(f"{plain:.4f} {tuned.compared_with}" if tuned.from_start else f"without reading the items {plain:.4f}")
         kind = "good" if better else "bad"
         shown.append(("Against the baseline", f"{score - plain:+.4f}", "; ".join(note), kind))
     for name, value in [pair for pair in metrics.items() if pair[0] != tuned.primary_metric][:2]:

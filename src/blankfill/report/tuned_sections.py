@@ -66,10 +66,12 @@ def scores_section(tuned: Tuned) -> str:
     )
     if not lines:
         return ""
-    columns = ("metric", "this run", "95% interval", "without reading", "difference")
+    columns = ("metric", "this run", "95% interval", tuned.compared_with, "difference")
     count = number(part(tuned.results, "items").get("dev"))
     of_dev = f"Dev set, {count:,.0f} examples" if count else "Dev set"
     note = "without reading: the most frequent class, the mean, each word's usual tag"
+    if tuned.from_start:
+        note = "before: the model before its fine-tuning"
     body = panel(of_dev, table(columns, lines) + _comparison(part(tuned.results, "baseline"), _chosen(tuned)))
     if tuned.test:
         plain = numbers(part(tuned.test, "baseline").get("metrics"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from blankfill.tasks.metrics.bootstrap import resampled
 from blankfill.tasks.metrics.scoring import score
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.tasks.task import Task
+
+if TYPE_CHECKING:
+    from blankfill.chatting.templates import ChatTemplate
 
 Scores = NDArray[np.float32]
 
@@ -50,6 +53,9 @@ class EncodedSet:
 
 class Adapter(ABC):
     """One kind of task, for one tokenizer and model."""
+
+    from_start: ClassVar[bool] = False
+    """Whether the baseline is the model before its training, instead of `baseline_predictions`."""
 
     def __init__(
         self,
@@ -76,6 +82,11 @@ class Adapter(ABC):
         """The format in which the model reads texts."""
         assert self._input_format is not None
         return self._input_format
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The template that writes dialogues out; None for kinds that have none."""
+        return None
 
     @abstractmethod
     def encode(self, items: Sequence[Item], learn: bool = False) -> EncodedSet:
@@ -134,6 +145,21 @@ class Adapter(ABC):
     def error_analysis(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Return an analysis of predictions for items with answers, as JSON values."""
         return {}
+
+    def samples(
+        self, items: Sequence[Item], before: Sequence[Prediction], after: Sequence[Prediction]
+    ) -> list[dict[str, Any]]:
+        """Return predictions before and after the training to be shown beside each other, as JSON values; none for kinds
+        whose baseline is not the model before its training."""
+        return []
+
+    def examples(self, encoded: Sequence[EncodedItem]) -> list[str]:
+        """Return some training rows as texts, with what is learnt marked; none for most kinds."""
+        return []
+
+    def packing(self, encoded: Sequence[EncodedItem], epochs: Epochs, pad: int) -> str:
+        """Return a sentence on how full the rows of a step are, "" for most kinds."""
+        return ""
 
     def classes(self, items: Sequence[Item]) -> NDArray[np.int64] | None:
         """Return the number of items of each class; None without classes."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from blankfill.chatting.messages import Message
 from blankfill.corpus.tables.columns import FieldChoice
 
 LISTED = 3
@@ -96,6 +97,32 @@ class GenerationItem:
 
 
 @dataclass(frozen=True)
+class ChatItem:
+    """A dialogue: at most one message of the system, then those of the user and answers of the assistant by turns.
+
+    It may end with a message of the user, which is to be answered. unasked: indices of answers that nothing is learnt
+    from (`loss_weight` 0). later: messages of the user that follow once the one before is answered (MT-bench). line: of
+    the file, 0 for a dialogue that is from none.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    unasked: tuple[int, ...] = ()
+    later: tuple[str, ...] = ()
+    line: int = 0
+
+    @property
+    def answers(self) -> list[int]:
+        """The indices of the messages that are answers."""
+        return [index for index, message in enumerate(self.messages) if message.role == "assistant"]
+
+    @property
+    def open(self) -> bool:
+        """Whether the dialogue ends with a message of the user."""
+        return self.messages[-1].role == "user"
+
+
+@dataclass(frozen=True)
 class LanguageItem:
     """A text whose probability is measured. words: its number of words, for perplexity by word."""
 
@@ -110,11 +137,11 @@ class MixedItem:
 
     id: str
     task: str
-    item: TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem | MixedItem
+    item: TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | ChatItem | LanguageItem | MixedItem
 
 
-Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | LanguageItem | MixedItem
-T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, LanguageItem)
+Item = TextItem | ChoiceItem | TaggedItem | QuestionItem | GenerationItem | ChatItem | LanguageItem | MixedItem
+T = TypeVar("T", TextItem, ChoiceItem, TaggedItem, QuestionItem, GenerationItem, ChatItem, LanguageItem)
 
 
 class Remark(str):
@@ -159,6 +186,10 @@ class Split:
         """Return the items, which must be texts to rewrite; TypeError otherwise."""
         return _all_of(self.items, GenerationItem)
 
+    def chats(self) -> list[ChatItem]:
+        """Return the items, which must be dialogues; TypeError otherwise."""
+        return _all_of(self.items, ChatItem)
+
     def languages(self) -> list[LanguageItem]:
         """Return the items, which must be texts to measure; TypeError otherwise."""
         return _all_of(self.items, LanguageItem)
@@ -181,6 +212,8 @@ def labelled(item: Item) -> bool:
         return item.tags is not None
     if isinstance(item, QuestionItem):
         return bool(item.answers) or bool(item.impossible)
+    if isinstance(item, ChatItem):
+        return bool(item.answers)
     return bool(item.targets) if isinstance(item, GenerationItem) else False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from blankfill.errors import Problem, setting
@@ -21,6 +21,9 @@ AnswerColumns = Literal["context", "all"]
 HeadOn = Literal["auto", "encoder", "decoder"]
 
 
+USUAL_LR, CHAT_LR, CHAT_LORA_LR = 3e-5, 1e-4, 1e-3
+"""Learning rates where none is given: of tasks, of dialogues (ChatGLM-6B's own script for all weights), and of LoRA for
+dialogues."""
 MOST_BEAMS = 1024
 """Largest beam width."""
 
@@ -30,13 +33,15 @@ class FinetuneOptions:
     """Options of a fine-tuning run."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
-        **dict.fromkeys(("lr", "epochs", "distil_epochs", "mixing_temperature"), above(0)),
+        **dict.fromkeys(("epochs", "distil_epochs", "mixing_temperature"), above(0)),
+        "lr": at_least(0.0),
         **dict.fromkeys(("batch_size", "stride", "max_query_length", "max_answer_length"), SOME),
         **dict.fromkeys(
             ("max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
              "patience", "micro_batch", "max_train_samples", "mlm_weight", "max_target_length", "mixing_limit",
-             "no_repeat_ngram", "max_eval_samples"), COUNT
+             "no_repeat_ngram", "max_eval_samples", "max_prompt_length"), COUNT
         ),
+        "replay_ratio": below(1),
         "beams": at_least(1, MOST_BEAMS),
         "length_penalty": Bound(-STEEPEST, STEEPEST),
         "label_smoothing": below(1),
@@ -48,8 +53,9 @@ class FinetuneOptions:
         "lora_rank": at_least(0, 2**16),
     }  # fmt: skip
 
-    lr: float = 3e-5
-    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5)."""
+    lr: float = 0.0
+    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5; for dialogues 1e-4 (ChatGLM-6B), with
+    LoRA 1e-3."""
     embedding_lr_multiplier: float = 0.0
     """Learning rate of the token embeddings as a multiple of lr. 0: the multiplier that the model was pretrained with;
     1 for imported models."""
@@ -115,6 +121,20 @@ class FinetuneOptions:
     target_noise: float = 0.0
     """Generation with UniLM v2: fraction of target tokens that the model reads as the token at their pseudo mask in
     training (released code: 0.4 to 0.8, by task)."""
+    template: str = ""
+    """Dialogues: chat template that writes them out: chatglm, plain, plain-zh, or a Jinja file as transformers'
+    chat_template; stored with the model. Without it, that of the model, or plain."""
+    max_prompt_length: int = 0
+    """Dialogues: maximum length of the text before an answer in tokens; older rounds are left out first. 0: what a row
+    holds beside the answer."""
+    learn_start: bool = True
+    """Dialogues with ChatGLM: learn <sop> at [gMASK] too, as ChatGLM-6B's own fine-tuning does."""
+    replay: str = ""
+    """Dialogues: old text, a file, a folder or a prepared corpus, whose loss is measured before and after the training
+    (the forgetting report), and which --replay-ratio mixes in."""
+    replay_ratio: float = 0.0
+    """Dialogues: share of rows of the old text in each step, and its share of the loss; usually 0.1 to 0.3. 0: only
+    measured."""
     beams: int = 1
     """Generation: beam width; 1 is greedy search. Usually 4 or 5."""
     length_penalty: float = 1.0
@@ -124,7 +144,7 @@ class FinetuneOptions:
     """Generation: no n-gram of this size occurs twice in a text (UniLM, GLM: 3); 0: no limit."""
     max_eval_samples: int = 200
     """Generation: dev examples, evenly spaced, that are generated at each evaluation during training; the final
-    evaluation uses all. 0: always all."""
+    evaluation uses all. Dialogues: those that are generated before and after the training. 0: always all."""
     validation_split: float = 0.1
     """Fraction of the training examples used for validation where a data set has no dev set; whole documents or
     articles."""
@@ -180,9 +200,22 @@ class FinetuneOptions:
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, the usual one where none is given."""
+        return self.lr or USUAL_LR
+
+    def for_kind(self, kind: str) -> FinetuneOptions:
+        """Return the options with the usual learning rate of a kind of task and of its weights that learn, where none is
+        given."""
+        if self.lr:
+            return self
+        usual = (CHAT_LORA_LR if self.lora_rank else CHAT_LR) if kind == "chat" else USUAL_LR
+        return replace(self, lr=usual)
+
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
-        own = (*self._test_problems(), *self._cloze_problems(), *self._head_problems())
+        own = (*self._test_problems(), *self._cloze_problems(), *self._head_problems(), *self._replay_problems())
         return out_of_bounds(self) + [Problem(sentence) for sentence in own]
 
     @property
@@ -201,6 +234,11 @@ class FinetuneOptions:
                 f"{setting('test_split')} is {self.test_split}; it must be a fraction above 0 and below 1, or the name "
                 "of a split"
             )
+
+    def _replay_problems(self) -> Iterator[str]:
+        """Yield a sentence for a share of no old text."""
+        if self.replay_ratio and not self.replay:
+            yield f"{setting('replay_ratio')} needs the old text; name it with {setting('replay')}"
 
     def _head_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the head and of trained weights."""
@@ -261,7 +299,7 @@ class FinetuneOptions:
         steps = self.steps(items)
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(
-            steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.lr, schedule=self.schedule,
+            steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.peak_lr, schedule=self.schedule,
             warmup=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm, eps=1e-8,
             precision=self.precision,
             device=self.device, threads=self.threads, eval_every=min(steps, evaluate), save_every=steps,

@@ -12,7 +12,8 @@ from blankfill.tasks.datasets.files import find_file
 from blankfill.tasks.items import Item, Split
 
 Kind = Literal[
-    "classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "language", "last-word", "mixture"
+    "classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "chat", "language", "last-word",
+    "mixture",
 ]
 
 
@@ -40,7 +41,8 @@ class Task:
 
     kind: the kind of prediction, which decides about head and items: "classify", "regress" and "multilabel" (TextItem),
     "choice" (ChoiceItem), "tag" (TaggedItem), "answer" (a span of the context, QuestionItem), "generate"
-    (GenerationItem), "last-word" (the one word that ends a text, GenerationItem), "language" (a text's probability,
+    (GenerationItem), "chat" (the answers of a dialogue, ChatItem), "last-word" (the one word that ends a text,
+    GenerationItem), "language" (a text's probability,
     LanguageItem). files: possible file names of each split, the likeliest first. folders: names of the task's folder in
     its benchmark's. labels: in the order of their numbers; () when the data define them. metrics: the official ones;
     primary_metric: the one that chooses the best checkpoint ("average" is the mean of the metrics, as on leaderboards).

@@ -120,6 +120,8 @@ def is_columnwise(value: Any) -> bool:
         return True
     columns = list(value.values())
     if all(isinstance(column, list) for column in columns):
+        if len(columns) == 1 and all(isinstance(cell, Mapping) for cell in columns[0]):
+            return False  # a record with a list of objects, such as the messages of a dialogue
         return len(columns[0]) > 0 and all(len(column) == len(columns[0]) for column in columns)
     if all(isinstance(column, Mapping) for column in columns):
         keys = columns[0].keys()

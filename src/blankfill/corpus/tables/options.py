@@ -14,10 +14,10 @@ from blankfill.system.schema import Option, nearest
 
 ROLES = (
     "text", "second", "label", "id", "question", "context", "answer", "start", "choices", "source", "target", "words",
-    "tags",
+    "tags", "messages", "role", "content", "prompt", "response", "history", "input", "system",
 )  # fmt: skip
 """What a column may be to a command. text: the running text of `prepare`, and the texts of a task in their order;
-label: whatever a task predicts; start: the first character of an answer."""
+label: whatever a task predicts; start: the first character of an answer; those from `messages` on: of dialogues."""
 DELIMITERS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "\\t": "\t", "|": "|"}
 """Names of delimiters that a shell would not pass on as they are."""
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from blankfill.errors import UserError
-from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
+from blankfill.tasks.items import ChatItem, ChoiceItem, GenerationItem, Item, QuestionItem, Split, TaggedItem, TextItem
 
 
 def hold_out(split: Split, share: float = 0.1, seed: int = 0, name: str = "dev") -> tuple[Split, Split]:
@@ -56,4 +56,6 @@ def _together(item: Item, place: int) -> Hashable:
         return item.context or place
     if isinstance(item, GenerationItem):
         return item.source or place
+    if isinstance(item, ChatItem):  # the same questions, whatever their answers are
+        return tuple(message.content for message in item.messages if message.role == "user")
     return (item.group or place) if isinstance(item, TextItem) else place

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import get_args
 
 from blankfill.errors import UserError
+from blankfill.tasks.datasets.chat import CHAT
 from blankfill.tasks.datasets.choices import CHOICES
 from blankfill.tasks.datasets.conll import TAGGED
 from blankfill.tasks.datasets.generation import GENERATION
@@ -29,7 +30,7 @@ GROUP = "blankfill.tasks"
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *TABULAR)
+    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *TABULAR, CHAT)
 }
 """All tasks by name."""
 

@@ -406,10 +406,11 @@ def read_pairs(path: Path, labels: tuple[str, ...], options: TableOptions) -> Sp
 
 
 _SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
-_FILES = {
+FILES = {
     split: tuple(f"{name}{more}.{ending}" for name in names for more in ("", "-*") for ending in ENDINGS)
     for split, names in _SPLITS.items()
 }
+"""Names of the files of the user's own tables."""
 _READERS: dict[str, tuple[Any, Any, TaskRoles, tuple[str, ...], str]] = {
     "classify": ("classify", read_texts, _CLASSES, ("accuracy", "macro-f1"), "accuracy"),
     "regress": ("regress", read_numbers, _CLASSES, ("pearson", "spearman", "mse"), "pearson"),
@@ -433,7 +434,7 @@ def tabular_task(name: str, options: TableOptions | None = None, by_characters: 
     options = options or TableOptions()
     roles.check(options)
     parse = partial(reader, options=options)
-    return Task(name, kind, _FILES, parse, metrics, primary_metric, by_characters=by_characters)
+    return Task(name, kind, FILES, parse, metrics, primary_metric, by_characters=by_characters)
 
 
 ROLES: Mapping[str, tuple[TaskRoles, Callable[[TaskColumns, Row, str, int], Item | str]]] = {

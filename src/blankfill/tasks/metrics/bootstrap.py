@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from blankfill.tasks.items import Split
+from blankfill.tasks.metrics.dialogues import Answered, compared, references
 from blankfill.tasks.metrics.entities import entities
 from blankfill.tasks.metrics.generation import bleu_of_sums, bleu_rows, rouge_rows, without_spaces
 from blankfill.tasks.metrics.intervals import Scores, draws
@@ -253,11 +254,39 @@ def _texts(task: Task, split: Split, predicted: Sequence[str]) -> Mapping[str, M
     of_each = rouge_rows(rouge, targets, predicted, by_characters) if rouge else []
     measures = {name: _mean([row[name] for row in of_each]) for name in rouge}
     if "bleu" in task.metrics:
-        measures["bleu"] = _of_sums(
-            bleu_rows(targets, predicted, by_characters),
-            lambda sums: np.array([bleu_of_sums(of) for of in sums.T.round().astype(int).tolist()]),
-        )
+        measures["bleu"] = _of_sums(bleu_rows(targets, predicted, by_characters), _bleu_of_each)
     return measures
+
+
+def _chats(task: Task, split: Split, predicted: Sequence[Answered]) -> Mapping[str, Measure]:
+    items, N = split.chats(), len(predicted)
+    table = np.array([(answer.nats, answer.tokens) for answer in predicted])
+    measures: dict[str, Measure] = {
+        "log-likelihood": _of_sums(table, lambda sums: -_share(sums[0], sums[1])),
+        "perplexity": _of_sums(table, lambda sums: np.exp(np.minimum(_share(sums[0], sums[1]), 700.0))),
+    }
+    places = compared(items, predicted)
+    if not places:
+        return measures
+    right, written = references(items, places), [predicted[k].text or "" for k in places]
+    by_characters = task.by_characters or without_spaces(right)
+    has_N = np.zeros(N)
+    has_N[places] = 1.0
+    rouge = [name for name in task.metrics if name.startswith("rouge")]
+    of_each = rouge_rows(rouge, right, written, by_characters)
+    for name in rouge:
+        score_N = np.zeros(N)
+        score_N[places] = [row[name] for row in of_each]
+        measures[name] = _mean(score_N, has_N)
+    counts = np.array(bleu_rows(right, written, by_characters))
+    sums_N = np.zeros((N, counts.shape[1]))
+    sums_N[places] = counts
+    measures["bleu"] = _of_sums(sums_N, _bleu_of_each)
+    return measures
+
+
+def _bleu_of_each(sums: Floats) -> Floats:
+    return np.array([bleu_of_sums(of) for of in sums.T.round().astype(int).tolist()])
 
 
 def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> Mapping[str, Measure]:
@@ -269,6 +298,6 @@ _GROUPED = {"group-exact", "parity"}
 """Metrics that combine the rows of a group."""
 _MEASURES: dict[str, Callable[[Task, Split, Any], Mapping[str, Measure]]] = {
     "classify": _classes, "regress": _numbers, "multilabel": _sets, "choice": _choices, "tag": _tags,
-    "answer": _answers, "generate": _texts, "last-word": _last_words,
+    "answer": _answers, "generate": _texts, "last-word": _last_words, "chat": _chats,
 }  # fmt: skip
 """The metrics of each kind of task."""

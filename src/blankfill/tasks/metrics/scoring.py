@@ -9,6 +9,8 @@ from typing import Any
 from blankfill.errors import UserError
 from blankfill.tasks.items import ChoiceItem, Split
 from blankfill.tasks.metrics import classes
+from blankfill.tasks.metrics.dialogues import Answered
+from blankfill.tasks.metrics.dialogues import answer_metrics as dialogue_metrics
 from blankfill.tasks.metrics.entities import tag_metrics
 from blankfill.tasks.metrics.generation import text_metrics, without_spaces
 from blankfill.tasks.metrics.questions import answer_metrics, scores
@@ -16,11 +18,12 @@ from blankfill.tasks.task import Task
 
 
 def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
-    """Return the metrics of a task, and their mean as "average" where the task uses it. All are shares of 1.
+    """Return the metrics of a task, and their mean as "average" where the task uses it. All are shares of 1, but for
+    "log-likelihood" and "perplexity".
 
     predicted: for "classify" and "choice" the index of a label or choice for each item; for "regress" a number; for
     "multilabel" the indices of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
-    texts; for "generate" and "last-word" a text for each item ("language" is measured, not predicted, and is not scored
+    texts; for "generate" and "last-word" a text for each item; for "chat" an `Answered` ("language" is measured, not predicted, and is not scored
     here). Raises UserError when the split has no labels, or predictions are missing or not finite.
     """
     known = tuple(name for name in task.metrics if name not in task.own_metrics)
@@ -87,6 +90,10 @@ def _texts(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, floa
     return text_metrics(task.metrics, targets, predicted, task.by_characters or without_spaces(targets))
 
 
+def _chats(task: Task, split: Split, predicted: Sequence[Answered]) -> dict[str, float]:
+    return dialogue_metrics(task.metrics, split.chats(), predicted, task.by_characters)
+
+
 def _last_words(task: Task, split: Split, predicted: Sequence[str]) -> dict[str, float]:
     items = split.generations()
     right = [text.strip() in item.targets for item, text in zip(items, predicted, strict=True)]
@@ -106,5 +113,5 @@ def _all_answers(gold: Sequence[Any]) -> list[Any]:
 
 _SCORES: dict[str, Callable[[Task, Split, Any], dict[str, float]]] = {
     "classify": _classes, "regress": _numbers, "multilabel": _sets, "choice": _choices, "tag": _tags,
-    "answer": _answers, "generate": _texts, "last-word": _last_words,
+    "answer": _answers, "generate": _texts, "last-word": _last_words, "chat": _chats,
 }  # fmt: skip

@@ -69,11 +69,11 @@ class Writing:
 
     def encoded(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """Encode a source with its target (teacher forcing); the targets are the tokens and the end."""
-        return _encoded(self.format.target(source.row, self.whole(target)))
+        return encoded_item(self.format.target(source.row, self.whole(target)))
 
     def learnt(self, source: Source, target: Sequence[int]) -> EncodedItem:
         """Encode a source and its target for training, before the draws of a step."""
-        return _encoded(self.format.training_target(source.row, self.whole(target)))
+        return encoded_item(self.format.training_target(source.row, self.whole(target)))
 
     def whole(self, target: Sequence[int]) -> list[int]:
         """Return a target and its end, or the part of it that is trained."""
@@ -114,14 +114,14 @@ class DrawnTargets(Batches):
     def _changed(self, item: EncodedItem, rng: np.random.Generator) -> EncodedItem:
         (example,), (columns,) = item.examples, item.columns
         targets = item.answers.astype(np.int32)
-        return _encoded(self.change(dataclasses.replace(example, target_index=columns, target_ids=targets), rng))
+        return encoded_item(self.change(dataclasses.replace(example, target_index=columns, target_ids=targets), rng))
 
     def _rng(self, step: int, place: int) -> np.random.Generator:
         number = DRAWS + step * self.epochs.size + place
         return np.random.Generator(np.random.Philox(key=[self.epochs.seed, number]))
 
 
-def _encoded(example: Example) -> EncodedItem:
+def encoded_item(example: Example) -> EncodedItem:
     """Return an Example as an item, whose answers are the targets of the Example."""
     plain = dataclasses.replace(example, target_index=NOTHING, target_ids=NOTHING)
     return EncodedItem((plain,), (example.target_index,), example.target_ids.astype(np.int64))

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from blankfill.tasks.adapter import Adapter, Prediction
+from blankfill.tasks.chat.adapter import ChatEvaluator, Converse
 from blankfill.tasks.batching import ANSWER, EvaluationBatches
 from blankfill.tasks.heads.models import AnswerModel, task_losses
 from blankfill.tasks.items import Item
@@ -67,8 +68,10 @@ class WritingEvaluator:
 
 def evaluator_for(
     adapter: Adapter, items: Sequence[Item], pad: int, least: float = math.inf, sample: int = 0
-) -> HeadEvaluator | WritingEvaluator:
+) -> HeadEvaluator | WritingEvaluator | ChatEvaluator:
     """Return the evaluator of a model on items. least: see `HeadEvaluator`; sample: see `WritingEvaluator`."""
+    if isinstance(adapter, Converse):
+        return ChatEvaluator(adapter, items, pad, least, sample)
     if isinstance(adapter, Write):
         return WritingEvaluator(adapter, items, pad, least, sample)
     return HeadEvaluator(adapter, adapter.encode(items), pad, least)

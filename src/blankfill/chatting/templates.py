@@ -1,0 +1,360 @@
+"""The text that a model reads before an answer: a conversation written out by a template.
+
+A template is Jinja, with what transformers' `chat_template` offers, so the templates of imported models work, and ours
+work there: `messages`, `add_generation_prompt`, the special tokens by their names (`bos_token`, …),
+`raise_exception`, `strftime_now`, `tojson`, `{% break %}` and `{% continue %}`; the body of `{% generation %}` is
+written as it is. The built-in ones are Jinja too. A template runs in Jinja's sandbox, since it may come with a model
+from somewhere: it sees the messages and nothing else.
+
+Text cannot forge a special token: a token that the template writes (`<|im_start|>`) is that token, and the same
+letters in a message are letters. For this, messages are marked wherever they spell a special token before the template
+sees them, with a character that no text has; `prompt_ids` finds the tokens of the template between the marks.
+
+Not here: what surrounds a prompt in a row of the model (`Format`), e.g. ChatGLM's `[gMASK] <sop>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from blankfill.chatting.messages import Message, check
+from blankfill.errors import UserError, setting
+from blankfill.system.files import write_file
+from blankfill.system.reading import read_json, read_text
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
+    from blankfill.corpus.tokenizer import Tokenizer
+
+FILE = "chat_template.jinja"
+"""Name of the file with the template, in the folder of a model."""
+MARK = "\ufdd0"
+"""A noncharacter of Unicode, which no text has."""
+LONGEST = 1 << 20
+"""Largest size in bytes of a template."""
+DEFAULT = "plain"
+"""The built-in template of models that have none of their own."""
+
+CHATGLM = """\
+{%- if messages[0].role == 'system' %}
+    {%- set system = messages[0].content + '\\n' %}
+    {%- set spoken = messages[1:] %}
+{%- else %}
+    {%- set system = '' %}
+    {%- set spoken = messages %}
+{%- endif %}
+{%- if add_generation_prompt and spoken | length == 1 %}
+    {{- system + spoken[0].content }}
+{%- else %}
+    {%- for message in spoken %}
+        {%- if message.role == 'user' %}
+            {{- '[Round ' ~ loop.index0 // 2 ~ ']\\n问：' + (system if loop.first else '') }}
+            {{- message.content + '\\n答：' }}
+        {%- else %}
+            {{- message.content + '\\n' }}
+        {%- endif %}
+    {%- endfor %}
+{%- endif %}
+"""
+PLAIN = """\
+{%- set names = {'user': 'USER', 'assistant': 'ASSISTANT'} %}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {{- message.content + '\\n\\n' }}
+    {%- else %}
+        {{- names[message.role] + '\\n' + message.content + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- names.assistant + '\\n' }}
+{%- endif %}
+"""
+BARE = "{{- messages[0].content + '\\n' if messages[0].role == 'system' }}{{ messages[-1].content }}"
+BUILT_IN: dict[str, str] = {
+    "bare": BARE,
+    "chatglm": CHATGLM,
+    "plain": PLAIN.replace("USER", "User:").replace("ASSISTANT", "Assistant:"),
+    "plain-zh": PLAIN.replace("USER", "用户：").replace("ASSISTANT", "助手："),
+}
+"""The built-in templates.
+
+bare: the last message alone, for models that know no history. chatglm: as ChatGLM-6B was released, which is
+`[Round 0]`, `问：…`, `答：…` on lines of their own, and the bare question where there is no history; a message of the
+system stands before the first question, which was not foreseen there. plain, plain-zh: our own wording.
+"""
+
+
+class Round(NamedTuple):
+    """One answer of a conversation. prompt: what is read before it, with all earlier rounds. answer: its text."""
+
+    prompt: str
+    answer: str
+
+
+class RoundIds(NamedTuple):
+    """The same as token ids, without the special tokens of the row that the model reads."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template. source: the Jinja text. name: of a built-in one, else "". where: its file, for sentences.
+
+    tokens: what the template may name, e.g. {"bos_token": "<s>"}.
+    """
+
+    source: str
+    name: str = ""
+    where: str = "the chat template"
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """Return the text that the model reads before it answers the last message, which is of the user.
+
+        Raises UserError for messages that make no conversation, and for an error in the template.
+        """
+        check(messages)
+        return self.render(messages)
+
+    def rounds(self, messages: Sequence[Message]) -> list[Round]:
+        """Return each answer of a finished conversation with the text that is read before it."""
+        check(messages, answered=True)
+        return [Round(self.render(before), answer) for before, answer in _answers(messages)]
+
+    def prompt_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        """Return the ids of `prompt`: special tokens where the template writes them, and never from a message."""
+        check(messages)
+        return self._ids(messages, tokenizer)
+
+    def round_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[RoundIds]:
+        """Return the ids of `rounds`; an answer has no special tokens."""
+        check(messages, answered=True)
+        return [
+            RoundIds(self._ids(before, tokenizer), tokenizer.encode_plain([answer])[0].tolist())
+            for before, answer in _answers(messages)
+        ]
+
+    def closing(self, tokenizer: Tokenizer) -> list[int]:
+        """Return the special token that the template writes behind an answer, as a list of one; empty where it writes
+        none. An answer ends there."""
+        said = [Message("user", "a"), Message("assistant", "\ufdd1")]
+        try:
+            behind = self.render(said, add_generation_prompt=False).partition("\ufdd1")[2].lstrip()
+        except UserError:
+            return []
+        special = tokenizer.special_tokens
+        names = [name for name in special if behind.startswith(name)]
+        return [special[max(names, key=len)]] if names else []
+
+    def check(self) -> None:
+        """Raise UserError with the line when the template is not Jinja."""
+        _ = self._compiled
+
+    def save(self, folder: Path) -> None:
+        """Write the template into the folder of a model."""
+        write_file(folder / FILE, self.source)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """Write messages out, unchecked. Raises UserError for an error in the template, with its line."""
+        values = [message.to_json() for message in messages]
+        try:
+            text: str = self._compiled.render(
+                messages=values, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self.tokens
+            )
+        except Exception as error:  # whatever a template may do wrong: a division, a missing name, its own refusal
+            raise self._failed(error) from None
+        return text
+
+    def _ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        special = tokenizer.special_tokens
+        text = self.render([Message(message.role, marked(message.content, special)) for message in messages])
+        tokens = _any_of(special)
+        if MARK not in text:  # in one piece, as transformers reads it
+            return tokenizer.encode(text) if tokens.search(text) else tokenizer.encode_plain([text])[0].tolist()
+        ids: list[int] = []
+        for index, piece in enumerate(tokens.split(text)):
+            if index % 2:
+                ids.append(special[piece])
+            elif piece:
+                ids += tokenizer.encode_plain([piece.replace(MARK, "")])[0].tolist()
+        return ids
+
+    @cached_property
+    def _compiled(self) -> Any:
+        from jinja2 import Template, TemplateSyntaxError
+
+        environment = _environment()
+        try:
+            code = environment.compile(self.source, filename=self.where)
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"{self.where}, line {error.lineno}: the template cannot be read ({_plain(error.message)}); mend it, "
+                f"or name another one with {setting('template')}"
+            ) from None
+        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
+            raise UserError(f"{self.where}: the template cannot be read ({error or type(error).__name__})") from None
+        return Template.from_code(environment, code, environment.globals)
+
+    def _failed(self, error: Exception) -> UserError:
+        from jinja2 import TemplateError
+
+        if isinstance(error, UserError):
+            return error
+        line, trace = 0, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == self.where:
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        where = f"{self.where}, line {line}" if line else self.where
+        if isinstance(error, _RefusedError):
+            return UserError(f"{where}: the template refuses these messages: {_plain(error)}")
+        what = _plain(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {_plain(error)}"
+        return UserError(f"{where}: the template fails on these messages ({what}); mend it")
+
+
+def built_in(name: str) -> ChatTemplate:
+    """Return a built-in template. Raises UserError with the names when that name is unknown."""
+    if name not in BUILT_IN:
+        raise UserError(f"there is no chat template {name!r}; the built-in ones are {', '.join(BUILT_IN)}")
+    return ChatTemplate(BUILT_IN[name], name, f"the template {name}")
+
+
+def read_template(path: Path, tokens: Mapping[str, str] | None = None) -> ChatTemplate:
+    """Return the template in a file. Raises UserError for a file that cannot be read, or that is not Jinja."""
+    source = read_text(path, LONGEST)
+    same = next((name for name, known in BUILT_IN.items() if known == source), "")
+    template = ChatTemplate(source, same, str(path), tokens or {})
+    template.check()
+    return template
+
+
+def template_named(value: str, tokens: Mapping[str, str] | None = None) -> ChatTemplate:
+    """Return the template that a user names: a built-in one, or that of a file. Raises UserError."""
+    if value in BUILT_IN:
+        return built_in(value)
+    if not Path(value).exists():
+        raise UserError(
+            f"{value}: there is no such file, and no built-in chat template of this name ({', '.join(BUILT_IN)})"
+        )
+    return read_template(Path(value), tokens)
+
+
+def template_in(folders: Iterable[Path], tokens: Mapping[str, str] | None = None) -> ChatTemplate | None:
+    """Return the template of a model: of `chat_template.jinja`, or of `tokenizer_config.json` as older versions of
+    transformers have it, in the first of the folders with one; None without any. Raises UserError for a bad file."""
+    for folder in folders:
+        if (folder / FILE).is_file():
+            return read_template(folder / FILE, tokens)
+        config = folder / "tokenizer_config.json"
+        source = read_json(config).get("chat_template") if config.is_file() else None
+        if isinstance(source, list):  # several by name
+            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+            source = named.get("default", next(iter(named.values()), None))
+        if isinstance(source, str):
+            template = ChatTemplate(source, where=f"chat_template of {config}", tokens=tokens or {})
+            template.check()
+            return template
+    return None
+
+
+def token_names(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the special tokens that the files of a tokenizer name, e.g. {"bos_token": "<s>"}, for templates."""
+    said: dict[str, str] = {}
+    for folder in folders:
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second file overrides the first
+            values = read_json(folder / name) if (folder / name).is_file() else {}
+            for key, token in values.items():
+                token = token.get("content") if isinstance(token, dict) else token
+                if key.endswith("_token") and isinstance(token, str):
+                    said[key] = token
+        if said:
+            break
+    return said
+
+
+def marked(text: str, special: Collection[str]) -> str:
+    """Return a text with a mark inside everything in it that spells a special token, or a part of one at its ends.
+
+    What the template writes beside a message can then complete no token either.
+    """
+    text = text.replace(MARK, "")
+    text = _any_of(special).sub(lambda match: f"{match[0][:1]}{MARK}{match[0][1:]}", text)
+    for token in special:
+        for size in range(len(token) - 1, 1, -1):
+            if text.endswith(token[:size]):
+                text = f"{text[: 1 - size]}{MARK}{text[1 - size :]}"
+                break
+        for size in range(len(token) - 1, 1, -1):
+            if text.startswith(token[-size:]):
+                text = f"{text[:1]}{MARK}{text[1:]}"
+                break
+    return text
+
+
+def _any_of(tokens: Collection[str]) -> re.Pattern[str]:
+    """Return the pattern of any of some tokens, the longest first, in a group; it matches nothing where there are
+    none."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else "((?!))")
+
+
+def _answers(messages: Sequence[Message]) -> list[tuple[Sequence[Message], str]]:
+    """Return each answer with the messages before it."""
+    return [(messages[:index], said.content) for index, said in enumerate(messages) if said.role == "assistant"]
+
+
+def _plain(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+class _RefusedError(Exception):
+    """`raise_exception` of a template."""
+
+
+def _refuse(message: object) -> None:
+    raise _RefusedError(str(message))
+
+
+def _now(form: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(form)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """`tojson` as templates expect it: without the escapes of HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _environment() -> SandboxedEnvironment:
+    """Make the environment of templates; blocks leave no white space, as in transformers."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
+
+        tags: ClassVar[set[str]] = {"generation"}
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals.update(functions)
+    return environment
