@@ -63,6 +63,7 @@ class ChatGlm(Objective):
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
     cls_state: ClassVar[bool] = False
     hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "blank"
     chat_template: ClassVar[str] = "chatglm"
 
     gmask_share: float = 0.7
