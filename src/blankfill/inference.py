@@ -188,10 +188,12 @@ class Model:
         from blankfill.finetuning.speaker import tuned_speaker
 
         if self._loaded is not None:
-            speaker, default = speaker_of(self.loaded), self.loaded.objective.chat_template
+            speaker, given = speaker_of(self.loaded), template
+            default = self.loaded.objective.chat_template
         else:
-            speaker, default = tuned_speaker(self.predictor), "bare"
-        return chat_with(speaker, template, default, options, allow_unknown)
+            speaker, own = tuned_speaker(self.predictor)
+            given, default = template or own, own.name
+        return chat_with(speaker, given, default, options, allow_unknown)
 
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False
