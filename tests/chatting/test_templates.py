@@ -69,6 +69,11 @@ def test_plain() -> None:
     assert built_in("plain-zh").prompt([user("你好")]) == "用户：\n你好\n助手：\n"
 
 
+def test_bare() -> None:
+    assert built_in("bare").prompt(TALK) == "Be kind.\nAnd you?"
+    assert built_in("bare").prompt(TALK[1:]) == "And you?"
+
+
 def test_rounds_have_all_earlier_rounds_before_each_answer() -> None:
     talk = [user("a"), assistant("b"), user("c"), assistant("d")]
     assert built_in("chatglm").rounds(talk) == [
@@ -88,7 +93,7 @@ def test_chatglm_agrees_with_the_original_code() -> None:
     cases = json.loads(GOLDEN.read_text(encoding="utf-8"))["chat"]
     assert len(cases) >= 3
     for case in cases:
-        talk = [said for asked, told in case["history"] for said in (user(asked), assistant(told))]
+        talk = [said for query, answer in case["history"] for said in (user(query), assistant(answer))]
         assert built_in("chatglm").prompt([*talk, user(case["query"])]) == case["prompt"]
 
 
@@ -187,9 +192,9 @@ def test_templates_by_name_and_file(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ messages[0].content }}{{ bos_token }}", encoding="utf-8")
     assert template_named(str(file), {"bos_token": "<s>"}).prompt([user("x")]) == "x<s>"
-    with pytest.raises(UserError, match=r"there is no such file, and no built-in chat template .*chatglm, plain"):
+    with pytest.raises(UserError, match=r"there is no such file, and no built-in chat template .*bare, chatglm, plain"):
         template_named("nosuch")
-    with pytest.raises(UserError, match=r"no chat template 'x'; the built-in ones are chatglm"):
+    with pytest.raises(UserError, match=r"no chat template 'x'; the built-in ones are bare, chatglm"):
         built_in("x")
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="UTF-8"):
@@ -207,20 +212,20 @@ def test_the_template_of_a_model(tmp_path: Path) -> None:
     )
     names = token_names([first, second])
     assert names == {"bos_token": "<s>", "eos_token": "</s>"}
-    found = template_in([first, second], names)
-    assert found is not None and found.prompt([user("a")]) == "<s>x"
+    template = template_in([first, second], names)
+    assert template is not None and template.prompt([user("a")]) == "<s>x"
     built_in("chatglm").save(first)
     assert (first / FILE).exists()
-    found = template_in([first, second])
-    assert found is not None and found.name == "chatglm" and found.prompt([user("a")]) == "a"
+    template = template_in([first, second])
+    assert template is not None and template.name == "chatglm" and template.prompt([user("a")]) == "a"
 
 
 def test_several_templates_by_name_and_a_bad_one(tmp_path: Path) -> None:
     config = tmp_path / "tokenizer_config.json"
     named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     config.write_text(json.dumps({"chat_template": named}), encoding="utf-8")
-    found = template_in([tmp_path])
-    assert found is not None and found.source == "d"
+    template = template_in([tmp_path])
+    assert template is not None and template.source == "d"
     config.write_text(json.dumps({"chat_template": "{{"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"chat_template of .*tokenizer_config\.json, line 1: the template cannot be"):
         template_in([tmp_path])

@@ -21,9 +21,9 @@ SECTIONS = {
     "strip_accents allow_unknown dedup validation min_chars workers",
     ModelOptions: "family hidden_size num_layers num_heads head_size encoder_layers ffn_size embedding_size shared "
     "norm init init_std positions dropout attention_dropout vocab_multiple",
-    TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps "
-    "optimizer momentum lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup constant_steps "
-    "decay_steps min_lr weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
+    TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup batch_size_increment phase1_length "
+    "phase1_steps optimizer momentum lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup "
+    "warmup_lr constant_steps decay_steps schedule_unit min_lr weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
     "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
     "sample_every samples hidden_words",
     DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
@@ -36,6 +36,8 @@ SECTIONS = {
     OBJECTIVES["ernie"]: f"{MASKING} basic phrase entity phrases entities next_sentence short task_types task",
     OBJECTIVES["glm"]: "length token sentence document mask_ratio sentence_ratio mean_span document_ratio "
     "document_inside task_mask shuffle block_mask context_mask short joined",
+    OBJECTIVES["chatglm"]: "length gmask_share document_ratio mask_ratio mean_span mask_length single_span shuffle "
+    "short gmask_positions",
     OBJECTIVES["gpt"]: "length documents",
     OBJECTIVES["t5"]: "length variant mask_ratio mean_span random_share",
     OBJECTIVES["bart"]: "length mask_ratio poisson replace whole_word insert_ratio permute rotate position_offset",
@@ -73,6 +75,8 @@ TABULAR = {
         "text",
         "tokenizer",
         "model",
+        "chat",
+        "template",
     },
 }
 

@@ -87,7 +87,7 @@ def test_wrong_types_and_values() -> None:
     )
     assert "train.momentum is 1.0" in problems(train__momentum=1.0)[0]
     problem = problems(objective__name="brt")[0]
-    known = "bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, xlnet, t5, bart, electra"
+    known = "bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, chatglm, glm-130b, gpt, xlnet, t5, bart, electra"
     assert f"objective.name is 'brt'; it must be one of {known} (did you mean bert?)" in problem
     sentences = problems(train__steps=0, objective__mask_ratio=2.0, model__num_heads=3)
     assert len(sentences) == 3

@@ -33,21 +33,21 @@ def document(ids: list[int], last: bool = True) -> Document:
 
 def pieces(example: Example) -> list[Example]:
     """The rows of an Example that do not see each other."""
-    found = []
+    rows = []
     for segment in range(int(example.rule.segment.max()) + 1):
         columns = np.flatnonzero(example.rule.segment == segment)
         inside = np.isin(example.target_index, columns)
-        found.append(
+        rows.append(
             Example(
                 example.input_ids[columns], example.positions[:, columns],
                 with_part_b(np.zeros(1, np.int32), [], np.zeros(0, np.int32), 0).rule,
                 example.target_index[inside] - columns[0], example.target_ids[inside],
             )
         )  # fmt: skip
-        first = int(found[-1].target_index[0])
+        first = int(rows[-1].target_index[0])
         rank = [0] * first + list(range(1, len(columns) - first + 1))
         assert example.rule.rank[columns].tolist() == example.rule.horizon[columns].tolist() == rank
-    return found
+    return rows
 
 
 def filled(piece: Example, counting: bool = False) -> list[int]:
@@ -90,7 +90,7 @@ def test_filling_the_blanks_gives_back_the_text(
     rows = pieces(example)
     is_gmask = GMASK in example.input_ids
     counting = is_gmask and positions == "counting"
-    assert sum((filled(row, counting) for row in rows), []) == given.ids.tolist()
+    assert [token for row in rows for token in filled(row, counting)] == given.ids.tolist()
     assert len(rows) == (1 if is_gmask else -(-size // 33))
     for row in rows:
         context = row.input_ids[: row.target_index[0]]
@@ -214,7 +214,7 @@ def test_a_second_blank_behind_gmask_is_refused(vocabulary: Vocabulary, roles: l
 def test_a_prompt_that_is_too_long_is_refused(vocabulary: Vocabulary) -> None:
     form = ChatGlm(length=16).format(vocabulary)
     form.continuation([20] * 14)
-    with pytest.raises(UserError, match="the text has 17 tokens .* reads at most 16"):
+    with pytest.raises(UserError, match=r"the text has 17 tokens .* reads at most 16"):
         form.continuation([20] * 15)
 
 
@@ -300,9 +300,9 @@ def test_rows_of_the_original_code() -> None:
         ids = golden["train.input_ids"][sequence].tolist()
         end, stop = ids.index(301), ids.index(305)
         made = form.training_target(form.source(ids[:end]), ids[end + 2 : stop + 1])
-        kept = np.flatnonzero(labels != -100)
-        assert made.target_ids.tolist() == labels[kept].tolist()
-        assert (made.target_index + 1).tolist() == kept.tolist()
+        trained = np.flatnonzero(labels != -100)
+        assert made.target_ids.tolist() == labels[trained].tolist()
+        assert (made.target_index + 1).tolist() == trained.tolist()
         assert made.input_ids.tolist() == ids[:stop]
     ids = golden["generate.gmask.output_ids"][0].tolist()
     prompt = golden["generate.gmask.input_ids"][0].tolist()

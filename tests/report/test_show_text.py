@@ -88,9 +88,9 @@ def test_all_objectives_are_printed_side_by_side(tmp_path: Path, capsys: pytest.
     assert main(["show", "--text", TEXT, "--recipe", "all", "--html", str(page), "--width", "100"]) == 0
     out, err = capsys.readouterr()
     assert NO_TOKENIZER in err
-    assert re.findall(r"^([a-z0-9]+): [A-Z]", out, re.MULTILINE) == list(OBJECTIVES)
+    assert re.findall(r"^([a-z0-9-]+): [A-Z]", out, re.MULTILINE) == list(OBJECTIVES)
     assert f"the page, for a browser: {page}" in out
-    assert re.findall(r'<section id="([a-z0-9]+)">', page.read_text(encoding="utf-8")) == list(OBJECTIVES)
+    assert re.findall(r'<section id="([a-z0-9-]+)">', page.read_text(encoding="utf-8")) == list(OBJECTIVES)
     assert main(["show", "--text", TEXT, "--all", "--objective.length", "16", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert [row["objective"] for row in values["rows"]] == list(OBJECTIVES)

@@ -17,7 +17,7 @@ def test_rows_are_full_and_ask_for_what_the_objective_asks(objective: str) -> No
     shape = Shape(objective, 1, 64, length=64, rows=6, vocabulary=500)
     for batch in shape.batches(2):
         assert batch.input_ids.shape[0] == 6
-        assert batch.tokens / batch.input_ids.numel() > 0.85  # pseudo masks stand behind, a few more or less
+        assert batch.tokens / batch.input_ids.numel() > 0.8  # pseudo masks and blanks stand behind, a few more or less
         share = len(batch.target_ids) / batch.tokens
         assert (share > 0.9) if objective == "gpt" else (0.05 < share < 0.6)
     first, again = (shape.batches(1, seed=3)[0].input_ids for _ in range(2))

@@ -83,6 +83,23 @@ def test_warmup_stable_decay_agrees_with_transformers(decay: str) -> None:
         theirs.step()
 
 
+def test_a_schedule_in_rows() -> None:
+    """The batch is 2 rows, then 4: the rate depends on the rows read with the step, not on the number of the step."""
+    options = TrainOptions(
+        steps=15, batch_size=4, batch_size_start=2, batch_size_warmup=10, batch_size_increment=2, schedule_unit="rows",
+        lr=1.0, warmup=8, warmup_lr=0.2, decay_steps=42, schedule="linear", min_lr=0.1,
+    )  # fmt: skip
+    assert not options.problems() and options.row_schedule.first(15) == 50
+    # with step 7, 22 rows have been read, with step 12 42, with step 13 46
+    for step, rate in ((0, 0.4), (1, 0.6), (3, 1.0), (7, 1 - 0.9 * 13 / 34), (12, 0.1 + 0.9 / 34), (13, 0.1)):
+        assert options.lr_at(step) == pytest.approx(rate), step
+    assert options.warmup_steps == 4
+    by_share = TrainOptions(steps=100, batch_size=4, batch_size_start=2, batch_size_warmup=0.1, schedule_unit="rows")
+    assert by_share.row_schedule.ramp == 40 and by_share.row_schedule.first(100) < 400
+    whole = by_share.row_schedule.first(100)
+    assert by_share.lr_at(by_share.row_schedule.step_of(round(0.1 * whole)) - 1) == pytest.approx(1e-4, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["modernbert-base", "modernbert-large"])
 def test_modernbert_loses_the_published_share_of_its_weights_in_a_step(name: str) -> None:
     """1e-5 of a weight at the peak, which composer's decoupled optimiser does not multiply by the learning rate."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from blankfill.model.dense import Dense, dense, replace_dense
 from blankfill.model.draw import Rule, draw_into
 from blankfill.model.layers import Layer
+from blankfill.model.quantized import float_weight
 from blankfill.model.transformer import Transformer
 
 ALPHA = 2.0
@@ -53,7 +54,7 @@ class LoraLinear(nn.Module):
         """Return a plain dense layer that computes the same."""
         with torch.device("meta"):
             plain = dense(self.base.in_features, self.base.out_features, self.base.bias is not None)
-        plain.weight = nn.Parameter(self.base.weight + ALPHA * self.up @ self.down)
+        plain.weight = nn.Parameter(float_weight(self.base) + ALPHA * self.up @ self.down)
         if self.base.bias is not None:
             plain.bias = nn.Parameter(self.base.bias.clone())
         return plain

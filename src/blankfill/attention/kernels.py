@@ -8,8 +8,8 @@ with the boolean reference `AttentionRule.visible`. A kernel that cannot express
 Not here: how a rule becomes a mask (`attention.masks`), and what positions do to queries, keys and scores
 (`attention.positions`).
 
-Shapes: B rows, H heads, G heads of keys and values, T columns, Q queries, K keys, E width of a head, N blocks of
-queries.
+Shapes: B rows, H heads, G heads of keys and values, T columns, Q queries, K keys, P columns of a prefix, E width of a
+head, N blocks of queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.masks import Mask
-from blankfill.kernels.blocked_attention import QUERIES, Band, blocked_attention, blocked_cross_attention
+from blankfill.kernels.blocked_attention import (
+    QUERIES,
+    Band,
+    blocked_attention,
+    blocked_cross_attention,
+    blocked_prefix_attention,
+)
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
 
@@ -99,6 +105,27 @@ def self_attend(
     return mixed.transpose(1, 2).reshape(B, T, H * E)
 
 
+def prefix_attend(
+    query_BTHE: Tensor,
+    kv_BK2GE: Tensor,
+    mask: Mask,
+    dropout: float = 0.0,
+    kernel: Kernel = "sdpa",
+    scale: float | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
+    """Compute `attend` for one stack whose keys and values have P more columns in front, seen by all queries (K = P +
+    T); [B, T, H·E]. mask, added: with these columns (`attention.masks.behind`)."""
+    causal = mask.kind == "causal"
+    gains = dropout or mask.ranges is not None or causal or added is not None or query_BTHE.dtype == torch.bfloat16
+    if kernel == "blocked" and gains and mask.band is None and kv_BK2GE.shape[3] == query_BTHE.shape[2]:
+        return blocked_prefix_attention(query_BTHE, kv_BK2GE, mask.bias, causal, dropout, mask.ranges, added, scale)
+    key, value = kv_BK2GE.permute(2, 0, 3, 1, 4)
+    added = None if added is None else added.to(query_BTHE.dtype)
+    mixed = attend(query_BTHE.transpose(1, 2), key, value, mask, dropout, kernel, added, scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
 def cross_attend(
     query_BQHE: Tensor, kv_BS2HE: Tensor, mask: Mask, dropout: float, kernel: Kernel, scale: float | None = None
 ) -> Tensor:
@@ -112,17 +139,20 @@ def cross_attend(
 def _attend_band(
     query: Tensor, key: Tensor, value: Tensor, band: Band, dropout: float, kernel: Kernel, scale: float | None
 ) -> Tensor:
-    """Compute `attend` under a band: each block of queries becomes a row of its own with the keys that it can see."""
+    """Compute `attend` under a band: each block of queries becomes a row of its own with the keys that it can see.
+    Keys beyond the number of queries come first, and all queries see them."""
     B, H, T, E = query.shape
     N, size, K = band.bias.shape[1:]
-    behind = N * size - T
+    behind, P = N * size - T, key.shape[2] - T
     query_BNHQE = F.pad(query, (0, 0, 0, behind)).view(B, H, N, size, E).transpose(1, 2)
 
-    def near(tensor_BHTE: Tensor) -> Tensor:
-        padded = F.pad(tensor_BHTE, (0, 0, band.reach, band.reach + behind))
-        return padded.unfold(2, K, size).permute(0, 2, 1, 4, 3).reshape(B * N, H, K, E)
+    def near(tensor_BHKE: Tensor) -> Tensor:
+        padded = F.pad(tensor_BHKE[:, :, P:], (0, 0, band.reach, band.reach + behind))
+        around = padded.unfold(2, K, size).permute(0, 2, 1, 4, 3).reshape(B * N, H, K, E)
+        return torch.cat([tensor_BHKE[:, :, :P].repeat_interleave(N, 0), around], 2) if P else around
 
-    mask = Mask("dense", band.bias.reshape(-1, 1, size, K))
+    bias = band.bias.reshape(-1, 1, size, K)
+    mask = Mask("dense", F.pad(bias, (P, 0)) if P else bias)
     rows = query_BNHQE.reshape(B * N, H, size, E)
     mixed = attend(rows, near(key), near(value), mask, dropout, kernel, scale=scale)
     return mixed.view(B, N, H, size, E).transpose(1, 2).reshape(B, H, N * size, E)[:, :, :T]

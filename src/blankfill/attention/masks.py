@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.blocked_attention import NEAR_QUERIES, QUERIES, Band, Ranges, visible_ranges
@@ -143,6 +144,21 @@ def dense(visible: Tensor, dtype: torch.dtype) -> Mask:
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
     long = visible.device.type == "cpu" and visible.shape[1] == visible.shape[2] >= 2 * QUERIES
     return Mask("dense", bias[:, None], visible_ranges(visible) if long else None)
+
+
+def behind(mask: Mask, columns: int) -> Mask:
+    """Return the mask of the same queries when this number of columns, which all of them see, comes before the keys.
+
+    "none" and "causal" stay as they are, since `attention.kernels.attend` aligns the last query with the last key; so
+    does a band, whose kernel finds the columns by their number.
+    """
+    if mask.kind != "dense":
+        return mask
+    assert mask.bias is not None
+    ranges = mask.ranges
+    if ranges is not None:
+        ranges = [[(0, last + columns) for _, last in row] for row in ranges]
+    return Mask("dense", F.pad(mask.bias, (columns, 0)), ranges)
 
 
 def in_order(position_BT: Tensor, segment_BT: Tensor) -> bool:

@@ -13,14 +13,20 @@ Shapes: B rows, T columns, H heads, E width of a head, A axes, P pairs of column
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.relative import Distances
-from blankfill.types import RotaryRounding
+from blankfill.types import LayerKind, RotaryRounding
+
+
+PORTION = 1 << 17
+"""Numbers of queries and keys that are rotated at a time."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,14 @@ NO_TERMS = PositionTerms()
 """The terms of a model whose positions are in the embeddings, or that has none."""
 
 
+def terms_behind(terms: Mapping[LayerKind, PositionTerms], columns: int) -> dict[LayerKind, PositionTerms]:
+    """Return the terms of the same queries when this number of columns without positions comes before the keys."""
+    return {
+        kind: part if part.bias is None else replace(part, bias=F.pad(part.bias, (columns, 0)))
+        for kind, part in terms.items()
+    }
+
+
 def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
     """Write the rotation of x [B, T, 2, H, E] to `out`; cosine and sine [B, T, 1, 1, A, P]."""
     shape = (cosine.shape[-2], 2, cosine.shape[-1])
@@ -94,23 +108,28 @@ def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
         into_second.copy_(second * cosine + first * sine)
 
 
+def _rotated_packed(qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Return queries and keys rotated and values copied; on a CPU some columns at a time, which stay in its cache."""
+    B, T, _, H, E = qkv_BT3HE.shape
+    columns = max(1, PORTION // (B * 2 * H * E)) if qkv_BT3HE.device.type == "cpu" else T
+    out = torch.empty_like(qkv_BT3HE)
+    for start in range(0, T, columns):
+        at = slice(start, start + columns)
+        _rotate_into(out[:, at, :2], qkv_BT3HE[:, at, :2], cosine[:, at], sine[:, at])
+        out[:, at, 2] = qkv_BT3HE[:, at, 2]
+    return out
+
+
 class _RotatePacked(torch.autograd.Function):
     """The rotation as one operation: it writes into one new tensor and saves only the angles."""
 
     @staticmethod
     def forward(ctx: Any, qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         cosine, sine = cosine[:, :, None, None], sine[:, :, None, None]
-        out = torch.empty_like(qkv_BT3HE)
-        _rotate_into(out[:, :, :2], qkv_BT3HE[:, :, :2], cosine, sine)
-        out[:, :, 2] = qkv_BT3HE[:, :, 2]
         ctx.save_for_backward(cosine, sine)
-        return out
+        return _rotated_packed(qkv_BT3HE, cosine, sine)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         cosine, sine = ctx.saved_tensors
-        (grad,) = upstream
-        out = torch.empty_like(grad)
-        _rotate_into(out[:, :, :2], grad[:, :, :2], cosine, -sine)
-        out[:, :, 2] = grad[:, :, 2]
-        return out, None, None
+        return _rotated_packed(upstream[0], cosine, -sine), None, None

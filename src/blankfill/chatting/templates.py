@@ -55,7 +55,8 @@ CHATGLM = """\
 {%- else %}
     {%- for message in spoken %}
         {%- if message.role == 'user' %}
-            {{- '[Round ' ~ loop.index0 // 2 ~ ']\\n问：' + (system if loop.first else '') + message.content + '\\n答：' }}
+            {{- '[Round ' ~ loop.index0 // 2 ~ ']\\n问：' + (system if loop.first else '') }}
+            {{- message.content + '\\n答：' }}
         {%- else %}
             {{- message.content + '\\n' }}
         {%- endif %}
@@ -75,13 +76,19 @@ PLAIN = """\
     {{- names.assistant + '\\n' }}
 {%- endif %}
 """
+BARE = "{{- messages[0].content + '\\n' if messages[0].role == 'system' }}{{ messages[-1].content }}"
 BUILT_IN: dict[str, str] = {
+    "bare": BARE,
     "chatglm": CHATGLM,
     "plain": PLAIN.replace("USER", "User:").replace("ASSISTANT", "Assistant:"),
     "plain-zh": PLAIN.replace("USER", "用户：").replace("ASSISTANT", "助手："),
 }
-"""The built-in templates. chatglm: as ChatGLM-6B was released (`[Round 0]\\n问：…\\n答：`, and the bare question where
-there is no history); a message of the system stands before the first question, which was not foreseen there."""
+"""The built-in templates.
+
+bare: the last message alone, for models that know no history. chatglm: as ChatGLM-6B was released, which is
+`[Round 0]`, `问：…`, `答：…` on lines of their own, and the bare question where there is no history; a message of the
+system stands before the first question, which was not foreseen there. plain, plain-zh: our own wording.
+"""
 
 
 class Round(NamedTuple):
@@ -145,8 +152,8 @@ class ChatTemplate:
         except UserError:
             return []
         special = tokenizer.special_tokens
-        found = [name for name in special if behind.startswith(name)]
-        return [special[max(found, key=len)]] if found else []
+        names = [name for name in special if behind.startswith(name)]
+        return [special[max(names, key=len)]] if names else []
 
     def check(self) -> None:
         """Raise UserError with the line when the template is not Jinja."""
@@ -215,7 +222,7 @@ class ChatTemplate:
 
 
 def built_in(name: str) -> ChatTemplate:
-    """Return a built-in template. Raises UserError with the names when there is none of that name."""
+    """Return a built-in template. Raises UserError with the names when that name is unknown."""
     if name not in BUILT_IN:
         raise UserError(f"there is no chat template {name!r}; the built-in ones are {', '.join(BUILT_IN)}")
     return ChatTemplate(BUILT_IN[name], name, f"the template {name}")

@@ -14,7 +14,7 @@ from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, Problem, setting
 from blankfill.system.bounds import COUNT, Bound, below, out_of_bounds
 
-KINDS = ("wordpiece", "bpe", "unigram")
+KINDS = ("wordpiece", "bpe", "unigram", "bilingual")
 """Kinds of tokenizers that can be trained."""
 DEDUP = ("exact", "lines", "near", "none")
 """Which duplicates are dropped."""
@@ -38,7 +38,8 @@ class PrepareConfig(TableOptions):
     strip: Literal["none", "gutenberg"] = "none"
     """Boilerplate to remove. gutenberg: Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
-    """Kind of tokenizer to train: wordpiece, bpe or unigram; or a tokenizer.json, or a folder with one, to reuse."""
+    """Kind of tokenizer to train: wordpiece, bpe, unigram, or bilingual as ChatGLM-6B's; or a tokenizer.json, or a folder
+    with one, to reuse."""
     vocab_size: int = 0
     """Size of the vocabulary to train, special tokens included, such as 8000; 0: chosen by the amount of text."""
     vocab_exact: bool = True
@@ -46,7 +47,7 @@ class PrepareConfig(TableOptions):
     supports."""
     lowercase: bool | None = None
     """Lower-case the text before it is tokenised. Without it: wordpiece does, except for Turkish and its relatives;
-    bpe and unigram do not."""
+    bpe, unigram and bilingual do not."""
     strip_accents: bool | None = None
     """Remove accents of Latin letters before the text is tokenised, wordpiece only; marks of other scripts always stay.
     Without it: where text is lower-cased and few of its letters have accents, as in English."""

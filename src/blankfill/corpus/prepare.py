@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of the stages' results; a work folder of an older version is not continued."""
-SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000}
+SAMPLE_BYTES = {"wordpiece": 32_000_000, "bpe": 32_000_000, "unigram": 16_000_000, "bilingual": 32_000_000}
 """Bytes of text that a tokenizer is trained on at most: more text changes a vocabulary little and takes longer."""
 MANY_UNKNOWN = 0.02
 CHECKED_BYTES = 1_000_000

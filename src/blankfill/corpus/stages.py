@@ -340,8 +340,12 @@ class _Encoder:
     def _flush(self) -> None:
         if not self._sentences:
             return
-        ids, lengths = self.tokenizer.encode_plain(self._sentences)
         counts = np.array([count for _, count, _ in self._pieces])
+        begins = np.zeros(len(self._sentences), np.bool_)
+        begins[np.cumsum(counts) - counts] = [not joins for _, _, joins in self._pieces]
+        # Only what goes on begins with white space; the first sentence of a shard may go on as well.
+        goes_on = [not start or text[:1].isspace() for start, text in zip(begins, self._sentences, strict=True)]
+        ids, lengths = self.tokenizer.encode_plain(self._sentences, goes_on)
         sides = np.array([side for side, _, _ in self._pieces])
         sentence_side = np.repeat(sides, counts)
         token_side = np.repeat(sentence_side, lengths)
@@ -363,13 +367,14 @@ class _Encoder:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: Path) -> tuple[Tokenizer, bool]:
-    """Return the tokenizer, and whether separately encoded sentences need the white space between them, as with
-    GPT-2's."""
+    """Return the tokenizer, and whether separately encoded sentences need the white space between them, as with GPT-2's
+    and ChatGLM's."""
     from blankfill.corpus.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(path)
-    fused = tokenizer.decode(tokenizer.encode_plain(["a", "b"])[0].tolist())
-    spaced = tokenizer.decode(tokenizer.encode_plain(["a", " b"])[0].tolist())
+    goes_on = (False, True)
+    fused = tokenizer.decode(tokenizer.encode_plain(["a", "b"], goes_on)[0].tolist())
+    spaced = tokenizer.decode(tokenizer.encode_plain(["a", " b"], goes_on)[0].tolist())
     return tokenizer, fused.strip() == "ab" and spaced.strip() == "a b"
 
 

@@ -16,18 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blankfill.corpus.normalization import is_cut, runs_on
 from blankfill.corpus.scripts import UNSPACED
+from blankfill.corpus.tokenizer_bilingual import IMAGE, Rules, restored, with_pieces
 from blankfill.corpus.tokenizer_chunks import Chunking, chunking_of, steps_of
+from blankfill.corpus.tokenizer_files import Post, written
 from blankfill.corpus.tokenizer_formats import (
-    SAID,
-    closing_frame,
-    ending_frame,
     library_errors,
     read_tokenizer,
     roles_said,
@@ -43,9 +42,6 @@ from blankfill.types import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
-
-Post = Literal["keep", "none", "pair", "last", "end"]
-
 
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
@@ -109,10 +105,7 @@ class Tokenizer:
         """Return the texts of `tokenizer.json` and `tokenizer_config.json`; the same tokenizer gives the same bytes.
 
         Args:
-            post: the special tokens that `AutoTokenizer` adds on request: "keep" for those of this tokenizer, "none",
-            "pair"
-                for `[CLS] a [SEP] b [SEP]`, "last" for XLNet's `a [SEP] b [SEP] [CLS]` with padding on the left, "end"
-                for T5's `a </s> b </s>`.
+            post: the special tokens that `AutoTokenizer` adds on request, see `tokenizer_files.Post`.
             inputs: names of the tensors that `AutoTokenizer` makes for a model.
             longest: the most tokens of one text.
 
@@ -122,46 +115,11 @@ class Tokenizer:
         Raises:
             UserError: when the vocabulary lacks a token that `post` needs.
         """
-        spec = json.loads(self._full.to_str())
-        if post != "keep":
-            spec["post_processor"] = None
-        if post in ("pair", "last"):
-            if missing := self.vocabulary().missing(("cls", "sep")):
-                raise UserError(f"The tokenizer has no {' and no '.join(missing)} token, which `[CLS] a [SEP]` needs.")
-            cls, sep = self._roles["cls"], self._roles["sep"]
-            spec["post_processor"] = {
-                "type": "BertProcessing", "sep": [self.token(sep), sep], "cls": [self.token(cls), cls],
-            }  # fmt: skip
-            if post == "last":
-                spec["post_processor"] = closing_frame(self.token(sep), sep, self.token(cls), cls)
-        if post == "end":
-            if missing := self.vocabulary().missing(("eos",)):
-                raise UserError(f"The tokenizer has no {missing[0]} token, which ends a text.")
-            spec["post_processor"] = ending_frame(self.token(self._roles["eos"]), self._roles["eos"])
-        config: dict[str, Any] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": self._kind == "wordpiece",
-            "model_max_length": longest,
-        }
-        if fold := next(
-            (s for s in steps_of(spec["normalizer"], "normalizers") if s["type"] == "BertNormalizer"), None
-        ):
-            config["do_lower_case"] = fold["lowercase"]
-            config["strip_accents"] = fold["strip_accents"]
-            config["tokenize_chinese_chars"] = fold["handle_chinese_chars"]
-        if post == "last":
-            config["padding_side"] = "left"
-        if inputs is not None:
-            config["model_input_names"] = list(inputs)
-        said = said_tokens(self._said, self._ids)
-        for role in SAID:
-            if role in self._roles and (name := self.token(self._roles[role])) in (*ROLE_TOKENS[role], said.get(role)):
-                config[f"{role}_token"] = name
-        named = {value for key, value in config.items() if key.endswith("_token")}
-        rest = [name for name in sorted(self._special_tokens, key=self._ids.__getitem__) if name not in named]
-        if rest:
-            config["additional_special_tokens"] = rest
-        return {"tokenizer.json": _as_json(spec), "tokenizer_config.json": _as_json(config)}
+        return written(
+            json.loads(self._full.to_str()), roles={role: self.token(id) for role, id in self._roles.items()},
+            ids=self._ids, special=sorted(self._special_tokens, key=self._ids.__getitem__),
+            said=said_tokens(self._said, self._ids), post=post, inputs=inputs, longest=longest,
+        )  # fmt: skip
 
     @cached_property
     def size(self) -> int:
@@ -171,6 +129,8 @@ class Tokenizer:
     def vocabulary(self) -> Vocabulary:
         """Return what objectives need to know. `special` leaves out the unknown token where text can give it."""
         special = set(self._special_tokens.values())
+        if self._rules is not None:
+            special.update(id for token, id in self._ids.items() if IMAGE.fullmatch(token))
         if self._text_gives_unknown:
             special.discard(self._roles.get("unk", -1))
         sentinels = tuple(self._ids[name] for name in sentinels_among(self._ids))
@@ -242,6 +202,10 @@ class Tokenizer:
         new = [word for word in fresh if len(ids := self.encode(word)) != 1 or ids == unknown]
         if not new:
             return self
+        if self._rules is not None:
+            joined = [self._rules.spelled(word, re.search(f"[{WIDE}{UNSPACED}]", word) is None) for word in new]
+            pieces = [piece for piece in dict.fromkeys(joined) if self.id(piece) is None]
+            return self._appended(Tokenizer(with_pieces(self._full, pieces), self._said), pieces)
         grown = _from_json(self._full.to_str(), self._said)
         normalizer = grown._full.normalizer
         lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
@@ -271,12 +235,18 @@ class Tokenizer:
         Returns:
             The token ids.
         """
-        ids: list[int] = self._full.encode(mended(text), add_special_tokens=False).ids
+        ids: list[int]
+        if self._rules is None:
+            ids = self._full.encode(mended(text), add_special_tokens=False).ids
+        else:
+            (ids,) = self._plain_encoder.encode_marked([text])
         counted(self, [text], [ids], self.unknown, self._hidden)
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, as `encode` gives them, on all cores."""
+        if self._rules is not None:
+            return self._plain_encoder.encode_marked(texts)
         whole = list(map(mended, texts))
         rows: list[list[int]] = [
             encoding.ids for encoding in self._full.encode_batch_fast(whole, add_special_tokens=False)
@@ -299,16 +269,20 @@ class Tokenizer:
                 return tuple(with_frame[:start]), tuple(with_frame[stop:])
         return (), ()
 
-    def encode_plain(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def encode_plain(
+        self, sentences: Sequence[str], goes_on: Sequence[bool] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Encode the sentences of a corpus; no text becomes a special token.
 
         Args:
             sentences: the sentences, in order.
+            goes_on: for each sentence, whether it goes on from the one before, with the white space between them before
+                it. ChatGLM's tokenizers then put no ▁ before it; to others it is the same.
 
         Returns:
             The ids of all sentences, one after the other, and the number of ids of each sentence.
         """
-        ids, lengths = self._plain_encoder.encode(sentences)
+        ids, lengths = self._plain_encoder.encode(sentences, goes_on)
         counted_array(self, sentences, ids, lengths, self.unknown)
         return ids, lengths
 
@@ -339,6 +313,9 @@ class Tokenizer:
         if skip_special:
             hidden = self._hidden
             ids = [id for id in ids if id not in hidden]
+        if self._rules is not None:
+            named = map(self._full.id_to_token, map(int, ids))
+            return self._rules.joined([token for token in named if token is not None])
         if self._kind != "wordpiece":
             text: str = self._full.decode(list(map(int, ids)), skip_special_tokens=False)
             return text
@@ -388,6 +365,8 @@ class Tokenizer:
         for token, id in self._ids.items():
             if token not in self._special_tokens:
                 texts[id] = text_of(token, self._kind, self._prefix)
+                if self._rules is not None:
+                    texts[id] = restored(texts[id])
         return texts
 
     @cached_property
@@ -447,6 +426,11 @@ class Tokenizer:
     def _is_cut(self) -> bool:
         return is_cut(steps_of(self._spec["pre_tokenizer"], "pretokenizers"))
 
+    @property
+    def _rules(self) -> Rules | None:
+        """The steps around the model of ChatGLM's tokenizers; None for others."""
+        return self._chunking.rules
+
     @cached_property
     def _chunking(self) -> Chunking:
         return chunking_of(self._spec)
@@ -496,6 +480,3 @@ def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
 
     return Tokenizer(tokenizers.Tokenizer.from_str(text), said)
 
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"

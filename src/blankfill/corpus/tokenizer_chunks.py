@@ -6,7 +6,8 @@ the pipeline can join:
 * BERT: what lies between two spaces or Chinese characters (its normaliser puts spaces around those, and a space
   survives every later step), also where marks are kept and runs are cut (`normalization`);
 * GPT-2: a word with the one space before it, where all white space is single spaces;
-* T5: what lies between spaces, where no character could join with a space, as a combining mark could.
+* T5: what lies between spaces, where no character could join with a space, as a combining mark could;
+* ChatGLM: what lies between two ▁ after the steps of `tokenizer_bilingual`, which are taken there.
 
 A new chunk of plain letters and marks is put together from its *pieces*, most of which are known. Whatever does not fit
 these conditions is encoded whole. Tests compare the outcome with the library's on arbitrary Unicode.
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from blankfill.corpus.normalization import is_cut, keeps_marks
 from blankfill.corpus.scripts import LONG_WORD
+from blankfill.corpus.tokenizer_bilingual import Rules
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _BERT_CHUNK = re.compile(rf"[{_HAN}]|[^ {_HAN}]+")
@@ -40,6 +42,8 @@ class Chunking(NamedTuple):
     spelling: Callable[[str], str | None]
     """A piece → its spelling for the model, or None when the whole pipeline must run (which costs five times as
     much)."""
+    rules: Rules | None = None
+    """The steps before the model, where they are taken outside `tokenizers`."""
 
 
 def chunking_of(spec: dict[str, Any]) -> Chunking:
@@ -49,6 +53,8 @@ def chunking_of(spec: dict[str, Any]) -> Chunking:
     rules = steps_of(normalizer, "normalizers")
     types = [step["type"] for step in steps]
     names = [rule["type"] for rule in rules]
+    if around := Rules.of(spec):
+        return Chunking(around.chunks, _one, _as_it_is, around)
     if any(not token["special"] for token in spec["added_tokens"]):
         return Chunking(_whole, _one, _ask)
     bert = next((rule for rule in rules if rule["type"] == "BertNormalizer"), None)
@@ -89,6 +95,10 @@ def _one(chunk: str) -> list[str]:
 
 def _ask(piece: str) -> None:
     return None
+
+
+def _as_it_is(piece: str) -> str:
+    return piece
 
 
 def bert_chunks(text: str) -> list[str]:

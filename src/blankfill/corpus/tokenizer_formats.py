@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.corpus.limits import MOST_BYTES, MOST_TOKENS, SPARE_IDS
+from blankfill.corpus.tokenizer_files import SAID
 from blankfill.corpus.tokenizer_sentencepiece import read_sentencepiece
 from blankfill.errors import UserError
 from blankfill.system.console import say
@@ -24,9 +25,6 @@ from blankfill.system.reading import read_json as read_values
 
 if TYPE_CHECKING:
     import tokenizers
-
-SAID = ("pad", "unk", "cls", "sep", "mask", "eos")
-"""Roles that other programs name tokens for."""
 
 LEAST_CAPITALS = 0.02
 """Share of the words with letters that have capitals above which a vocabulary is cased; a third have, usually."""
@@ -318,29 +316,3 @@ def _config_beside(path: Path) -> tuple[Path, dict[str, Any]]:
 def _flag(config: tuple[Path, dict[str, Any]], name: str, default: bool) -> bool:
     path, values = config
     return field(values, name, bool, path, default)
-
-
-def ending_frame(eos: str, eos_id: int) -> dict[str, Any]:
-    """Return a post-processor for `a </s>` and `a </s> b </s>`."""
-    end = {"SpecialToken": {"id": eos, "type_id": 0}}
-    single = [{"Sequence": {"id": "A", "type_id": 0}}, end]
-    return {
-        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}, end],
-        "special_tokens": {eos: {"id": eos, "ids": [eos_id], "tokens": [eos]}},
-    }  # fmt: skip
-
-
-def closing_frame(sep: str, sep_id: int, cls: str, cls_id: int) -> dict[str, Any]:
-    """Return a post-processor for `a [SEP] [CLS]` and `a [SEP] b [SEP] [CLS]`, [CLS] of type 2."""
-
-    def token(name: str, kind: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": kind}}
-
-    first = [{"Sequence": {"id": "A", "type_id": 0}}, token(sep, 0)]
-    second = [{"Sequence": {"id": "B", "type_id": 1}}, token(sep, 1)]
-    return {
-        "type": "TemplateProcessing", "single": [*first, token(cls, 2)], "pair": [*first, *second, token(cls, 2)],
-        "special_tokens": {
-            name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ((sep, sep_id), (cls, cls_id))
-        },
-    }  # fmt: skip

@@ -8,6 +8,7 @@ does not know the special tokens; their entries have names that no text contains
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -38,17 +39,23 @@ class PlainEncoder:
         self._full, self._special_tokens, self.size, self._chunking = full, special, size, chunking
         self._cache: dict[str, bytes] = {}
 
-    def encode(self, sentences: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the ids of all sentences, one after the other, and the number of ids of each sentence."""
+    def encode(
+        self, sentences: Sequence[str], goes_on: Sequence[bool] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids of all sentences, one after the other, and the number of ids of each sentence; goes_on: see
+        `Tokenizer.encode_plain`."""
         sentences = list(map(mended, sentences))
-        chunked = self._chunking.chunks
+        chunked, rules = self._chunking.chunks, self._chunking.rules
         parts = [b""] * len(sentences)
         whole: list[int] = []
         pending: list[tuple[int, list[str]]] = []
         missing: set[str] = set()
         known, lookup, join = self._cache, self._cache.__getitem__, b"".join
         for index, sentence in enumerate(sentences):
-            chunks = chunked(sentence)
+            if rules is not None and goes_on is not None and goes_on[index]:
+                chunks: list[str] | None = rules.chunks(sentence, prefix=False)
+            else:
+                chunks = chunked(sentence)
             if chunks is None:
                 whole.append(index)
                 continue
@@ -76,14 +83,40 @@ class PlainEncoder:
     def encode_places(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return the ids of a text and the place of each token; see `Tokenizer.encode_places`."""
         plain, table = self.plain
+        if self._chunking.rules is not None:
+            model = plain.model
+            numbers, found = self._chunking.rules.places(
+                mended(text), lambda chunk: [(token.id, token.offsets) for token in model.tokenize(chunk)]
+            )
+            return np.array(numbers, np.int32), _trimmed(text, np.array(found, np.int32).reshape(-1, 2))
         encoding = plain.encode(mended(text), add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
-        places = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        for row, (start, end) in enumerate(places.tolist()):
-            piece = text[start:end]
-            if piece.strip():
-                places[row] = start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+        places = _trimmed(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
         return (ids if table is None else table[ids]), places
+
+    def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text; special tokens written out in it are recognised, and what lies between two of
+        them is encoded as a text of its own."""
+        parts = [self._marks.split(mended(text)) for text in texts]
+        between = [part for row in parts for part in row[::2]]
+        ids, lengths = self.encode(between)
+        rows: list[list[int]] = []
+        ends, number = np.cumsum(lengths).tolist(), 0
+        for row in parts:
+            out: list[int] = []
+            for index, part in enumerate(row):
+                if index % 2:
+                    out.append(self._special_tokens[part])
+                else:
+                    out += ids[ends[number] - int(lengths[number]) : ends[number]].tolist()
+                    number += 1
+            rows.append(out)
+        return rows
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        names = sorted(self._special_tokens, key=lambda name: (-len(name), name))
+        return re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
 
     @cached_property
     def plain(self) -> tuple[tokenizers.Tokenizer, NDArray[np.int32] | None]:
@@ -149,3 +182,12 @@ class PlainEncoder:
         for length in lengths:
             start, end = end, end + 4 * length
             yield data[start:end]
+
+
+def _trimmed(text: str, places: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return places in a text without the white space around each; int32[N, 2], changed in place."""
+    for row, (start, end) in enumerate(places.tolist()):
+        piece = text[start:end]
+        if piece.strip():
+            places[row] = start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+    return places

@@ -16,10 +16,15 @@ ROLE_TOKENS: dict[str, tuple[str, ...]] = {
     "sop": ("<|startofpiece|>", "[sop]", "<sop>"),
     "eop": ("<|endofpiece|>", "[eop]", "<eop>"),
     "eos": ("<|endoftext|>", "[EOS]", "<eos>", "<eod>", "</s>"),
-    "dblock": ("[dBLOCK]",),
+    "dblock": ("[dBLOCK]", "<dBLOCK>"),
     "pseudo": ("[PSEUDO]",),
 }
 """Strings of each role; the first that is in the vocabulary is used, and `with_roles` adds the first."""
+SPECIAL_TOKENS = tuple(
+    ROLE_TOKENS[role][0]
+    for role in ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
+)
+"""Special tokens of vocabularies that are trained here, by id."""
 MASKS = frozenset(chain.from_iterable(ROLE_TOKENS[role] for role in ("mask", "gmask", "smask")))
 """Strings of the masks."""
 SENTINEL = "<extra_id_{}>"

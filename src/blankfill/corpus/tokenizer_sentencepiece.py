@@ -2,7 +2,8 @@
 
 A file alone does not say everything: transformers' tokenizer of a model replaces quotation marks, strips accents and
 lower-cases before the file's own normalisation, and adds tokens behind its pieces (`Style`). The style follows the
-class that `tokenizer_config.json` names, or the `model_type` of `config.json` beside the file. The files are parsed
+class that `tokenizer_config.json` names, or the `model_type` of `config.json` beside the file. A file with the pieces of
+ChatGLM-6B or GLM-130B follows the rules of `tokenizer_bilingual` instead, whatever lies beside it. The files are parsed
 here, so that reading one needs no package; training one does.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blankfill.corpus.limits import MOST_BYTES, MOST_TOKENS
+from blankfill.corpus.tokenizer_bilingual import BYTES, KEPT, LAST, OLDER_IMAGES, SPECIAL, bilingual, is_bilingual
 from blankfill.corpus.tokenizer_roles import SENTINEL
 from blankfill.errors import UserError
 from blankfill.system.reading import field, read_bytes, read_json, refuse_stand_in
@@ -95,6 +98,8 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
     unknown = [index for index, (_, _, type_) in enumerate(pieces) if type_ == _UNKNOWN]
     if not unknown:
         raise UserError(f"{path} has no unknown piece, which every SentencePiece model has: copy or download it again.")
+    if is_bilingual([piece for piece, _, type_ in pieces if type_ == _USER_DEFINED]):
+        return _read_bilingual(path, pieces, charsmap)
     tokenizer = unigram(
         [(piece, score) for piece, score, _ in pieces],
         unk_id=unknown[0],
@@ -109,6 +114,37 @@ def read_sentencepiece(path: Path) -> tokenizers.Tokenizer:
         names = [SENTINEL.format(k) for k in reversed(range(style.sentinels))]
         tokenizer.add_special_tokens([AddedToken(name, normalized=False, lstrip=True, rstrip=True) for name in names])
     return tokenizer
+
+
+def _read_bilingual(path: Path, pieces: list[tuple[str, float, int]], charsmap: bytes) -> tokenizers.Tokenizer:
+    """Return a tokenizer of ChatGLM-6B or GLM-130B."""
+    names = [piece for piece, _, _ in pieces]
+    older = names[-len(LAST) :] != list(LAST)
+    images = OLDER_IMAGES if older else _images_beside(path)
+    if older:
+        # The original code appends these pieces in memory.
+        types = [_CONTROL] * len(SPECIAL) + [_USER_DEFINED] * (len(KEPT) - 1) + [_BYTE] * len(BYTES)
+        pieces = [*pieces, *((piece, 0.0, type_) for piece, type_ in zip(LAST, types, strict=True))]
+    if repeated := [name for name, count in Counter(piece for piece, _, _ in pieces).items() if count > 1]:
+        raise UserError(f"{path} has the piece {repeated[0]!r} twice: copy or download it again.")
+    try:
+        return bilingual(
+            [(piece, score) for piece, score, _ in pieces],
+            charsmap=charsmap,
+            special=[piece for piece, _, type_ in pieces if type_ == _CONTROL],
+            images=images,
+        )
+    except ValueError as error:
+        raise UserError(f"{path} has a table of characters that is cut short: copy or download it again.") from error
+
+
+def _images_beside(path: Path) -> int:
+    """Return `num_image_tokens` of the tokenizer_config.json beside a file, 0 where it says nothing."""
+    file = path.parent / "tokenizer_config.json"
+    count = field(read_json(file, dict, MOST_BYTES), "num_image_tokens", int, file, 0) if file.is_file() else 0
+    if not 0 <= count <= MOST_TOKENS:
+        raise UserError(f"{file}: `num_image_tokens` is {count}, and it must lie between 0 and {MOST_TOKENS:,}")
+    return count
 
 
 def unigram(

@@ -6,16 +6,17 @@ order and breaks ties by number. Its vocabulary is that of byte-pair merges (Sen
 were known first. Words are counted before anything else, so time and memory depend on the distinct words, not on the
 length of the text.
 
-Byte-level BPE comes from the library (reproducible, as a test checks), Unigram from SentencePiece.
+Byte-level BPE comes from the library (reproducible, as a test checks), Unigram from SentencePiece
+(`tokenizer_train_unigram`).
 
-All three give ids 0… to `SPECIAL_TOKENS`, and exactly as many tokens as requested, or a `UserError` that names the
-number that the text supports. Not here: sampling the text (`prepare`).
+All but the bilingual kind, which has the ids of ChatGLM-6B, give ids 0… to `SPECIAL_TOKENS`; all give exactly as many
+tokens as requested, or a `UserError` that names the number that the text supports. Not here: sampling the text
+(`prepare`).
 """
 
 from __future__ import annotations
 
 import heapq
-import io
 import json
 import math
 import re
@@ -30,20 +31,20 @@ from blankfill.corpus.scripts import LONG_WORD, Normalization, Writing, decide
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_chunks import bert_chunks
 from blankfill.corpus.tokenizer_formats import byte_bpe, wordpiece
-from blankfill.corpus.tokenizer_roles import ROLE_TOKENS
-from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
+from blankfill.corpus.tokenizer_roles import SPECIAL_TOKENS
+from blankfill.corpus.tokenizer_train_unigram import (
+    ALPHABET_SHARE,
+    too_large,
+    too_small,
+    train_bilingual,
+    train_unigram,
+)
 from blankfill.errors import UserError, setting
 
 if TYPE_CHECKING:
     import tokenizers
 
-SPECIAL_TOKENS = tuple(
-    ROLE_TOKENS[role][0]
-    for role in ("pad", "unk", "cls", "sep", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
-)
 LARGEST_AUTOMATIC = 32_768
-ALPHABET_SHARE = 0.5
-"""Share of the vocabulary that single characters may take before merges are made."""
 WISHED_COVER = 0.99
 """With `exact` off, a vocabulary is at least twice as large as the alphabet that spells this share of the text."""
 DISTINCT_LIMIT = 4_000_000
@@ -66,7 +67,7 @@ class TokenizerConfig:
     others. max_chars: length at which the sample is cut.
     """
 
-    kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    kind: Literal["wordpiece", "bpe", "unigram", "bilingual"] = "wordpiece"
     vocab_size: int = 8192
     exact: bool = True
     lowercase: bool | None = None
@@ -103,7 +104,9 @@ def train_tokenizer(
     elif config.kind == "bpe":
         trained = _train_bpe(sample, config, normalization.lowercase)
     else:
-        trained = _train_unigram(sample, config, normalization.lowercase, writing.separates)
+        train = train_bilingual if config.kind == "bilingual" else train_unigram
+        size, exact = config.vocab_size or automatic_size(sample.characters), config.exact and config.vocab_size > 0
+        trained = train(sample, size, exact, normalization.lowercase, writing.separates)
     return Tokenizer(trained)
 
 
@@ -137,20 +140,6 @@ class _Sample:
         return iter(self._sentences)
 
 
-def _too_small(size: int, least: int) -> UserError:
-    return UserError(
-        f"A vocabulary of {size} tokens is too small: the special tokens and the alphabet alone take {least - 1}; "
-        f"give {setting('vocab_size', least)} or more, or 0 to let the text decide."
-    )
-
-
-def _too_large(size: int, supported: int) -> UserError:
-    return UserError(
-        f"The text supports a vocabulary of {supported} tokens, not {size}: give {setting('vocab_size', supported)}, "
-        "or 0 to let the text decide, or more text."
-    )
-
-
 def _train_wordpiece(
     sample: _Sample, config: TokenizerConfig, normalization: Normalization, advance: Advance
 ) -> tokenizers.Tokenizer:
@@ -167,7 +156,7 @@ def _train_wordpiece(
     if not config.exact:
         size = max(size, fixed + 2 * _covering([alphabet[symbol] for symbol in ranked], WISHED_COVER))
     if size <= fixed + required:
-        raise _too_small(size, fixed + required + 1)
+        raise too_small(size, fixed + required + 1)
     alphabet_size = max(required, int(ALPHABET_SHARE * (size - fixed)))
     tokens = merge_pairs(words, ranked[:alphabet_size], size - fixed, advance)
     tokens += ranked[alphabet_size : alphabet_size + size - fixed - len(tokens)]
@@ -175,7 +164,7 @@ def _train_wordpiece(
         # Words with rare characters allow further merges.
         tokens = merge_pairs(words, ranked, size - fixed)
     if len(tokens) < size - fixed and config.vocab_size and config.exact:
-        raise _too_large(size, fixed + len(tokens))
+        raise too_large(size, fixed + len(tokens))
     vocab = {token: id for id, token in enumerate([*SPECIAL_TOKENS, *tokens])}
     return apply(wordpiece(vocab, lowercase=normalization.lowercase), normalization)
 
@@ -306,7 +295,7 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig, lowercase: bool) -> tok
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fixed = len(SPECIAL_TOKENS) + len(alphabet)
     if config.vocab_size and config.vocab_size <= fixed:
-        raise _too_small(config.vocab_size, fixed + 1)
+        raise too_small(config.vocab_size, fixed + 1)
     blank = byte_bpe({}, [], lowercase=lowercase)
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size or LARGEST_AUTOMATIC,
@@ -318,7 +307,7 @@ def _train_bpe(sample: _Sample, config: TokenizerConfig, lowercase: bool) -> tok
     blank.train_from_iterator(_with_short_words(sample), trainer)
     vocab: dict[str, int] = blank.get_vocab(with_added_tokens=False)
     if len(vocab) < config.vocab_size and config.exact:
-        raise _too_large(config.vocab_size, len(vocab))
+        raise too_large(config.vocab_size, len(vocab))
     size = config.vocab_size or min(len(vocab), max(automatic_size(sample.characters), fixed + 1))
     merges = []
     for first, second in json.loads(blank.to_str())["model"]["merges"]:
@@ -344,63 +333,5 @@ def _with_short_words(sentences: Iterable[str]) -> Iterator[str]:
         yield sentence[at:]
 
 
-def _train_unigram(sample: _Sample, config: TokenizerConfig, lowercase: bool, separates: bool) -> tokenizers.Tokenizer:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise UserError(
-            "Training a Unigram tokenizer needs SentencePiece: run `pip install 'blankfill[sp]'`, "
-            "or choose wordpiece or bpe."
-        ) from error
-    lines = [line for sentence in sample for line in _lines(sentence)]
-    characters: Counter[str] = Counter()
-    for line in lines:
-        characters.update(line)
-    size = config.vocab_size or automatic_size(sample.characters)
-    fixed = len(SPECIAL_TOKENS) + 256
-    if size <= fixed:
-        raise _too_small(size, fixed + 1)
-    ranked = sorted(characters.values(), reverse=True)
-    coverage = sum(ranked[: int(ALPHABET_SHARE * (size - fixed))]) / sum(ranked)
-    pad, unk, cls, sep, *others = SPECIAL_TOKENS
-
-    def train(vocab_size: int) -> bytes:
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, model_type="unigram", vocab_size=vocab_size,
-            byte_fallback=True, character_coverage=max(0.98, min(0.9995, coverage)),
-            # The rules of "nmt" turn ZWNJ, which Persian and scripts of India are spelt with, into a space.
-            normalization_rule_name="nmt_" * (not separates) + "nfkc" + "_cf" * lowercase,
-            pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece=pad, unk_piece=unk, bos_piece=cls, eos_piece=sep,
-            control_symbols=others, max_sentence_length=8 * _LONGEST_LINE, minloglevel=2,
-            # Sums are taken per thread, so the result depends on the number of threads.
-            num_threads=2,
-        )  # fmt: skip
-        return model.getvalue()
-
-    try:
-        data = train(size)
-    except (RuntimeError, OSError) as error:
-        message = str(error)
-        if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
-            if config.vocab_size and config.exact:
-                raise _too_large(size, int(limit[1])) from error
-            data = train(int(limit[1]))
-        elif limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
-            raise _too_small(size, int(limit[2]) + 1) from error
-        else:
-            raise UserError(f"SentencePiece cannot train on this text ({message.strip()}): give more text.") from error
-    pieces, _, charsmap, _ = parse_sentencepiece(data)
-    return unigram([(piece, score) for piece, score, _ in pieces], unk_id=1, byte_fallback=True, charsmap=charsmap)
-
-
-_LONGEST_LINE = 4096
 _LONGEST_RUN = 256
 _RUN = re.compile(rf"\S{{1,{_LONGEST_RUN}}}+|\s{{1,{_LONGEST_RUN}}}+")
-
-
-def _lines(sentence: str) -> list[str]:
-    """Return the sentence as lines that SentencePiece accepts: it ends one at a line feed or NUL and leaves out long
-    ones."""
-    text = " ".join(sentence.replace("\0", " ").split())
-    return [text[start : start + _LONGEST_LINE] for start in range(0, len(text), _LONGEST_LINE)]

@@ -1,8 +1,8 @@
 """GLM-130B's names (THUDM/SwissArmyTransformer `glm130B_model.py`; Zeng et al. 2022).
 
-The names are those of ChatGLM-6B, with rotary positions of one axis and a gated feed-forward part. The original
-multiplies the first half of the inner layer with the activation of the second half; here the first half is activated.
-The original has no config.json; ours has the keys of ChatGLM-6B.
+Against ChatGLM-6B, rotary positions have one axis, and the feed-forward part is gated. The original multiplies the
+first half of the inner layer with the activation of the second half; here the first half is activated. The original has
+no config.json; ours has the keys of ChatGLM-6B's.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.families.chatglm import ALIASES, IGNORED, read_sizes, shifted_rules, written_sizes
+from blankfill.families.chatglm_layout import read_sizes, weight_table, written_sizes
 from blankfill.families.spec import FamilySpec
-from blankfill.families.weight_names import HalvesSwapped, Table, WeightNames, real
+from blankfill.families.weight_names import HalvesSwapped, Table, WeightNames
 from blankfill.model.config import TransformerConfig
-from blankfill.objectives import Glm, Objective
+from blankfill.objectives import Glm130b, Objective
 
 PRESET: dict[str, Any] = {
     "norm": "post", "norm_eps": 1e-5, "embedding_norm": True, "residual_scale": 0.0, "activation": "gelu",
@@ -27,42 +27,31 @@ class Glm130bNames(WeightNames):
 
     name = "glm-130b"
     model_type = "glm-130b"
-    objective = Glm
+    objective = Glm130b
     inputs = ("input_ids", "position_ids", "attention_mask")
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         """Read sizes from config.json."""
-        changed = {
-            "residual_scale": real(values, "residual_scale", 0.0),
-            "rotary_rounding": values.get("rotary_rounding", "none"),
-        }
-        return read_sizes(values, PRESET | changed, channels=1)
+        return TransformerConfig(**PRESET | read_sizes(values, 0.0, "none", channels=1))
 
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """Return the values of config.json."""
-        own = {"residual_scale": 0.0, "rotary_rounding": "none"}
         return {
             "architectures": ["GLM130B"],
             "model_type": self.model_type,
-            **written_sizes(config),
-            **{key: getattr(config, key) for key, value in own.items() if getattr(config, key) != value},
+            **written_sizes(config, 0.0, "none"),
         }
 
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """Return SwissArmyTransformer's names, for a model whose tensor-parallel parts are joined."""
-        rules = shifted_rules(config)
-        for k in range(config.num_layers):
-            for part in ("weight", "bias"):
-                inner = f"transformer.layers.{k}.mlp.dense_h_to_4h.{part}"
-                rules.append(HalvesSwapped(f"layers.{k}.ffn.inner.{part}", (inner,)))
-        return Table(tuple(rules), IGNORED, ALIASES)
+        return weight_table(config, HalvesSwapped)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
-        """Return the objective: blanks in rows as long as the positions."""
-        return Glm(config.position_sizes[0])
+        """Return the objective: the rest of a text, and blanks in it, in rows as long as the positions."""
+        return Glm130b(config.position_sizes[0])
 
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
-        """Return the ids of the tokens of blanks, and of the ends of a blank and of the text."""
+        """Return the ids of the tokens of blanks, and of the end of the text."""
         ids: dict[str, int | list[int] | None] = {
             f"{role}_token_id": roles.get(role) for role in ("mask", "gmask", "smask", "sop", "eop")
         }
@@ -73,6 +62,8 @@ GLM_130B = FamilySpec(
     name="glm-130b",
     source="Zeng et al. 2022; THUDM/SwissArmyTransformer glm130B_model.py",
     preset=PRESET,
+    channels=Glm130b.channels,
     weight_names=Glm130bNames(),
+    default_for=("glm-130b",),
     docs="chatglm",
 )

@@ -95,11 +95,13 @@ class ByHead(Rule):
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[3HE, …] by queries, keys and values, from rows by head."""
-        return theirs[0].unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        by_head: Tensor = theirs[0].unflatten(0, (self.heads, 3, -1))
+        return by_head.transpose(0, 1).flatten(0, 2)
 
     def to_theirs(self, ours: Tensor) -> Sequence[Tensor]:
         """Rows by head."""
-        return [ours.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)]
+        by_part: Tensor = ours.unflatten(0, (3, self.heads, -1))
+        return [by_part.transpose(0, 1).flatten(0, 2)]
 
 
 class HalvesSwapped(Rule):

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -103,6 +104,8 @@ class Decoder:
         self._width = width + self.room + (self.query_token is not None)
         self._cache = model.new_cache(self.rows, self._width)
         self._bias = self._padding_bias(width) if any(len(context) < width for context in contexts) else None
+        if self._bias is not None:
+            self._bias = F.pad(self._bias, (model.prefix_length, 0))
         self._single = SingleColumn(model) if fits(model) else None
         self._reading = read_sources(model, contexts, pad) if reading is None else dataclasses.replace(reading)
         self._read_by = torch.arange(self.rows, device=self.device)

@@ -31,13 +31,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.masks import Mask
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import EncoderOutput
-from blankfill.model.layers import LayerCache, PositionedKeyValues
+from blankfill.model.layers import NO_POSITION, LayerCache, PositionedKeyValues
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
@@ -115,14 +116,18 @@ class SlotCache(LayerCache):
 class _Landing(PositionedKeyValues):
     """The cache of a layer while rows that join are read: it passes keys and values on to their columns."""
 
-    def __init__(self, target: SlotCache, lengths: Sequence[int]) -> None:
-        """lengths: number of columns of each row to store, from its first column."""
+    def __init__(self, target: SlotCache, lengths: Sequence[int], prefix_21GPE: Tensor | None = None) -> None:
+        """lengths: number of columns of each row to store, from its first column. prefix: columns of every row before
+        those that are read."""
         self.target, self.lengths, self.bias_table = target, lengths, target.bias_table
+        self.prefix = prefix_21GPE
         self.row, self.end = target.window.rows, target.window.end
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
         """Pass the new keys and values on; returns them."""
         lengths, row, end = self.lengths, self.row, self.end
+        if self.prefix is not None:
+            both_2BHQE = torch.cat([self.prefix.expand(-1, both_2BHQE.shape[1], -1, -1, -1), both_2BHQE], 3)
         if min(lengths) == max(lengths):
             rows, at = slice(row, row + len(lengths)), slice(end - lengths[0], end)
             self.target.kept[:, rows, :, at] = both_2BHQE[:, :, :, : lengths[0]]
@@ -134,6 +139,8 @@ class _Landing(PositionedKeyValues):
     def append_positions(self, position_BQ: Tensor) -> Tensor:
         """Pass the new positions on; returns them."""
         assert self.target.positions is not None
+        if self.prefix is not None:
+            position_BQ = F.pad(position_BQ, (self.prefix.shape[3], 0), value=NO_POSITION)
         for j, length in enumerate(self.lengths):
             self.target.positions[self.row + j, self.end - length : self.end] = position_BQ[j, :length]
         return position_BQ
@@ -207,7 +214,7 @@ class Slots:
         weight = model.token_embeddings.weight
         self.device, self.dtype = weight.device, weight.dtype
         self._window = Window()
-        self._columns = columns
+        self._columns = columns + model.prefix_length if columns else 0
         self._cache: list[SlotCache] = []
         self._bias = weight.new_empty(0)
         self._starts: list[int] = []
@@ -239,13 +246,14 @@ class Slots:
         """
         if len(contexts) > self.free:
             raise ValueError(f"{len(contexts)} rows cannot join, as only {self.free} slots are free")
-        lengths = [len(context) for context in contexts]
+        more, prefixes = self.model.prefix_length, self.model.cached_prefixes()
+        lengths = [more + len(context) for context in contexts]
         reading = read_sources(self.model, contexts, self.pad)
         self._query_token = contexts[0].query_token
         self._make_room(max(lengths))
-        caches = [_Landing(cache, lengths) for cache in self._cache]
+        caches = [_Landing(cache, lengths, prefix) for cache, prefix in zip(self._cache, prefixes, strict=True)]
         batch = self._laid_out(contexts)
-        last_J = torch.tensor(lengths, device=self.device)
+        last_J = torch.tensor(lengths, device=self.device) - more
         if self._query_token is None:
             last_J -= 1
         last_J += torch.arange(len(contexts), device=self.device) * batch.input_ids.shape[1]

@@ -108,8 +108,9 @@ def _blocks(
     context: int | None = None,
     size: int | None = None,
 ) -> list[_Block]:
-    """Divide all scores into blocks. context: number of columns of a context that the T columns attend to; None where
-    they attend to one another. size: queries of a block that has a range; None for `QUERIES`."""
+    """Divide all scores into blocks. context: number of columns of a context that the T columns attend to, or of a
+    prefix and the T columns; None where they attend to one another. size: queries of a block that has a range; None for
+    `QUERIES`."""
     S = T if context is None else context
     blocks: list[_Block] = []
     total = 0
@@ -133,7 +134,7 @@ def _blocks(
             rows = slice(b, min(B, b + together))
             for q in range(0, T, step):
                 queries = slice(q, min(T, q + step))
-                add(rows, h, queries, slice(0, queries.stop if causal else S), rows.stop - rows.start)
+                add(rows, h, queries, slice(0, queries.stop + S - T if causal else S), rows.stop - rows.start)
     return blocks
 
 
@@ -185,6 +186,25 @@ def blocked_cross_attention(
     return mixed
 
 
+def blocked_prefix_attention(
+    query_BTHE: Tensor,
+    kv_BS2HE: Tensor,
+    bias_B1TS: Tensor | None,
+    causal: bool,
+    dropout: float,
+    ranges: Ranges | None = None,
+    added: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Compute `blocked_attention` of columns that also see S − T more columns in front; returns [B, T, H·E]. bias,
+    ranges, added: with these columns; causal: with the last query at the last key."""
+    scale = query_BTHE.shape[-1] ** -0.5 if scale is None else scale
+    mixed: Tensor = _Blocked.apply(  # type: ignore[no-untyped-call]
+        query_BTHE, kv_BS2HE, bias_B1TS, causal, dropout, ranges, torch.is_grad_enabled(), added, scale, None
+    )
+    return mixed
+
+
 def _parts(packed: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
     """Return queries, keys and values as views of the projections' outputs: [B, T or S, H, E] each."""
     return packed.unbind(2) if context is None else (packed, *context.unbind(2))
@@ -219,7 +239,7 @@ class _Weights:
             out_GQK.add_(block.added_of(self.added))
         if self.later is not None:
             size = query.shape[1]
-            out_GQK[:, :, block.queries].add_(self.later[:size, :size])
+            out_GQK[:, :, -size:].add_(self.later[:size, :size])
         elif self.band is not None:
             out_GQK.add_(block.band_of(self.band))
         elif self.bias is not None:

@@ -1,7 +1,7 @@
 """The parts of a Transformer layer: attention with an optional key/value cache, feed-forward, and their wiring.
 
 Shapes: B rows, T columns, D width, H heads, G heads of keys and values (H, or a divisor of it), E width of a head, S
-cached columns.
+cached columns, P columns of a prefix.
 
          pre-norm                               post-norm
   x ──┬─ norm ─ attention ─ + ─┬─ …      x ──┬─ attention ─ + ─ norm ─┬─ …
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.attention.kernels import Kernel, attend, self_attend
+from blankfill.attention.kernels import Kernel, attend, prefix_attend, self_attend
 from blankfill.attention.masks import Mask
 from blankfill.attention.positions import NO_TERMS, PositionTerms, Rotation
 from blankfill.kernels.dropout import add_dropped
@@ -31,6 +31,9 @@ from blankfill.model.cross import CrossAttention, CrossInputs
 from blankfill.model.dense import dense
 from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import TransformerXLAttention
+
+NO_POSITION = -(1 << 40)
+"""The stored position of a prefix's columns, whose scores have no bias by distance."""
 
 
 class KeyValues(ABC):
@@ -62,7 +65,18 @@ class LayerCache(PositionedKeyValues):
     bias for each distance, computed on first use. Only the first layer stores both.
     """
 
-    def __init__(self, rows: int, config: TransformerConfig, size: int, like: Tensor, first: bool = False) -> None:
+    def __init__(
+        self,
+        rows: int,
+        config: TransformerConfig,
+        size: int,
+        like: Tensor,
+        first: bool = False,
+        prefix_21GPE: Tensor | None = None,
+    ) -> None:
+        """prefix: columns that come first and that the cache begins with, beyond `size`."""
+        if prefix_21GPE is not None:
+            size += prefix_21GPE.shape[3]
         shape = (2, rows, config.kv_heads, size, config.head_width)
         self.kept = torch.empty(shape, dtype=like.dtype, device=like.device)
         keeps = first and config.relative_buckets > 0
@@ -71,6 +85,11 @@ class LayerCache(PositionedKeyValues):
         self.spare: Tensor | None = None
         """The unused buffer, to which the next selection is written."""
         self.length = 0
+        if prefix_21GPE is not None:
+            self.length = prefix_21GPE.shape[3]
+            self.kept[:, :, :, : self.length] = prefix_21GPE
+            if self.positions is not None:
+                self.positions[:, : self.length] = NO_POSITION
 
     def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
         """Add the keys and values of new columns; returns those of all columns, [B, G, S + Q, E] each."""
@@ -119,13 +138,20 @@ class Attention(nn.Module):
         self.relative = TransformerXLAttention(config) if config.position_scheme == "relative" else None
 
     def forward(
-        self, hidden_BTD: Tensor, mask: Mask, terms: PositionTerms = NO_TERMS, cache: KeyValues | None = None
+        self,
+        hidden_BTD: Tensor,
+        mask: Mask,
+        terms: PositionTerms = NO_TERMS,
+        cache: KeyValues | None = None,
+        prefix_BP2GE: Tensor | None = None,
     ) -> Tensor:
-        """Attend with the mask and the position terms of the layer's kind."""
+        """Attend with the mask and the position terms of the layer's kind. prefix: keys and values before those of the
+        columns, of which mask and bias have the columns already; a cache holds its own."""
         B, T, _ = hidden_BTD.shape
         dropout = self.dropout if self.training else 0.0
         qkv = self.qkv(hidden_BTD)
-        if cache is None and self.relative is None and self.kv_heads == self.heads:
+        plain = cache is None and prefix_BP2GE is None
+        if plain and self.relative is None and self.kv_heads == self.heads:
             qkv_BT3HE = qkv.view(B, T, 3, self.heads, self.width)
             if terms.rotation is not None:
                 qkv_BT3HE = terms.rotation.rotate_packed(qkv_BT3HE)
@@ -134,11 +160,21 @@ class Attention(nn.Module):
         query_BTHE, both_BT2GE = self.split(qkv)
         if terms.rotation is not None:
             query_BTHE, both_BT2GE = rotated(terms.rotation, query_BTHE, both_BT2GE)
-        query, both_2BGTE, bias = query_BTHE.transpose(1, 2), both_BT2GE.permute(2, 0, 3, 1, 4), terms.bias
+        query, bias = query_BTHE.transpose(1, 2), terms.bias
         if self.relative is not None:
             if cache is not None or terms.distances is None:
                 raise ValueError("relative positions need the distances of all columns, and do not support a cache")
             query, bias = self.relative(query, terms.distances)
+        if prefix_BP2GE is not None and cache is None:
+            if self.relative is not None and bias is not None:
+                bias = F.pad(bias, (prefix_BP2GE.shape[1], 0))
+            both_BK2GE = torch.cat([prefix_BP2GE.to(both_BT2GE.dtype).expand(B, -1, -1, -1, -1), both_BT2GE], 1)
+            query_BTHE = query.transpose(1, 2)
+            made: Tensor = self.output(
+                prefix_attend(query_BTHE, both_BK2GE, mask, dropout, self.kernel, self.scale, bias)
+            )
+            return made
+        both_2BGTE = both_BT2GE.permute(2, 0, 3, 1, 4)
         key, value = both_2BGTE if cache is None else cache.append(both_2BGTE)
         mixed = attend(query, key, value, mask, dropout, self.kernel, bias, self.scale)
         out_BTD: Tensor = self.output(mixed.transpose(1, 2).reshape(B, T, self.heads * self.width))
@@ -217,13 +253,14 @@ class Layer(nn.Module):
         cache: KeyValues | None = None,
         encoded: CrossInputs | None = None,
         first: Layer | None = None,
+        prefix_BP2GE: Tensor | None = None,
     ) -> Tensor:
         """mask, terms: those of the layer's kind. encoded: the context, for a layer that attends to one. first: the
-        first layer, for a layer that lacks parts."""
+        first layer, for a layer that lacks parts. prefix: see `Attention.forward`."""
         drop = self.dropout if self.training else 0.0
         attention, attention_norm, ffn, ffn_norm = self.parts(first)
         steps: list[Sublayer] = [
-            (attention_norm, lambda x, residual: add(residual, attention(x, mask, terms, cache), drop)),
+            (attention_norm, lambda x, residual: add(residual, attention(x, mask, terms, cache, prefix_BP2GE), drop)),
             (ffn_norm, lambda x, residual: add(residual, ffn(x), drop)),
         ]
         if (cross := self.cross) is not None:

@@ -41,11 +41,13 @@ def run_layers(
     recompute: bool = False,
     memory_BT: Tensor | None = None,
     outputs: list[Tensor] | None = None,
+    prefixes: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Compute the hidden states after the last layer.
 
     recompute: save only the input of each layer, and compute the layer again in the backward pass. memory: bool,
-    columns without gradient. outputs: receives the output of each layer.
+    columns without gradient. outputs: receives the output of each layer. prefixes: keys and values before those of the
+    columns, for each layer (`model.prefix`).
     """
     first = layers[0]
     assert isinstance(first, Layer)
@@ -54,13 +56,15 @@ def run_layers(
         modules *= len(kinds)
     for k, (kind, layer) in enumerate(zip(kinds, modules, strict=True)):
         cross = None if encoded is None else encoded.of(k)
+        prefix = None if prefixes is None else prefixes[k]
         if memory_BT is not None:  # every layer reads the memory, and no gradient passes through it
             hidden_BTD = torch.where(memory_BT[..., None], hidden_BTD.detach(), hidden_BTD)
         if recompute:
-            arguments = (hidden_BTD, masks[kind], terms[kind], None, cross, first)
+            arguments = (hidden_BTD, masks[kind], terms[kind], None, cross, first, prefix)
             hidden_BTD = checkpoint(layer, *arguments, use_reentrant=False)
         else:
-            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], None if cache is None else cache[k], cross, first)
+            kept = None if cache is None else cache[k]
+            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], kept, cross, first, prefix)
         if outputs is not None:
             outputs.append(hidden_BTD)
     return hidden_BTD

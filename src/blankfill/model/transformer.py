@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.attention.kernels import Kernel
-from blankfill.attention.masks import Mask, Masks, in_order, lower, lower_cross, lower_local, within
-from blankfill.attention.positions import PositionTerms
+from blankfill.attention.masks import Mask, Masks, behind, in_order, lower, lower_cross, lower_local, within
+from blankfill.attention.positions import PositionTerms, terms_behind
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, EncoderOutput, all_keys_values
 from blankfill.model.dense import dense
@@ -28,7 +28,7 @@ from blankfill.model.encoder import Encoder
 from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights, initial_rules
 from blankfill.model.io import Inputs, Outputs
-from blankfill.model.layers import Attention, KeyValues, Layer, LayerCache, PositionedKeyValues, dropout
+from blankfill.model.layers import NO_POSITION, Attention, KeyValues, Layer, LayerCache, PositionedKeyValues, dropout
 from blankfill.model.norms import norm
 from blankfill.model.positions import (
     LearnedPositions,
@@ -37,6 +37,7 @@ from blankfill.model.positions import (
     attention_scheme,
     terms_of,
 )
+from blankfill.model.prefix import PrefixEncoder, cached_form
 from blankfill.model.span_boundary_head import SpanBoundaryHead
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import MEMORY, QUERY, Batch, LayerKind
@@ -79,6 +80,8 @@ class Transformer(nn.Module):
         """Of pairs: next sentence, sentence order."""
         self.span_boundary_head = SpanBoundaryHead(config) if config.max_span_positions else None
         self.heads = extra_heads(config)
+        self.prefix_encoder: PrefixEncoder | None = None
+        """Learnt keys and values before those of every row (`adapt.prefix`)."""
         self.recompute = False
         """Whether to save only the input of each layer and compute the layer again in the backward pass (gradient
         checkpointing)."""
@@ -100,7 +103,8 @@ class Transformer(nn.Module):
         """Run the model; all uses of its weights are inside this method.
 
         dtype: the compute type, also of dense masks; None for the type of the weights. cache: one for each layer, with
-        the columns before the new ones. encoded: the encoder's output for the decoder's columns, where it exists
+        the columns before the new ones; that of a model with a prefix begins with it (`new_cache`), and masks of
+        `Inputs` have its columns. encoded: the encoder's output for the decoder's columns, where it exists
         already (`encode_source`). read: see `Outputs.read`. prepare: see `Prepare`; not with an encoder. logits_at:
         int64[M], flat indices over B·T of the columns to score, or "all". output_hidden_states: whether to return them.
         encoder_only: for a model of two stacks, whether to run only the encoder over the batch, which has no context.
@@ -120,7 +124,7 @@ class Transformer(nn.Module):
             ordered, masks = inputs.ordered, self._masks_of(inputs, dtype)
         if encoder_only and self.encoder is not None:
             tokens_BTD = self.token_embeddings(inputs.input_ids)
-            hidden_BTD = self._encode(tokens_BTD, inputs.positions, masks, ordered, states)
+            hidden_BTD = self._encode(tokens_BTD, inputs.positions, masks, ordered, states, dtype)
             computed = self._all_keys_values(hidden_BTD) if keys_values else None
             encoded = EncoderOutput(hidden_BTD, _source_mask(inputs, dtype), computed)
         else:
@@ -136,7 +140,7 @@ class Transformer(nn.Module):
                 hidden_BSD = self._encode_context(context, source.view(*sides[0].shape, -1), dtype)
                 mask = lower_cross(context.mask, inputs.segment, context.segment, dtype)
                 encoded = EncoderOutput(hidden_BSD, mask)
-            hidden_BTD = self._decode(inputs, masks, cache, encoded, tokens_BTW, ordered, states)
+            hidden_BTD = self._decode(inputs, masks, cache, encoded, tokens_BTW, ordered, states, dtype)
         answers = None if read is None else read(self, hidden_BTD.flatten(0, 1))
         logits = None
         if logits_at is not None:
@@ -165,6 +169,7 @@ class Transformer(nn.Module):
         tokens_BTW: Tensor | None,
         ordered: bool,
         states: list[Tensor] | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         """Compute the hidden states of the main stack, [B, T, D]. tokens: embeddings, where they were looked up
         already."""
@@ -176,6 +181,14 @@ class Transformer(nn.Module):
             embedded_BTW = torch.where((stream == QUERY)[..., None], self.query.to(embedded_BTW.dtype), embedded_BTW)
             memory_BT = stream == MEMORY if bool((stream == MEMORY).any()) else None
         terms = self.terms(positions, cache, ordered)
+        prefixes = None
+        if self.prefix_encoder is not None:
+            columns = self.prefix_encoder.shape.length
+            if cache is None:
+                prefixes = self.prefix_encoder(len(inputs.input_ids), dtype)[self.config.encoder_layers :]
+                terms = terms_behind(terms, columns)
+            if cache is None or isinstance(inputs, Batch):
+                masks = {kind: behind(mask, columns) for kind, mask in masks.items()}
         embedded_BTW = self.embed(embedded_BTW, positions)
         project = self.embedding_projection
         hidden_BTD = embedded_BTW if project is None else project(embedded_BTW)
@@ -183,7 +196,7 @@ class Transformer(nn.Module):
             states.append(hidden_BTD)
         hidden_BTD = run_layers(
             self.layers, self.kinds, hidden_BTD, masks, terms, cache, encoded,
-            self.recompute and self.training, memory_BT, states,
+            self.recompute and self.training, memory_BT, states, prefixes,
         )  # fmt: skip
         if self.final_norm is not None:
             hidden_BTD = self.final_norm(hidden_BTD)
@@ -201,13 +214,22 @@ class Transformer(nn.Module):
         """Compute the encoder's output for the contexts of a batch, [B, S, D]."""
         ordered = self._ordered(context)
         masks = self._masks(context, dtype, ordered)
-        return self._encode(tokens_BSD, context.positions, masks, ordered, None)
+        return self._encode(tokens_BSD, context.positions, masks, ordered, None, dtype)
 
     def _encode(
-        self, tokens_BSD: Tensor, positions: Tensor, masks: Masks, ordered: bool, states: list[Tensor] | None
+        self,
+        tokens_BSD: Tensor,
+        positions: Tensor,
+        masks: Masks,
+        ordered: bool,
+        states: list[Tensor] | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         assert self.encoder is not None
-        made: Tensor = self.encoder(tokens_BSD, positions, masks["global"], self.recompute, states, ordered)
+        prefixes = None
+        if self.prefix_encoder is not None:
+            prefixes = self.prefix_encoder(len(tokens_BSD), dtype)[: self.config.encoder_layers]
+        made: Tensor = self.encoder(tokens_BSD, positions, masks["global"], self.recompute, states, ordered, prefixes)
         return made
 
     def _all_keys_values(self, hidden_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -232,7 +254,11 @@ class Transformer(nn.Module):
         assert isinstance(first, PositionedKeyValues)
         if first.bias_table is None:
             first.bias_table = self.position_bias.bias_per_distance()
-        return self.position_bias.lookup(first.bias_table, position_BT, first.append_positions(position_BT))
+        key_BS = first.append_positions(position_BT)
+        bias = self.position_bias.lookup(first.bias_table, position_BT, key_BS)
+        if self.prefix_encoder is not None:
+            bias.masked_fill_((key_BS == NO_POSITION)[:, None, None], 0.0)
+        return bias
 
     def _ordered(self, batch: Batch) -> bool:
         """Return whether differences of columns equal differences of positions, where the model depends on it."""
@@ -278,10 +304,22 @@ class Transformer(nn.Module):
         return [layer for layer in stacks if isinstance(layer, Layer)]
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
-        """Make empty caches for `size` columns of `rows` rows, one for each layer."""
-        return [
-            LayerCache(rows, self.config, size, self.token_embeddings.weight, k == 0) for k in range(len(self.kinds))
-        ]
+        """Make caches for `size` columns of `rows` rows, one for each layer, with nothing but the prefix, if any."""
+        like, prefixes = self.token_embeddings.weight, self.cached_prefixes()
+        return [LayerCache(rows, self.config, size, like, k == 0, prefixes[k]) for k in range(len(self.kinds))]
+
+    @property
+    def prefix_length(self) -> int:
+        """The number of columns of the prefix; 0 for a model without one."""
+        return 0 if self.prefix_encoder is None else self.prefix_encoder.shape.length
+
+    @torch.no_grad()
+    def cached_prefixes(self) -> list[Tensor] | list[None]:
+        """Return the prefix of each layer as a cache stores it, [2, 1, G, P, E]; None for a model without a prefix."""
+        if self.prefix_encoder is None:
+            return [None] * len(self.kinds)
+        made = self.prefix_encoder(1, self.token_embeddings.weight.dtype)[self.config.encoder_layers :]
+        return [cached_form(prefix) for prefix in made]
 
     def initialise(self, seed: int) -> None:
         """Draw all weights as the family's paper does, each by the seed and its name (`model.draw`)."""

@@ -8,7 +8,7 @@ blanked, `x [MASK] y <sop> what stood there <eop>`, each blank with its own <sop
 for [MASK] are cut into pieces of a quarter of the row, which do not see each other.
 
 Positions: ChatGLM-6B has two axes, as GLM: of what is written, the first is the position of its mask, the second counts
-from 1. GLM-130B has one, which goes on counting behind [gMASK], and is the position of the mask behind [MASK].
+from 1. GLM-130B has one, which counts all columns of a [gMASK] row, and is the position of the mask behind [MASK].
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class ChatGlmFormat(GlmFormat):
     """Blanks are masks in the context, and what fills them is written behind it.
 
     Columns of the context and of what is written share the positions of the model, whether or not their own positions
-    go on counting: released models were trained on rows of that many columns.
+    continue those of the context: released models were trained on rows of that many columns.
     """
 
     second_prefix = "\n"
@@ -87,7 +87,7 @@ class ChatGlmFormat(GlmFormat):
         return self.max_columns - 2 - len(self._end)
 
     def role(self, role: str) -> str:
-        """Return the kind of mask for a blank: that which was asked for if training used it, otherwise [MASK]."""
+        """Return the kind of mask for a blank: the given one if training used it, otherwise [MASK]."""
         known = role == "gmask" and self._chatglm.gmask_share > 0 and role in self.vocabulary.roles
         return "gmask" if known or "mask" not in self.vocabulary.roles else "mask"
 

@@ -25,7 +25,7 @@ class Numbering:
     """The positions of Part B. Those of Part A count from 0 in the first channel and are 0 in the second.
 
     channels: 2 numbers the mask of a span and the place in the span, from 1 on; 1 leaves out the second (GLM-130B).
-    counting: the first channel goes on counting the columns in place of the position of the mask (a text that is
+    counting: the first channel counts the columns in place of repeating the position of the mask (a text that is
     written to its end, in GLM-130B).
     """
 

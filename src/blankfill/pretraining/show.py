@@ -19,7 +19,8 @@ from blankfill.config.recipe import Recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError, setting
 from blankfill.objectives import Objective, ShownColumn
-from blankfill.report.picture import example_text
+from blankfill.report.picture import channel_names, example_text, join_row
+from blankfill.report.plane import plane_text, sentence_of
 from blankfill.report.strip import strip_text
 from blankfill.system.files import write_file
 from blankfill.types import Example
@@ -57,6 +58,8 @@ class ShownRow:
     """What the objective hides and how it is predicted, in one sentence."""
     notes: Sequence[str] = ()
     """Sentences about this row, such as that a text was cut."""
+    scheme: str = ""
+    """Position scheme of the model, as in `TransformerConfig`; rotary positions are drawn."""
 
     @property
     def heading(self) -> str:
@@ -66,7 +69,8 @@ class ShownRow:
         return f"{self.title} (epoch {self.epoch}, {self.place + 1:,} of {self.rows:,} rows)"
 
     def text(self, width: int = 120, plain: bool = False) -> str:
-        """Return the row as a table with a line for each column, and the attention grid.
+        """Return the row as a table with a line for each column, and the attention grid; below it the plane of
+        two-dimensional rotary positions.
 
         Args:
             width: the width of the output in characters.
@@ -75,10 +79,14 @@ class ShownRow:
         Returns:
             The lines of the table.
         """
-        return example_text(
+        row = join_row(self.examples)
+        rotary = sentence_of(self.scheme, channel_names(self.channels, len(row.positions)))
+        table = example_text(
             self.examples, speller(self.tokenizer), channels=self.channels, width=width, plain=plain,
-            window=self.window, further=self.further,
+            window=self.window, further=self.further, notes=[rotary] if rotary else (),
         )  # fmt: skip
+        plane = plane_text(row, self.scheme, self.channels, width, plain)
+        return f"{table}\n{plane}" if plane else table
 
     def strip(self, width: int = 120) -> str:
         """Return the row as lines of tokens with their targets and positions below them.
@@ -169,6 +177,7 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
             rows=sampler.rows_in_epoch(epoch), examples=examples, tokenizer=corpus.tokenizer,
             vocabulary=corpus.vocabulary, channels=recipe.objective.channels,
             window=int(recipe.model.spec.preset.get("window", 0)),
+            scheme=str(recipe.model.spec.preset.get("position_scheme", "")),
             further=further_columns(recipe.objective, examples, corpus.unigram), objective=recipe.objective.name,
             explanation=recipe.objective.explanation,
         )  # fmt: skip
@@ -192,7 +201,7 @@ def write_html(rows: Sequence[ShownRow], path: str | Path, title: str = "") -> N
     shown = [
         ShownExample(
             row.objective or row.title, row.heading, row.explanation, row.notes, row.examples, speller(row.tokenizer),
-            row.channels, row.blanks, row.window, row.further,
+            row.channels, row.blanks, row.window, row.further, row.scheme,
         )
         for row in rows
     ]  # fmt: skip

@@ -37,6 +37,7 @@ def show_text(
     example: int = 0,
     name: str = "",
     family: str = "",
+    scheme: str = "",
 ) -> ShownRow:
     """Return a text as a training example.
 
@@ -47,7 +48,8 @@ def show_text(
         seed: Together with `example`, determines what is hidden.
         example: Number of the draw, from 0.
         name: Name of the recipe for the title; by default that of the objective.
-        family: Family of the recipe's model, for the window of its local layers.
+        family: Family of the recipe's model, for the window of its local layers and its position scheme.
+        scheme: Position scheme of a model of no family, as in `TransformerConfig`.
 
     Returns:
         The example, with methods that write it as text, as HTML and as a picture.
@@ -95,6 +97,7 @@ def show_text(
         title=f"{name or objective.name}, seed {seed}, draw {example}", epoch=0, place=0, rows=0, examples=examples,
         tokenizer=tokenizer, vocabulary=vocabulary, channels=objective.channels,
         window=int(FAMILIES[family].preset.get("window", 0)) if family else 0,
+        scheme=str(FAMILIES[family].preset.get("position_scheme", "")) if family else scheme,
         further=further_columns(objective, examples, unigram), objective=objective.name,
         explanation=objective.explanation, notes=tuple(notes),
     )  # fmt: skip

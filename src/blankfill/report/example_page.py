@@ -29,6 +29,7 @@ from blankfill.report.picture import (
     join_row,
     spell,
 )
+from blankfill.report.plane import plane_svg, sentence_of
 from blankfill.types import Bool, Example
 
 LARGEST, WIDEST = 22.0, 860.0
@@ -54,6 +55,8 @@ class ShownExample:
     blanks: Collection[int]
     window: int = 0
     further: Sequence[ShownColumn] = ()
+    scheme: str = ""
+    """Position scheme of the model, as in `TransformerConfig`; "" where it is not known."""
 
 
 def page_of(shown: Sequence[ShownExample], title: str, now: datetime) -> str:
@@ -98,10 +101,13 @@ def _section(shown_row: ShownExample, row: Row, number: int) -> str:
     numbers = row.numbers()
     sentences = [heading(row), *(f"column {numbers[column]}: {text}" for column, text in row.labels.items())]
     sentences += [column.note for column in shown_row.further if column.note]
+    names = channel_names(shown_row.channels, len(row.positions))
+    sentences += filter(None, [sentence_of(shown_row.scheme, names)])
     notes = "".join(tag("p", in_keys(text), kind="notice") for text in shown_row.notes)
     explained = said("p", shown_row.explanation, kind="explained") if shown_row.explanation else ""
     strips = "".join(_strip(shown_row, row, number, *side) for side in row.sides())
-    body = f'{strips}<p class="info" role="status"></p>{_square(shown_row, row)}'
+    plane = plane_svg(row, shown_row.scheme, shown_row.channels)
+    body = f'{strips}<p class="info" role="status"></p>{plane}{_square(shown_row, row)}'
     grouped = f'<div class="panel row" data-row="{number}">{body}</div>'
     return (
         f'<div class="head"><h2>{escape(shown_row.name)}</h2>{tag("span", shown_row.title, kind="note")}</div>'

@@ -12,6 +12,7 @@ function explore(part, row) {
   const info = part.querySelector(".info");
   const marks = svg.querySelector(".marks");
   const words = [...svg.querySelectorAll(".w")];
+  const dots = [...part.querySelectorAll(".plane .d")];
   const [margin, cell] = [Number(svg.dataset.margin), Number(svg.dataset.cell)];
   const name = (k) => tokens[k].querySelector(".t").textContent;
   const all = tokens.map((_, k) => k);
@@ -46,7 +47,8 @@ function explore(part, row) {
   function choose(k, key = null) {
     marks.replaceChildren();
     for (const token of tokens) token.classList.remove("chosen", "seen", "seer", "both");
-    for (const word of words) word.classList.toggle("on", k !== null && [k, key].includes(Number(word.dataset.k)));
+    for (const named of [...words, ...dots])
+      named.classList.toggle("on", k !== null && [k, key].includes(Number(named.dataset.k)));
     if (k === null) {
       info.textContent = "Choose a token.";
       return;
@@ -106,6 +108,10 @@ function explore(part, row) {
     return at.every((k) => k < all.length) && at.some((k) => k >= 0) ? at : null;
   }
 
+  for (const dot of dots) {
+    dot.addEventListener("pointerenter", () => choose(Number(dot.dataset.k)));
+    dot.addEventListener("pointerleave", rest);
+  }
   svg.addEventListener("pointermove", (event) => {
     const at = pairAt(event);
     if (!at) return rest();

@@ -136,6 +136,7 @@ def example_text(
     plain: bool = False,
     window: int = 0,
     further: Sequence[ShownColumn] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Return a row as text: a line for each column, with the attention grid beside it.
 
@@ -143,7 +144,8 @@ def example_text(
     stands for several columns, half filled when only some of them are seen. plain: 0, 1 and + instead of block
     characters. A line and a bar separate the encoder from the decoder. The table of tokens itself is never cut, so it
     may be wider than a very small `width`. window: window of the local layers, whose grid is drawn below; 0 for a model
-    without local layers. further: columns of the objective beside the tokens, of a model of one stack.
+    without local layers. further: columns of the objective beside the tokens, of a model of one stack. notes: sentences
+    that come below the size of the row.
     """
     row = join_row(examples)
     marks, (bar, dash, cross) = ("01+", "|-+") if plain else ("·█▌", "│─┼")
@@ -163,7 +165,7 @@ def example_text(
 
     lines = [heading(row)]
     lines += [f"column {numbers[column]}: {label}" for column, label in row.labels.items()]
-    lines += [column.note for column in further if column.note]
+    lines += [*(column.note for column in further if column.note), *notes]
     if row.encoder:
         lines.append("above the line the encoder, below it the decoder, which sees the encoder left of the bar")
     if group > 1:

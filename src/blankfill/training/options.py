@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from blankfill.data.rows import RowSchedule
@@ -26,21 +27,23 @@ class TrainOptions:
              "weight_decay", "z_loss", "max_grad_norm", "eval_every", "save_every", "patience", "sample_every",
              "hidden_words"), COUNT
         ),
+        "batch_size_increment": SOME,
         **dict.fromkeys(("momentum", "beta1", "beta2"), below(1)),
         **dict.fromkeys(("lr", "embedding_lr_multiplier", "eps"), above(0)),
         "phase1_length": Bound(8, 2**20, also=(0,)),
         "batch_size_warmup": at_least(0, 10_000_000),
-        "min_lr": SHARE,
+        **dict.fromkeys(("min_lr", "warmup_lr"), SHARE),
         "embedding_gradient_shrink": above(0, 1),
     }  # fmt: skip
 
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Steps and batches": (
-            "steps batch_size micro_batch batch_size_start batch_size_warmup phase1_length phase1_steps"
+            "steps batch_size micro_batch batch_size_start batch_size_warmup batch_size_increment phase1_length "
+            "phase1_steps"
         ),
         "Optimiser and learning rate": (
-            "optimizer lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup constant_steps decay_steps "
-            "min_lr weight_decay decay_all momentum beta1 beta2 eps z_loss max_grad_norm"
+            "optimizer lr embedding_lr_multiplier embedding_gradient_shrink schedule schedule_unit warmup warmup_lr "
+            "constant_steps decay_steps min_lr weight_decay decay_all momentum beta1 beta2 eps z_loss max_grad_norm"
         ),
         "Machine": "precision gradient_checkpointing device threads workers",
         "Validation, checkpoints and samples": (
@@ -59,7 +62,9 @@ class TrainOptions:
     """Batch size of the first step, for a batch size that grows; 0: constant batch size."""
     batch_size_warmup: float = 0.1
     """Duration of the growth from batch_size_start to batch_size: a fraction of all steps when below 1, else a number
-    of steps."""
+    of steps (with schedule_unit rows: a fraction of steps × batch_size, or a number of rows)."""
+    batch_size_increment: int = 1
+    """Rows by which the batch size grows at a time (GLM-130B: 24)."""
     phase1_length: int = 0
     """Row length of the first phase in tokens (BERT: 128 of 512), at most objective.length; 0: a single phase."""
     phase1_steps: float = 0.9
@@ -82,11 +87,16 @@ class TrainOptions:
     warmup: float = 0.1
     """Duration of the linear warm-up of the learning rate: a fraction of the decay steps when below 1, else a number of
     steps."""
+    warmup_lr: float = 0.0
+    """Learning rate at the beginning of the warm-up, as a fraction of the peak; usually 0."""
     constant_steps: float = 0.0
     """Duration at the peak learning rate before it decays: a fraction of the decay steps when below 1, else a number of
     steps (T5: 10,000)."""
     decay_steps: int = 0
     """Step at which the learning rate reaches its minimum; 0: the last step."""
+    schedule_unit: Literal["steps", "rows"] = "steps"
+    """Unit of warmup, constant_steps, decay_steps and batch_size_warmup: optimiser steps, or rows, which differ while
+    the batch size grows (GLM-130B, Megatron: samples)."""
     min_lr: float = 0.0
     """Learning rate at the end of the decay, as a fraction of the peak; usually 0 to 0.1."""
     weight_decay: float = 0.01
@@ -151,11 +161,17 @@ class TrainOptions:
     @property
     def warmup_steps(self) -> int:
         """Number of warm-up steps."""
-        return self._of_decay(self.warmup)
+        warmup = self._of_decay(self.warmup)
+        return self.row_schedule.step_of(warmup) if self.schedule_unit == "rows" else warmup
 
     def _of_decay(self, span: float) -> int:
-        """Convert to steps: a fraction of the decay steps when below 1, a number of steps otherwise."""
-        return round(span * (self.decay_steps or self.steps)) if span < 1 else int(span)
+        """Convert to units of the schedule: a fraction of the decay when below 1, a number of units otherwise."""
+        return round(span * (self.decay_steps or self._units)) if span < 1 else int(span)
+
+    @property
+    def _units(self) -> int:
+        """Length of the run in units of the schedule."""
+        return self.row_schedule.first(self.steps) if self.schedule_unit == "rows" else self.steps
 
     def every(self, name: Literal["eval", "save", "sample"]) -> int:
         """Return the steps between validations, checkpoints or samples, with defaults filled in."""
@@ -163,14 +179,17 @@ class TrainOptions:
         given = {"eval": self.eval_every, "save": self.save_every, "sample": self.sample_every}
         return given[name] or evaluation
 
-    @property
+    @cached_property
     def row_schedule(self) -> RowSchedule:
         """The rows of each step."""
+        in_rows = self.schedule_unit == "rows"
+        ramp = self.in_steps(self.batch_size_warmup)
+        if in_rows and self.batch_size_warmup < 1:
+            ramp = round(self.batch_size_warmup * self.steps * self.batch_size)
         return RowSchedule(
-            self.batch_size,
-            self.batch_size_start,
-            self.in_steps(self.batch_size_warmup) if self.batch_size_start else 0,
-        )
+            self.batch_size, self.batch_size_start, ramp if self.batch_size_start else 0,
+            increment=self.batch_size_increment, in_rows=in_rows,
+        )  # fmt: skip
 
     @property
     def long_from(self) -> int:
@@ -183,10 +202,11 @@ class TrainOptions:
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
-        constant_steps = self._of_decay(self.constant_steps)
+        at = self.row_schedule.first(step + 1) - 1 if self.schedule_unit == "rows" else step
         return learning_rate(
-            step, self.steps, self.lr, self.warmup_steps, self.schedule, self.min_lr, self.decay_steps, constant_steps
-        )
+            at, self._units, self.lr, self._of_decay(self.warmup), self.schedule, self.min_lr, self.decay_steps,
+            self._of_decay(self.constant_steps), self.warmup_lr,
+        )  # fmt: skip
 
 
 WEIGHTS = ("soft_weight", "lm_weight", "hidden_weight")

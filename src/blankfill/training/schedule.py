@@ -17,10 +17,11 @@ def learning_rate(
     least: float = 0.0,
     decay_steps: int = 0,
     constant_steps: int = 0,
+    begin_at: float = 0.0,
 ) -> float:
     """Return the learning rate of step number `step` (0-based) of `steps`.
 
-    Linear warm-up from 0 over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
+    Linear warm-up from `begin_at` × peak over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
     `decay_steps` (0: the last step). A warm-up, a constant phase and a decay are together the warmup-stable-decay or
     trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear", "cosine" or "1-sqrt":
     1 − √s at a share s of the decay (Hägele et al. 2024, arXiv 2405.18392; ModernBERT).
@@ -30,7 +31,7 @@ def learning_rate(
     BERT, after the warm-up, the rate drops to that of a decay which began at step 0, a drop of warmup/steps.
     """
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (begin_at * warmup + (1 - begin_at) * (step + 1)) / warmup
     begin = warmup + constant_steps
     if schedule == "constant" or step < begin:
         return peak

@@ -1,0 +1,265 @@
+"""Dense layers with weights of 8 or 4 bits and one scale for each output: W = scale · q, as in ChatGLM-6B and GLM-130B.
+
+Only the weights are quantised; activations keep their type. `quantize` makes integers and scales of a matrix, in the
+rounding and the packing of the released checkpoints (THUDM/chatglm-6b, quantization.py). `QuantizedDense` computes with
+them, and `make_quantized` puts it in place of the dense layers of a model (`model.dense`). Gradients go through to the
+input, so that prefixes and adapters learn on a quantised model.
+
+On a CPU, products in bf16 use torch's kernels for packed integers (`Kernel`), each checked against the dequantised
+product before it is used; in other types the kernels of torch are slower than dequantising some rows at a time, which
+is the fallback everywhere.
+
+Not here: which layers of a model on disk are quantised (`checkpoint.quantization`).
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blankfill.model.dense import Dense, dense_layers, replace_dense
+from blankfill.model.layers import Layer
+
+Bits = Literal[8, 4]
+LARGEST: dict[int, int] = {8: 127, 4: 7}
+"""The largest integer of each number of bits; integers are symmetric about 0."""
+BLOCK = 1 << 20
+"""Number of weights that are dequantised at a time."""
+PROBES = (1, 5)
+"""Numbers of rows on which a kernel is compared with the dequantised product."""
+ALLOWED = 2**-6
+"""Largest difference of a kernel, as a share of the largest result: four roundings to bf16."""
+MULTIPLE = 64
+"""Divisor of the numbers of inputs and outputs that the kernels take; they read past the end of other matrices."""
+GROUPS = (256, 128, 64)
+"""Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
+
+
+def quantize(weight_OI: Tensor, bits: int, scale_type: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:
+    """Quantise a matrix by the largest absolute value of each row.
+
+    scale = max|w| / 127 (7), in `scale_type`; q = round(w / scale), half to even. The quotient has the wider type of
+    the two: with fp16 weights and scales everything is in fp16, as in the released checkpoints; fp32 weights give the
+    nearest integers. A row of zeros has the scale 0.
+
+    Returns:
+        The integers, packed (`pack`), and the scales, [O].
+
+    Raises:
+        ValueError: `bits` is neither 8 nor 4, or 4 with an odd number of inputs.
+    """
+    largest = LARGEST.get(bits)
+    if largest is None or (bits == 4 and weight_OI.shape[1] % 2):
+        raise ValueError(f"{bits} bits, {weight_OI.shape[1]} inputs")
+    scale_O = (weight_OI.abs().amax(1) / largest).to(scale_type)
+    divisor_O = torch.where(scale_O == 0, torch.ones_like(scale_O), scale_O)
+    q_OI = torch.round(weight_OI / divisor_O[:, None]).clamp_(-largest, largest)
+    q_OI = torch.where(scale_O[:, None] == 0, 0, q_OI)
+    return pack(q_OI.to(torch.int8), bits), scale_O
+
+
+def pack(q_OI: Tensor, bits: int) -> Tensor:
+    """Store integers in bytes, int8 [O, I]; of 4 bits two in a byte, [O, I/2]: the even input in the high half."""
+    if bits == 8:
+        return q_OI
+    return (q_OI[:, 0::2] << 4) | (q_OI[:, 1::2] & 15)
+
+
+def unpack(stored: Tensor, bits: int) -> Tensor:
+    """Return the integers that `pack` stored, int8 [O, I]."""
+    if bits == 8:
+        return stored
+    return torch.stack([stored >> 4, (stored << 4) >> 4], -1).flatten(-2)
+
+
+def dequantize(stored: Tensor, scale_O: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Return scale · q in a type, [O, I]; the product has one rounding."""
+    made: Tensor = unpack(stored, bits).float() * scale_O.float()[:, None]
+    return made.to(dtype)
+
+
+class QuantizedDense(Dense):
+    """A dense layer with quantised weights: y = x Wᵀ + b with W = scale · q.
+
+    weight: int8 [O, I], or [O, I/2] with 4 bits; weight_scale: [O]; bias: [O] or None. Weight and scale are no
+    parameters: they do not learn, and keep their types when the model is converted.
+    """
+
+    weight: Any  # a buffer of integers, where `nn.Linear` has a parameter
+    weight_scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, bits: int) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        width = in_features if bits == 8 else in_features // 2
+        self.register_buffer("weight", torch.zeros(out_features, width, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.zeros(out_features, dtype=torch.float16))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features))
+        else:
+            self.register_parameter("bias", None)
+        self.kernel: Kernel | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer; x [..., I] → [..., O]."""
+        x_NI = x.reshape(-1, self.in_features)
+        made_NO = _Product.apply(x_NI, self) if torch.is_grad_enabled() else self.product(x_NI)  # type: ignore[no-untyped-call]
+        if self.bias is not None:
+            made_NO = made_NO + self.bias.to(made_NO.dtype)
+        return made_NO.view(*x.shape[:-1], self.out_features)
+
+    def product(self, x_NI: Tensor) -> Tensor:
+        """Return x Wᵀ, [N, O], without a gradient."""
+        if self.kernel is not None and self.kernel.dtype == x_NI.dtype:
+            return self.kernel(x_NI)
+        return self.dequantized_product(x_NI)
+
+    def dequantized_product(self, x_NI: Tensor) -> Tensor:
+        """Return x Wᵀ of dequantised rows, [N, O]."""
+        dtype = _type_of_products(x_NI)
+        x_NI, kind = x_NI.to(dtype), x_NI.dtype
+        made = [F.linear(x_NI, weight) for _, weight in self.blocks(dtype)]
+        return (made[0] if len(made) == 1 else torch.cat(made, 1)).to(kind)
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """Iterate over the dequantised weights, some rows at a time, each with the number of its first row."""
+        step = max(1, BLOCK // self.in_features)
+        for begin in range(0, self.out_features, step):
+            at = slice(begin, begin + step)
+            yield begin, dequantize(self.weight[at], self.weight_scale[at], self.bits, dtype)
+
+    def float_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the dequantised weights, [O, I]."""
+        return dequantize(self.weight, self.weight_scale, self.bits, dtype)
+
+    def prepare(self, dtype: torch.dtype) -> bool:
+        """Look for a kernel that computes in a type; returns whether there is one."""
+        self.kernel = kernel_for(self, dtype)
+        return self.kernel is not None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
+        """Move the layer; the scales keep their type, and a kernel is looked for anew where it is asked for."""
+        dtype = self.weight_scale.dtype
+        super()._apply(fn, recurse)
+        if self.weight_scale.dtype != dtype:
+            self.weight_scale = self.weight_scale.to(dtype)
+        self.kernel = None
+        return self
+
+    def extra_repr(self) -> str:
+        """Return the sizes and the bits."""
+        return f"{super().extra_repr()}, bits={self.bits}"
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ with a gradient for x alone: that of the dequantised product."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, layer: QuantizedDense) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x_NI)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        layer, dtype = ctx.layer, _type_of_products(grad_NO)
+        grad_NI = grad_NO.new_zeros(len(grad_NO), layer.in_features, dtype=dtype)
+        for begin, weight in layer.blocks(dtype):
+            grad_NI.addmm_(grad_NO[:, begin : begin + len(weight)].to(dtype), weight)
+        return grad_NI.to(grad_NO.dtype), None
+
+
+def _type_of_products(x: Tensor) -> torch.dtype:
+    """Return the type of dequantised products: fp32 on a CPU, where other types are slower."""
+    return torch.float32 if x.device.type == "cpu" else x.dtype
+
+
+class Kernel:
+    """Torch's product of packed integers on a CPU in bf16; a new version of torch needs a change only here.
+
+    The kernels multiply with scales of bf16, which would round all weights of a row alike. So they get a scale of 1,
+    and the result is multiplied with the layer's own in fp32.
+    """
+
+    def __init__(self, layer: QuantizedDense, dtype: torch.dtype) -> None:
+        self.bits, self.dtype, self.group = layer.bits, dtype, 0
+        self.scale_O = layer.weight_scale.float()
+        ones_O = torch.ones(layer.out_features, dtype=dtype)
+        if self.bits == 8:
+            self.weight, self.ones = layer.weight.contiguous(), ones_O
+            return
+        self.group = next(group for group in GROUPS if layer.in_features % group == 0)
+        whole = unpack(layer.weight, 4).int() + 8
+        self.weight = torch._convert_weight_to_int4pack_for_cpu(whole, 1)
+        zeros_O = torch.zeros_like(ones_O)
+        self.ones = torch.stack([ones_O, zeros_O], -1).repeat(layer.in_features // self.group, 1, 1)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Return x Wᵀ, [N, O]."""
+        x_NI = x_NI.contiguous()
+        if self.bits == 8:
+            made_NO = torch._weight_int8pack_mm(x_NI, self.weight, self.ones)
+        else:
+            made_NO = torch._weight_int4pack_mm_for_cpu(x_NI, self.weight, self.group, self.ones)
+        return (made_NO * self.scale_O).to(self.dtype)
+
+
+@torch.no_grad()
+def kernel_for(layer: QuantizedDense, dtype: torch.dtype) -> Kernel | None:
+    """Return the kernel of a layer; None where this torch, processor or shape has none, or where it computes something
+    else than the dequantised product."""
+    if layer.weight.device.type != "cpu" or dtype != torch.bfloat16:
+        return None
+    if layer.in_features % MULTIPLE or layer.out_features % MULTIPLE:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    try:
+        kernel = Kernel(layer, dtype)
+        for rows in PROBES:
+            x_NI = torch.randn(rows, layer.in_features, generator=generator).to(dtype)
+            right, made = layer.dequantized_product(x_NI).float(), kernel(x_NI).float()
+            if not (made - right).abs().max() <= ALLOWED * right.abs().max():
+                return None
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return None
+    return kernel
+
+
+def quantizable(model: nn.Module) -> dict[str, Dense]:
+    """Return the dense layers of a model that are quantised, by name: those of attention and feed-forward, of all
+    stacks. Embeddings, norms and heads stay as they are."""
+    return {
+        f"{prefix}.{name}": layer
+        for prefix, module in model.named_modules()
+        if isinstance(module, Layer)
+        for name, layer in dense_layers(module)
+    }
+
+
+def make_quantized(model: nn.Module, bits: Mapping[str, int]) -> None:
+    """Replace dense layers of a model by quantised ones without values. bits: of the layers, by name."""
+
+    def made(name: str, layer: Dense) -> nn.Module | None:
+        if name not in bits:
+            return None
+        with torch.device(layer.weight.device):
+            return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, bits[name])
+
+    replace_dense(model, made)
+
+
+def prepare(model: nn.Module, dtype: torch.dtype) -> None:
+    """Look for kernels for the quantised layers of a model that computes in a type; see `Kernel`."""
+    for _, layer in dense_layers(model):
+        if isinstance(layer, QuantizedDense):
+            layer.prepare(dtype)
+
+
+def float_weight(layer: Dense) -> Tensor:
+    """Return the weights of a dense layer as floating-point numbers, [O, I]."""
+    return layer.float_weight() if isinstance(layer, QuantizedDense) else layer.weight
