@@ -38,7 +38,8 @@ class Model:
     """A pretrained model with its tokenizer and objective, or a fine-tuned one with its task."""
 
     def __init__(self, loaded: Loaded | None = None, predictor: AnyPredictor | None = None) -> None:
-        """Give one of the two. loaded: a pretrained model; predictor: a fine-tuned one."""
+        """Give one of the two, or both with the same weights. loaded: a pretrained model; predictor: a fine-tuned
+        one."""
         self._loaded, self._predictor = loaded, predictor
         self._lock = threading.RLock()
         self._parts: dict[Any, Any] = {}
@@ -187,6 +188,7 @@ def load(
     threads: int | None = None,
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
+    adapter: str | Path | None = None,
 ) -> Model:
     """Open the model of a folder.
 
@@ -202,12 +204,14 @@ def load(
         threads: CPU threads of torch; 0 for the usual number, None to leave the number as it is.
         n_best: For a fine-tuned model that generates text, the number of texts for each item.
         search: For a fine-tuned model that generates text, options that differ from training.
+        adapter: A folder with LoRA's matrices or a prefix for the pretrained model in `path`: one that fine-tuning
+            wrote, one of peft, or a checkpoint of ChatGLM-6B's P-tuning v2. If it has a task, `predict` works too.
 
     Returns:
         The model, ready to use from several threads.
 
     Raises:
-        UserError: There is no such model in the folder, or no such device.
+        UserError: There is no such model in the folder, or no such device; the adapter belongs to another model.
     """
     from blankfill.checkpoint import store
     from blankfill.checkpoint.dtypes import dtype_named
@@ -218,6 +222,8 @@ def load(
     path = store.pointed(Path(path))
     if isinstance(dtype, str):
         dtype = dtype_named(dtype)
+    if adapter is not None:
+        return _with_adapter(path, Path(adapter), device, dtype, head, optimize, threads, n_best, search)
     if holds_fine_tuned(path) if head is None else head:
         if dtype is not None:
             raise UserError(f"{path}: a fine-tuned model computes in float32; leave out dtype")
@@ -228,6 +234,44 @@ def load(
     if optimize:
         _optimize(loaded)
     return Model(loaded)
+
+
+def _with_adapter(
+    path: Path,
+    folder: Path,
+    device: str,
+    dtype: torch.dtype | None,
+    head: bool | None,
+    optimize: bool,
+    threads: int | None,
+    n_best: int,
+    search: Mapping[str, Any] | None,
+) -> Model:
+    """Open a pretrained model with an adapter; see `load`."""
+    import torch
+
+    from blankfill.adapt.folder import read_adapter
+    from blankfill.adapt.loading import load_adapter
+    from blankfill.checkpoint.load import load_model
+    from blankfill.finetuning.adapter_folder import tuned_from_adapter
+    from blankfill.finetuning.predictor import Predictor, holds_fine_tuned
+    from blankfill.system.threads import use_threads
+
+    adapter = read_adapter(folder)
+    if holds_fine_tuned(path):
+        raise UserError(f"{path} is a fine-tuned model; an adapter belongs to the pretrained model below it")
+    predicts = adapter.has_task if head is None else head
+    if predicts and dtype is not None:
+        raise UserError(f"{adapter.path}: a fine-tuned model computes in float32; leave out dtype")
+    if threads is not None:
+        use_threads(threads)
+    loaded = load_adapter(load_model(path, device, torch.float32 if predicts else dtype), adapter)
+    predictor = None
+    if predicts:
+        predictor = Predictor(adapter.path, device, None, n_best, search, tuned_from_adapter(loaded, adapter))
+    if optimize and not head:
+        _optimize(loaded)
+    return Model(loaded, predictor)
 
 
 def fill(

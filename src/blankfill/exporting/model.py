@@ -36,8 +36,8 @@ def export_model(
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
         part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
-        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them for peft, beside the model that
-            they belong to.
+        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them or a prefix for peft, beside the
+            model that they belong to, or a prefix as ChatGLM-6B's code does.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -55,6 +55,15 @@ def export_model(
         loaded = part_of(load_model(path), part)
         return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
     predictor = opened(path, part)
+    if predictor.model.encoder.prefix_encoder is not None:
+        if lora != "adapter":
+            raise UserError(
+                f"{path} has a prefix, which is not a part of any class of transformers; "
+                f"{setting('lora', 'adapter')} writes it for the program that has one"
+            )
+        from blankfill.exporting.prefix import export_prefix
+
+        return export_prefix(predictor, path, out, lines)
     if lora == "adapter":
         from blankfill.exporting.adapter import export_adapter
 
@@ -93,6 +102,8 @@ def export_onnx(
         from blankfill.exporting.onnx_heads import export_head_onnx
 
         predictor = opened(path, part)
+        if predictor.model.encoder.prefix_encoder is not None:
+            raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
         return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
     import torch
 

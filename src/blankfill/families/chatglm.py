@@ -31,6 +31,7 @@ class ChatGlmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    released_prefix = True
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
     token_roles = {  # noqa: RUF012

@@ -419,6 +419,10 @@ class WeightNames(ABC):
     text_heads_as: ClassVar[str] = ""
     """Name of the family as which a model with a head on texts is written, if its own class has another head than ours;
     the token types are zeros."""
+    released_prefix: ClassVar[bool] = False
+    """Whether the original code has prefixes in checkpoints of its own (ChatGLM-6B's `transformer.prefix_encoder`)."""
+    counts_prefix: ClassVar[bool] = False
+    """Whether peft gives transformers' class a prefix, which counts in its one table of positions (GPT-2)."""
     token_roles: ClassVar[Mapping[str, str]] = {"bos_token_id": "cls", "eos_token_id": "sep"}
     """The roles of the special tokens whose ids are in config.json, without the padding's."""
 

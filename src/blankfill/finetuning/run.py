@@ -65,4 +65,5 @@ def finetune(
             predictions = training.best_predictions(done)
             test_predictions = training.test_predictions(done)
             training.measure_forgetting(done)
+            training.write_adapter(done, predictions)
     return outcome.finish(training, done, predictions, test_predictions)
