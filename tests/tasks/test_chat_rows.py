@@ -12,7 +12,7 @@ from blankfill.errors import UserError
 from blankfill.objectives import OBJECTIVES
 from blankfill.tasks.batching import ANSWER, EvaluationBatches, pack
 from blankfill.tasks.chat.model import ChatModel
-from blankfill.tasks.chat.rows import ChatRows
+from blankfill.tasks.chat.rows import ChatRows, ChatWriting
 from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChatItem
 from blankfill.tasks.text.seq2seq import encoded_item
@@ -37,7 +37,8 @@ def dialogue(*texts: str, system: str = "", unasked: tuple[int, ...] = (), line:
 
 def maker(name: str, length: int = 0, longest: int = 8, template: ChatTemplate = SHORT, **more: Any) -> ChatRows:
     objective = OBJECTIVES[name](48) if name == "chatglm" else objective_of(name)
-    return ChatRows(InputFormat(objective.format(TOKENIZER.vocabulary()), length), TOKENIZER, template, longest, **more)
+    writing = ChatWriting(InputFormat(objective.format(TOKENIZER.vocabulary()), length), longest)
+    return ChatRows(writing, TOKENIZER, template, **more)
 
 
 def ids(text: str) -> list[int]:
@@ -181,10 +182,10 @@ def test_the_end_of_an_answer_is_the_token_that_the_template_writes() -> None:
         "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}[SEP]{% endif %} {% endfor %}"
     )
     rows = maker("gpt", template=closed)
-    assert rows.end == ROLES["sep"] == SPECIAL.index("[SEP]")
+    assert rows.writing.end == ROLES["sep"] == SPECIAL.index("[SEP]")
     (row,) = rows.rows(dialogue("red", "cat", "dog", "mat"))
     assert row.target_ids.tolist() == [*ids("cat"), ROLES["sep"], *ids("mat"), ROLES["sep"]]
-    assert maker("glm").end == ROLES["eop"]
+    assert maker("glm").writing.end == ROLES["eop"]
 
 
 def test_prompts_that_begin_otherwise_get_rows_of_their_own() -> None:

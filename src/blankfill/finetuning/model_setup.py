@@ -231,7 +231,7 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
     input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
     adapter = adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
     if isinstance(adapter, Converse):
-        adapter.template = template_of(options, loaded)
+        adapter.use_template(template_of(options, loaded))
     return adapter
 
 
