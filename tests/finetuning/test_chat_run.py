@@ -22,7 +22,7 @@ from blankfill.finetuning.predict import predict
 from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
 from blankfill.tasks.chat.model import OLD
-from blankfill.tasks.options import CHAT_LORA_LR, CHAT_LR, CHAT_PREFIX_LR, LR, FinetuneOptions
+from blankfill.tasks.options import CHAT_LORA_LR, CHAT_LR, CHAT_PREFIX_LR, USUAL_LR, FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
 from small_tasks import write_lines, writing_model
 
@@ -149,7 +149,7 @@ def test_replayed_text_is_forgotten_less(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_old_rows_are_spread_over_the_steps() -> None:
-    from blankfill.data.replay import Share
+    from blankfill.data.interleave import Share
     from blankfill.tasks.batching import Batches, Epochs
 
     batches = WithOldText(Batches([], Epochs(96, 16, 0), 0), None, Share(0.2))  # type: ignore[arg-type]
@@ -190,11 +190,11 @@ def test_lora_and_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_usual_rates() -> None:
     assert FinetuneConfig("chat", Path("a"), Path("b")).options.lr == CHAT_LR == 1e-4
-    assert FinetuneConfig("cola", Path("a"), Path("b")).options.peak_lr == LR == 3e-5
+    assert FinetuneConfig("cola", Path("a"), Path("b")).options.lr == USUAL_LR == 3e-5
     with_prefix = FinetuneOptions(prefix_length=8)
     assert FinetuneConfig("chat", Path("a"), Path("b"), with_prefix).options.lr == CHAT_PREFIX_LR == 1e-2
     assert FinetuneConfig("chat", Path("a"), Path("b"), FinetuneOptions(lr=0.5)).options.lr == 0.5
-    assert FinetuneOptions().train_options(32).lr == LR
+    assert FinetuneOptions().train_options(32).lr == USUAL_LR
 
 
 def test_predictions_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

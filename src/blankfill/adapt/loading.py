@@ -1,8 +1,8 @@
 """A model with an adapter: one function for every command and for Python (`load_adapter`).
 
-A prefix becomes a part of the model; LoRA's products are added to the weights. A prefix that peft wrote counts in the
-positions of a model with a table of positions (GPT-2 in transformers): the model then reads that table from the row
-behind the prefix on, which is the same.
+A prefix becomes a part of the model; LoRA's products are added to the weights, or stay beside quantised ones. A prefix
+that peft wrote counts in the positions of a model with a table of positions (GPT-2 in transformers): the model then
+reads that table from the row behind the prefix on, which is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from blankfill.adapt.folder import AdapterFolder, read_adapter
 from blankfill.adapt.identity import check_identity
+from blankfill.adapt.lora import ALPHA, LoraLinear
 from blankfill.adapt.peft import FILE, lora_changes
 from blankfill.adapt.prefix import add_prefix, compute_prefix
 from blankfill.checkpoint.load import Loaded
@@ -23,6 +24,7 @@ from blankfill.families.checkpoint_format import checkpoint_format_from_state, c
 from blankfill.families.weight_names import Table
 from blankfill.model.dense import Dense
 from blankfill.model.prefix import PrefixShape
+from blankfill.model.quantized import QuantizedDense
 from blankfill.model.transformer import Transformer
 from blankfill.system.console import say
 from blankfill.system.reading import field
@@ -101,16 +103,22 @@ def _count_in_positions(model: Transformer, columns: int, path: Path) -> None:
 def _put_lora(loaded: Loaded, adapter: AdapterFolder) -> None:
     model, where = loaded.model, adapter.path
     modules = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Dense)}
-    shapes = {name: tuple(module.weight.shape) for name, module in modules.items()}
+    shapes = {name: (module.out_features, module.in_features) for name, module in modules.items()}
     changes = lora_changes(adapter.tensors, adapter.values, _table(loaded, adapter), shapes, where)
     if others := [name for name in changes if name not in modules]:
         raise UserError(f"{where}: its matrix for {others[0]} cannot be added to that weight; only dense layers can")
     if saved := adapter.values.get("modules_to_save"):
         say(f"{where}: the modules that were trained besides ({', '.join(map(str, saved))}) are not read")
     with torch.no_grad():
-        for name, change in changes.items():
-            module = modules[name]
-            summed = module.weight.float() + change.to(module.weight.device)
+        for name, (down, up) in changes.items():
+            module, device = modules[name], modules[name].weight.device
+            down, up = down.to(device), up.to(device)
+            if isinstance(module, QuantizedDense):  # whose weights cannot take the product
+                beside = LoraLinear(module, len(down), 0.0)
+                beside.down, beside.up = nn.Parameter(down), nn.Parameter(up / ALPHA)
+                model.set_submodule(name.removesuffix(".weight"), beside.train(model.training))
+                continue
+            summed = module.weight.float() + up @ down
             module.weight = nn.Parameter(summed.to(module.weight.dtype), requires_grad=False)
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.errors import UserError, setting
-from blankfill.families.weight_names import Rule, Table
+from blankfill.families.weight_names import Rule, Table, Transposed
 from blankfill.system.reading import field, shown
 
 FILE, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -80,8 +81,9 @@ def lora_changes(
     table: Table | None,
     shapes: Mapping[str, tuple[int, ...]],
     where: Path,
-) -> dict[str, Tensor]:
-    """Return what an adapter adds to our weights, by their names.
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what an adapter adds to our weights, by their names: two matrices (down [R, I], up [O, R]) whose product
+    up · down is added, with the scale in the second one.
 
     Args:
         tensors: The matrices by the names in the file.
@@ -104,33 +106,43 @@ def lora_changes(
     rules = [Rule(name, (name,)) for name in shapes] if table is None else list(table.rules)
     known = {name: name for rule in rules for name in rule.theirs}
     found = {_named(module, known, table): pair for module, pair in pairs.items()}
-    changes: dict[str, Tensor] = {}
+    changes: dict[str, tuple[Tensor, Tensor]] = {}
     used = set()
     for rule in rules:
-        if rule.ours not in shapes or not any(name in found for name in rule.theirs):
+        own = {name: found[name] for name in rule.theirs if name in found}
+        if rule.ours not in shapes or not own:
             continue
-        parts = []
-        for name, like in zip(rule.theirs, rule.to_theirs(torch.zeros(shapes[rule.ours])), strict=True):
-            if name not in found:
-                parts.append(torch.zeros_like(like))
-                continue
-            down, up = found[name]
-            change = scale * (up.float() @ down.float()) if up.shape[1] == len(down) else None
-            change = change.T if change is not None and transposed else change
-            if change is None or change.shape != like.shape:
+        likes = dict(zip(rule.theirs, rule.to_theirs(torch.zeros(shapes[rule.ours])), strict=True))
+        for name, (down, up) in own.items():
+            shape = likes[name].shape[::-1] if transposed else likes[name].shape
+            if up.shape[1] != len(down) or (len(up), down.shape[1]) != tuple(shape):
                 raise UserError(
                     f"{where} is an adapter of another model: its matrices for {name} are {list(up.shape)} and "
-                    f"{list(down.shape)}, and the weight is {list(like.shape)}"
+                    f"{list(down.shape)}, and the weight is {list(likes[name].shape)}"
                 )
-            used.add(name)
-            parts.append(change)
-        changes[rule.ours] = rule.to_ours(parts)
+        used |= own.keys()
+        scaled = {name: (down.float(), scale * up.float()) for name, (down, up) in own.items()}
+        changes[rule.ours] = _joined(rule, scaled, likes)
     if unknown := sorted(found.keys() - used):
         raise UserError(
             f"{where} is an adapter of another model: it has matrices for {shown(unknown[0])}, which this model does "
             "not have"
         )
     return changes
+
+
+def _joined(
+    rule: Rule, pairs: Mapping[str, tuple[Tensor, Tensor]], likes: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return one pair for the weight of a rule: the thin matrices of the inputs below one another, and beside one
+    another those of the outputs, whose rows are ours. likes: of theirs, for the shapes."""
+    down = torch.cat([down for down, _ in pairs.values()])
+    begin, parts = 0, []
+    for name, like in likes.items():
+        up = pairs[name][1] if name in pairs else like.new_zeros(len(like), 0)
+        parts.append(F.pad(up, (begin, len(down) - begin - up.shape[1])))
+        begin += up.shape[1]
+    return down, parts[0] if isinstance(rule, Transposed) else rule.to_ours(parts)
 
 
 def _refuse_unknown(values: Mapping[str, Any], where: Path) -> None:

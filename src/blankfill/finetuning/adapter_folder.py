@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blankfill.chatting.templates import FILE as TEMPLATE
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
@@ -56,7 +57,7 @@ def write_adapter(run: Path, setup: TaskSetup, options: FinetuneOptions, state: 
         names, values, tensors = lora_in_peft(loaded, model.encoder, base["name"])
         note["names"] = names
     head = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    files = {PATTERNS: read_text(run / PATTERNS)} if (run / PATTERNS).exists() else {}
+    files = {name: read_text(run / name) for name in (PATTERNS, TEMPLATE) if (run / name).exists()}
     if out.exists():
         remove(out)
     size = folder.write_adapter(out, values, tensors, note, head, files)

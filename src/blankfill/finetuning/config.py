@@ -43,8 +43,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for name in ("data", "model"):  # both may be strings
             object.__setattr__(self, name, Path(getattr(self, name)))
-        if self.task == CHAT.name:
-            object.__setattr__(self, "options", self.options.for_dialogues())
+        if not self.options.lr:
+            object.__setattr__(self, "options", self.options.for_kind("chat" if self.task == CHAT.name else ""))
 
     def build_task(self) -> Task:
         """Return the task. Raises UserError for an unknown name, and for options of tables with a task whose files

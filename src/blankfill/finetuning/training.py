@@ -164,12 +164,6 @@ class Training:
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
 
-    def measure_forgetting(self, done: Progress) -> None:
-        """Measure the loss of old text with the best checkpoint."""
-        if self.forgetting is not None:
-            self._load_best(done)
-            self.forgetting.measure(self.setup.model, self.context.device, self.context.dtype)
-
     def write_adapter(self, done: Progress, predictions: Sequence[Prediction]) -> None:
         """Write the adapter of the best checkpoint, of a run that trains one. predictions: its own for the dev set."""
         if self.options.lora_rank or self.options.prefix_length:
@@ -178,6 +172,12 @@ class Training:
             self._load_best(done)
             self.setup.adapter.tune(self.data.dev.items, predictions)
             write_adapter(self.context.folder, self.setup, self.options, self.state)
+
+    def measure_forgetting(self, done: Progress) -> None:
+        """Measure the loss of old text with the best checkpoint."""
+        if self.forgetting is not None:
+            self._load_best(done)
+            self.forgetting.measure(self.setup.model, self.context.device, self.context.dtype)
 
     def _load_best(self, done: Progress) -> None:
         """Give the model the weights of the best checkpoint, if there is one."""

@@ -21,9 +21,11 @@ AnswerColumns = Literal["context", "all"]
 HeadOn = Literal["auto", "encoder", "decoder"]
 
 
-LR, PREFIX_LR, CHAT_LR, CHAT_LORA_LR, CHAT_PREFIX_LR = 3e-5, 2e-2, 1e-4, 1e-3, 1e-2
-"""Learning rates where none is given: usually, of a prefix, and for dialogues of all weights, of LoRA and of a prefix
-(THUDM/ChatGLM-6B, ptuning/train.sh, ds_train_finetune.sh and train_chat.sh; that of LoRA is ours)."""
+USUAL_LR, CHAT_LR, CHAT_LORA_LR = 3e-5, 1e-4, 1e-3
+"""Learning rates where none is given: of tasks, of dialogues (ChatGLM-6B's own script for all weights), and of LoRA for
+dialogues."""
+PREFIX_LR, CHAT_PREFIX_LR = 2e-2, 1e-2
+"""The same of a prefix, for tasks and for dialogues (THUDM/ChatGLM-6B, ptuning/train.sh and train_chat.sh)."""
 PREFIX_DROPOUT = 0.1
 WITHOUT_ADAPTER: dict[str, Any] = {
     "lora_rank": 0, "prefix_length": 0, "prefix_projection": False, "prefix_dropout": PREFIX_DROPOUT,
@@ -39,9 +41,10 @@ class FinetuneOptions:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {
         **dict.fromkeys(("epochs", "distil_epochs", "mixing_temperature"), above(0)),
+        "lr": at_least(0.0),
         **dict.fromkeys(("batch_size", "stride", "max_query_length", "max_answer_length"), SOME),
         **dict.fromkeys(
-            ("lr", "max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
+            ("max_length", "embedding_lr_multiplier", "warmup", "weight_decay", "max_grad_norm", "eval_every",
              "patience", "micro_batch", "max_train_samples", "mlm_weight", "max_target_length", "mixing_limit",
              "no_repeat_ngram", "max_eval_samples", "max_prompt_length"), COUNT
         ),
@@ -60,8 +63,8 @@ class FinetuneOptions:
     }  # fmt: skip
 
     lr: float = 0.0
-    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5, and with a prefix 2e-2; for
-    dialogues 1e-4, with LoRA 1e-3, with a prefix 1e-2."""
+    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5, with a prefix 2e-2; for dialogues
+    1e-4 (ChatGLM-6B), with LoRA 1e-3, with a prefix 1e-2."""
     embedding_lr_multiplier: float = 0.0
     """Learning rate of the token embeddings as a multiple of lr. 0: the multiplier that the model was pretrained with;
     1 for imported models."""
@@ -213,10 +216,21 @@ class FinetuneOptions:
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
-    def for_dialogues(self) -> FinetuneOptions:
-        """Return the options with the usual learning rate for dialogues, where none is given."""
-        usual = CHAT_PREFIX_LR if self.prefix_length else CHAT_LORA_LR if self.lora_rank else CHAT_LR
-        return self if self.lr else replace(self, lr=usual)
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, the usual one where none is given."""
+        return self.lr or (PREFIX_LR if self.prefix_length else USUAL_LR)
+
+    def for_kind(self, kind: str) -> FinetuneOptions:
+        """Return the options with the usual learning rate of a kind of task and of its weights that learn, where none is
+        given."""
+        if self.lr:
+            return self
+        if kind != "chat":
+            return replace(self, lr=self.peak_lr)
+        if self.prefix_length:
+            return replace(self, lr=CHAT_PREFIX_LR)
+        return replace(self, lr=CHAT_LORA_LR if self.lora_rank else CHAT_LR)
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
@@ -301,11 +315,6 @@ class FinetuneOptions:
             yield (
                 f"{setting('unlabelled')} is read for masked tokens; give {setting('mlm_weight')} as well, such as 1e-4"
             )
-
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate after warm-up: the given one, or the usual one of what is trained."""
-        return self.lr or (PREFIX_LR if self.prefix_length else LR)
 
     def steps(self, items: int) -> int:
         """Return the number of steps of a run with this number of training items."""
