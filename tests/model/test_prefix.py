@@ -20,6 +20,7 @@ from blankfill.attention.masks import Mask, behind, lower, lower_local
 from blankfill.attention.positions import PositionTerms, Rotation, terms_behind
 from blankfill.attention.relative import lower_distances
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.layers import Attention
 from blankfill.model.prefix import PrefixEncoder, PrefixShape
 from blankfill.model.transformer import Transformer, build
@@ -269,6 +270,25 @@ def test_layers_computed_again_have_the_same_gradients() -> None:
     for name, grad in grads[0].items():
         assert grad is not None and grad.abs().max() > 0
         torch.testing.assert_close(grads[1][name], grad)
+
+
+@pytest.mark.parametrize("projection", [0, 16])
+def test_a_prefix_alone_teaches_a_frozen_model(projection: int) -> None:
+    """To write one word whatever it reads: from more than 3.5 nats to less than 1."""
+    model = random_model("gpt")
+    add_prefix(model, PrefixShape(6, projection), 1)
+    ids = torch.randint(5, 40, (16, 9), generator=torch.Generator().manual_seed(0))
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=0.01 if projection else 0.05, weight_decay=0.0)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        logits = model(Inputs(ids, torch.arange(9).expand(1, 16, 9), Mask("causal")), logits_at="all").logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.full((144,), 7))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 3.5 and losses[-1] < 1
 
 
 def test_dropout_is_drawn_for_each_row_and_for_training_only() -> None:

@@ -38,7 +38,10 @@ class FinetuneArguments(FinetuneOptions, TableOptions):
             "task data columns encoding delimiter sheet max_length document_context validation_split test_split "
             "max_train_samples allow_unknown"
         ),
-        "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
+        "Model": (
+            "start method head head_on features lstm_size freeze lora_rank prefix_length prefix_projection "
+            "prefix_dropout from_scratch"
+        ),
         "Run": "out resume grid num_seeds seed",
         "Training": (
             "lr embedding_lr_multiplier layer_decay batch_size epochs warmup schedule weight_decay max_grad_norm "

@@ -76,6 +76,8 @@ class Training:
         if columns:  # dialogues remember only the columns that were named, since each row may have another form
             tables = options_of(columns, config.tables) if data.task.kind in ROLES else config.tables
         self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
+        if options.prefix_length:
+            self.state[store.BASE] = setup.base
         context.note_conditions(self.done)
         self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
         if options.mlm_weight:
@@ -161,6 +163,15 @@ class Training:
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
 
+    def write_adapter(self, done: Progress, predictions: Sequence[Prediction]) -> None:
+        """Write the adapter of the best checkpoint, of a run that trains one. predictions: its own for the dev set."""
+        if self.options.lora_rank or self.options.prefix_length:
+            from blankfill.finetuning.adapter_folder import write_adapter
+
+            self._load_best(done)
+            self.setup.adapter.tune(self.data.dev.items, predictions)
+            write_adapter(self.context.folder, self.setup, self.options, self.state)
+
     def measure_forgetting(self, done: Progress) -> None:
         """Measure the loss of old text with the best checkpoint."""
         if self.forgetting is not None:
@@ -172,7 +183,7 @@ class Training:
         if done.best_step >= 0:
             path = self.context.folder / "checkpoints" / f"step-{done.best_step}"
             best = store.read(path, with_optimizer=False)
-            store.put_weights(self.setup.model, best.model, best.path)
+            store.put_weights(self.setup.model, best.model, best.path, partial=best.partial)
 
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""
