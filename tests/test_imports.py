@@ -23,7 +23,7 @@ LAYERS = [
     {"training"},
     {"planning"},
     {"generation"},
-    {"chatting"},
+    {"chatting", "prompts"},
     {"embedding", "tasks"},
     {"report"},
     {"config"},

@@ -1,10 +1,11 @@
-"""The library interface of trained models: `load(path)`, then `fill`, `generate`, `embed` or `predict`.
+"""The library interface of trained models: `load(path)`, then `fill`, `generate`, `chat`, `embed` or `predict`.
 
 One loader opens any folder with a model; the commands use it too. Several threads may use a `Model` at once: it is
 never put into training mode, its weights never move after `load`, and parts made on first use are made once.
 
-Not here: filling (`generation.fill`), generation (`generation.write`), embedding (`embedding`) and predictions of tasks
-(`finetuning.predictor`). A server that batches the rows of many users uses `generation.scheduler` itself.
+Not here: filling (`generation.fill`), generation (`generation.write`), conversations (`chatting`), embedding
+(`embedding`) and predictions of tasks (`finetuning.predictor`). A server that batches the rows of many users uses
+`generation.scheduler` itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
@@ -20,6 +21,9 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.chatting.engine import Chat, Reply
+    from blankfill.chatting.messages import Message
+    from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.dtypes import WeightType
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from blankfill.generation.fill import Filler
     from blankfill.generation.write import Generation
     from blankfill.tasks.task import Task
+
+    Messages = str | Sequence[Message | Mapping[str, Any]]
+    """A conversation: messages, as objects or as mappings with `role` and `content`, or a single question."""
 
 Part = TypeVar("Part")
 
@@ -139,6 +146,52 @@ class Model:
         return generate_many(
             self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
         )
+
+    @overload
+    def chat(self, messages: Messages, stream: Literal[False] = False, **more: Any) -> Reply: ...
+    @overload
+    def chat(self, messages: Messages, stream: Literal[True], **more: Any) -> Iterator[str]: ...
+    def chat(
+        self,
+        messages: Messages,
+        stream: bool = False,
+        cancel: CancelFlag | None = None,
+        number: int = 0,
+        *,
+        template: str | Path | ChatTemplate | None = None,
+        allow_unknown: bool = False,
+        **options: Any,
+    ) -> Reply | Iterator[str]:
+        """Answer a conversation; see the function `chat`.
+
+        stream: yield pieces of the answer as they are finished. cancel: a flag that ends the answer once it is set.
+        number: of the sample; with the same seed, another number draws another answer.
+        """
+        from blankfill.chatting.messages import messages_of, user
+
+        spoken = [user(messages)] if isinstance(messages, str) else messages_of(messages)
+        chat = self.chat_engine(template, allow_unknown, **options)
+        answering = chat.answer(spoken, cancel, number)
+        if stream:
+            return iter(answering)
+        for _ in answering:
+            pass
+        return answering.reply
+
+    def chat_engine(
+        self, template: str | Path | ChatTemplate | None = None, allow_unknown: bool = False, **options: Any
+    ) -> Chat:
+        """Return the object that answers conversations with this model, to use it again; see `chat`. Raises UserError
+        for a model that does not write."""
+        from blankfill.chatting.engine import speaker_of
+        from blankfill.chatting.models import chat_with
+        from blankfill.finetuning.speaker import tuned_speaker
+
+        if self._loaded is not None:
+            speaker, default = speaker_of(self.loaded), self.loaded.objective.chat_template
+        else:
+            speaker, default = tuned_speaker(self.predictor), "bare"
+        return chat_with(speaker, template, default, options, allow_unknown)
 
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False
@@ -336,6 +389,51 @@ def generate(
     """
     opened = _opened(model, optimize=True)
     return "".join(opened.generate(prompt, max_tokens, slide, cancel, add_bos, allow_unknown, **sampling))
+
+
+@overload
+def chat(model: str | Path | Model, messages: Messages, *, stream: Literal[False] = False, **more: Any) -> Reply: ...
+@overload
+def chat(model: str | Path | Model, messages: Messages, *, stream: Literal[True], **more: Any) -> Iterator[str]: ...
+def chat(
+    model: str | Path | Model,
+    messages: Messages,
+    *,
+    stream: bool = False,
+    template: str | Path | ChatTemplate | None = None,
+    cancel: CancelFlag | None = None,
+    allow_unknown: bool = False,
+    **options: Any,
+) -> Reply | Iterator[str]:
+    """Answer a conversation with a model that writes.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again. A pretrained model continues
+            the conversation; a fine-tuned one writes the answer as it has learnt.
+        messages: The conversation, whose last message is of the user: a list of `{"role": …, "content": …}` with the
+            roles system, user and assistant, or of `Message`; or a text, which is a single question. The oldest rounds
+            that do not fit into the model's context are left out.
+        stream: Return an iterator over pieces of the answer, as they are finished.
+        template: The Jinja file of a chat template, the name of a built-in one (chatglm, plain, plain-zh, bare) or a
+            `ChatTemplate`; None for that of the model's folder, else the one of its objective.
+        cancel: A `threading.Event` or a function that ends the answer once it is set.
+        allow_unknown: Answer although most of the last message is unknown to the model's tokenizer.
+        options: max_new_tokens, max_length (of the conversation with its answer, in tokens), process (Chinese
+            punctuation as ChatGLM-6B's code writes it), and fields of `Sampling`: temperature, top_k, top_p,
+            repetition_penalty, no_repeat_ngram, seed. What is not given is taken from `generation_config.json` of the
+            model's folder; else as ChatGLM-6B was released for the template chatglm, and as `ChatOptions` says.
+
+    Returns:
+        The answer: `text`, `finish`, `tokens`, `prompt_tokens`, `dropped` (rounds that were left out), and `messages`,
+        the conversation with it. With stream, its pieces.
+
+    Raises:
+        UserError: The model does not write, the messages make no conversation, the last message is longer than the
+            context, the template has an error, an option is impossible, or the model's scores are not finite numbers.
+    """
+    opened = model if isinstance(model, Model) else load(model)
+    more: dict[str, Any] = {"template": template, "cancel": cancel, "allow_unknown": allow_unknown, **options}
+    return opened.chat(messages, True, **more) if stream else opened.chat(messages, False, **more)
 
 
 def embed(

@@ -146,14 +146,31 @@ class ChatTemplate:
     def closing(self, tokenizer: Tokenizer) -> list[int]:
         """Return the special token that the template writes behind an answer, as a list of one; empty where it writes
         none. An answer ends there."""
-        said = [Message("user", "a"), Message("assistant", "\ufdd1")]
-        try:
-            behind = self.render(said, add_generation_prompt=False).partition("\ufdd1")[2].lstrip()
-        except UserError:
-            return []
+        behind = self._between(1).lstrip()
         special = tokenizer.special_tokens
         names = [name for name in special if behind.startswith(name)]
         return [special[max(names, key=len)]] if names else []
+
+    def next_question(self, tokenizer: Tokenizer) -> str:
+        """Return what the template writes between an answer and the next question, as the tokenizer reads and writes
+        it: a model that was not trained to end an answer continues with it.
+
+        "" where the template ends answers with a special token, or writes something else in each round.
+        """
+        between = self._between(1)
+        if between != self._between(2) or _any_of(tokenizer.special_tokens).search(between):
+            return ""
+        return tokenizer.decode(tokenizer.encode_plain([between.rstrip()])[0].tolist())
+
+    def _between(self, number: int) -> str:
+        """Return what the template writes behind answer `number` of a conversation, up to the next question."""
+        talk = [Message("user", f"{MARK}user"), Message("assistant", f"{MARK}assistant")] * (number + 1)
+        try:
+            text = self.render(talk, add_generation_prompt=False)
+        except UserError:
+            return ""
+        answers = text.split(f"{MARK}assistant")
+        return answers[number].partition(f"{MARK}user")[0] if len(answers) > number else ""
 
     def check(self) -> None:
         """Raise UserError with the line when the template is not Jinja."""

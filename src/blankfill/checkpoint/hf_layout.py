@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.store import HFLayout
-from blankfill.corpus.tokenizer import Post, Tokenizer
+from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer_files import NEEDED, Post
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import Objective
@@ -47,14 +48,15 @@ def tokenizer_files(
     """Return the texts of a tokenizer's files, by name, that frame text as the model was trained to read it.
 
     inputs: names of the tensors that it makes. longest: the most tokens of a text. A prompt to be continued must not
-    end in [SEP], so for gpt and glm the tokenizer puts nothing around a text.
+    end in [SEP], so for gpt and glm the tokenizer puts nothing around a text; for chatglm it puts [gMASK] <sop> behind.
     """
     post: Post = "none"
     frame = objective.hf_frame
     if frame != "none":
         last = tokenizer.frame()[1][-1:]
         ends = {"last": last == (vocabulary.roles.get("cls"),), "end": last == (vocabulary.roles.get("eos"),)}
+        ends["blank"] = False  # written again each time, since padding on the left comes with it
         framed = ends.get(frame, tokenizer.adds_special)
-        able = "eos" in vocabulary.roles if frame == "end" else not vocabulary.missing(("cls", "sep"))
+        able = not vocabulary.missing(NEEDED[frame])
         post = frame if able and not framed else "keep"
     return tokenizer.files(post=post, inputs=inputs, longest=longest)

@@ -41,7 +41,8 @@ class ShowArguments(RecipeArguments):
     Prints row number --example of a run: its tokens, their positions, the targets, and the attention. A run with the
     same recipe, seed and text trains on exactly this row. With --text it is a sentence of yours, hidden as the recipe
     hides it; --all shows the same sentence under every objective. With --chat it is a dialogue of a file, with its
-    rounds and the answers that a model learns. Every option of the recipe can be changed by its dotted name, such as --objective.length 48 or --objective.mask-ratio 0.3.
+    rounds and the answers that a model learns. Every option of the recipe can be changed by its dotted name, such as
+    --objective.length 48 or --objective.mask-ratio 0.3.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {

@@ -13,6 +13,7 @@ from typing import Literal
 from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded
+from blankfill.checkpoint.quantization import holds_quantized, with_scales
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.card import README, Describe, Target
 from blankfill.convert.check import TOLERANCE, difference, real_text
@@ -101,6 +102,14 @@ def export_format(loaded: Loaded) -> CheckpointFormat:
     checkpoint_format = checkpoint_format_of(loaded.model.config, loaded.objective, loaded.vocabulary)
     if isinstance(checkpoint_format, str):
         raise UserError(f"{loaded.path} cannot be exported: {checkpoint_format}")
+    quantization = loaded.quantization
+    if quantization is not None and not (
+        checkpoint_format.family.quantization_key and holds_quantized(checkpoint_format.table, quantization.layers)
+    ):
+        raise UserError(
+            f"{loaded.path} cannot be exported: transformers has no {checkpoint_format.family.model_type} with quantised "
+            "weights of this kind; export the model that it was made from"
+        )
     return checkpoint_format
 
 

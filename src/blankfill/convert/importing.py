@@ -17,6 +17,7 @@ from blankfill.checkpoint.hf_loading import CONFIG, ExternalCheckpoint
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.checkpoint.missing import check_exists
+from blankfill.checkpoint.quantization import KEY
 from blankfill.errors import UserError, setting
 from blankfill.model.config import config_values
 from blankfill.system.console import amount, say
@@ -65,6 +66,8 @@ def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | N
     state = {"model": config_values(source.checkpoint_format.config), "objective": values, "source": path.name}
     if roles := roles_unsaid(source, words.vocabulary()):
         state["roles"] = roles
+    if source.quantization is not None:
+        state[KEY] = source.quantization.state()
     made = Imported(
         out,
         source.checkpoint_format.family.name,
@@ -75,7 +78,7 @@ def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | N
     with whole_folder(out) as folder:
         vocabulary = with_roles_of(words.vocabulary(), roles)
         hf_layout = make_hf_layout(source.checkpoint_format, source.objective, words, vocabulary, made.dtype)
-        store.write_files(folder, 0, source.state(), {}, state, hf_layout)
+        store.write_files(folder, 0, source.stream(), {}, state, hf_layout)
         source.weights.release()  # so that what is read again is not in memory twice
         load_model(folder)
     return made
@@ -83,7 +86,7 @@ def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | N
 
 def check_room(source: ExternalCheckpoint, out: Path) -> None:
     """Print the memory and disk space that an import needs; UserError if there is less."""
-    need, free, size = source.memory, usable_memory(), source.weights.target.itemsize * source.parameters
+    need, free, size = source.memory, usable_memory(), source.disk
     say(
         f"{source.path}: {source.checkpoint_format.family.name}, about {amount(need, 'B')} of memory and "
         f"{amount(size, 'B')} of disk"

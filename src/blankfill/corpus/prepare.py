@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blankfill.corpus import summary
+from blankfill.corpus.balance import balance
 from blankfill.corpus.decide import OUTCOMES, Decision, decide
 from blankfill.corpus.encodings import grouped_remarks
 from blankfill.corpus.folder import OURS, WORK, clear_work, locked, look_at, plain_errors, refuse_other
@@ -269,6 +270,7 @@ class _Run:
                 "scripts": {name: round(share, 4) for name, share in writing.shares.items()},
                 **(asdict(normalization) if kind == "wordpiece" else {}),
                 "advice": advice(writing) if kind == "wordpiece" else "",
+                **({"balance": balance(tokenizer, sample)} if kind == "bilingual" else {}),
             }
             write_marker(made / "done", noted, list(made.iterdir()))
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from blankfill.corpus.balance import in_words
 from blankfill.corpus.inventory import HEADERS, ReadSource, dropped_rows, table_rows
 from blankfill.errors import UserError
 from blankfill.system import console
@@ -68,7 +69,7 @@ class CorpusReport:
     """Marks of the files (`system.marks`), by name; {} in reports of older versions."""
     normalization: Mapping[str, Any] = field(default_factory=dict)
     """For a trained tokenizer: share of the letters by script, and for wordpiece what became of case, accents and long
-    runs, with the reasons; {} in reports of older versions."""
+    runs, with the reasons; for bilingual its balance between scripts; {} in reports of older versions."""
     inventory: tuple[ReadSource, ...] = ()
     """What was read, a line for each source or for many files of one form; empty in reports of older versions."""
     reused: bool = field(default=False, compare=False)
@@ -185,6 +186,8 @@ class CorpusReport:
         if "lowercase" in noted:
             accents = "accents of Latin letters are removed" if noted["strip_accents"] else "accents are kept"
             rows.append(("case", f"{'lower-cased' if noted['lowercase'] else 'kept'}; {accents}"))
+        if "balance" in noted:
+            rows += zip(("balance", *[""] * len(noted["balance"]["scripts"])), in_words(noted["balance"]), strict=True)
         return rows
 
 

@@ -167,7 +167,7 @@ class Rules:
 
     def __init__(self, charsmap: bytes) -> None:
         """charsmap: the compiled table of its normaliser."""
-        self._compiled = charsmap
+        self.charsmap = charsmap
 
     @classmethod
     def of(cls, spec: dict[str, Any]) -> Rules | None:
@@ -180,13 +180,13 @@ class Rules:
         return cls(compiled) if steps == _normalizers(compiled) else None
 
     @cached_property
-    def _charsmap(self) -> Charsmap:
-        return Charsmap(self._compiled, KEPT)
+    def _table(self) -> Charsmap:
+        return Charsmap(self.charsmap, KEPT)
 
     def spelled(self, text: str, prefix: bool = True) -> str:
         """Return a text as the model reads it, ▁ before each word. prefix: whether a text begins here; otherwise it
         goes on, and only a blank at its beginning becomes ▁."""
-        text = _BLANKS.sub(" ", self._charsmap.normalize(rewritten(text)))
+        text = _BLANKS.sub(" ", self._table.normalize(rewritten(text)))
         if prefix:
             text = text.removeprefix(" ")
             text = "▁" + text if text else ""
@@ -247,7 +247,7 @@ class Rules:
                 places += [(place, place + 1) for place in range(start, stop)]
         out = [(0, 0)]
         blank = True
-        for start, stop, new in self._charsmap.parts("".join(written)):
+        for start, stop, new in self._table.parts("".join(written)):
             for character in new:
                 if character != " " or not blank:
                     out.append((places[start][0], places[stop - 1][1]))

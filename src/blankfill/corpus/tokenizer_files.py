@@ -18,12 +18,11 @@ Post = Literal["keep", "none", "pair", "last", "end", "blank"]
 """The special tokens around a text: "keep" for those of the tokenizer itself, "none", "pair" for `[CLS] a [SEP] b
 [SEP]`, "last" for XLNet's `a [SEP] b [SEP] [CLS]`, "end" for T5's `a </s> b </s>`, "blank" for ChatGLM's `a [gMASK]
 <sop> b <eop>`; "last" and "blank" pad on the left."""
-_NEEDS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "pair": (("cls", "sep"), "`[CLS] a [SEP]` needs"),
-    "last": (("cls", "sep"), "`[CLS] a [SEP]` needs"),
-    "end": (("eos",), "ends a text"),
-    "blank": (("gmask", "sop", "eop"), "`a [gMASK] <sop> b <eop>` needs"),
-}
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "pair": ("cls", "sep"), "last": ("cls", "sep"), "end": ("eos",), "blank": ("gmask", "sop", "eop"),
+}  # fmt: skip
+"""Roles of the special tokens around a text."""
+_FORMS = {"end": "`a </s>`", "blank": "`a [gMASK] <sop> b <eop>`"}
 
 
 def written(
@@ -66,9 +65,10 @@ def _frame(post: Post, roles: Mapping[str, str], ids: Mapping[str, int]) -> dict
     """Return the post-processor that puts special tokens around a text."""
     if post == "none":
         return None
-    needed, what = _NEEDS[post]
+    needed = NEEDED[post]
     if missing := [role for role in needed if role not in roles]:
-        raise UserError(f"The tokenizer has no {' and no '.join(missing)} token, which {what}.")
+        form = _FORMS.get(post, "`[CLS] a [SEP]`")
+        raise UserError(f"The tokenizer has no {' and no '.join(missing)} token, which {form} needs.")
     if post == "pair":
         return {"type": "BertProcessing", **{role: [roles[role], ids[roles[role]]] for role in ("sep", "cls")}}
     tokens = [roles[role] for role in needed]

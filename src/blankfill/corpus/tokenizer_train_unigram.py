@@ -123,19 +123,24 @@ def _trained(
         )  # fmt: skip
         return model.getvalue()
 
-    try:
-        return train(size)
-    except (RuntimeError, OSError) as error:
-        message = str(error)
-        if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
-            if exact:
-                raise too_large(size, int(limit[1])) from error
-            return train(int(limit[1]))
-        if limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
-            if exact:
-                raise too_small(size, int(limit[2]) + 1) from error
-            return train(2 * int(limit[2]) - fixed)  # as many pieces of several characters as of one
-        raise UserError(f"SentencePiece cannot train on this text ({message.strip()}): give more text.") from error
+    asked = size
+    while True:
+        try:
+            return train(size)
+        except (RuntimeError, OSError) as error:
+            message = str(error)
+            if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
+                if exact or int(limit[1]) >= size:
+                    raise too_large(asked, int(limit[1])) from error
+                size = int(limit[1])
+            elif limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
+                least = int(limit[2]) + 1
+                if exact or size > asked:
+                    raise too_small(asked, least) from error
+                size = max(least, 2 * least - fixed)  # as many pieces of several characters as of one
+            else:
+                sentence = f"SentencePiece cannot train on this text ({message.strip()}): give more text."
+                raise UserError(sentence) from error
 
 
 def _lines(text: str) -> Iterator[str]:

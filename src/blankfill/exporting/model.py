@@ -16,6 +16,8 @@ from blankfill.exporting.heads import export_fine_tuned
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from blankfill.convert.onnx import ExportedOnnx
 
 LoraExport = Literal["merged", "adapter"]
@@ -55,6 +57,7 @@ def export_model(
         loaded = part_of(load_model(path), part)
         return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
     predictor = opened(path, part)
+    refuse_quantized(predictor.model, path)
     if predictor.model.encoder.prefix_encoder is not None:
         if lora != "adapter":
             raise UserError(
@@ -100,13 +103,23 @@ def export_onnx(
         from blankfill.exporting.onnx_heads import export_head_onnx
 
         predictor = opened(path, part)
+        refuse_quantized(predictor.model, path)
         if predictor.model.encoder.prefix_encoder is not None:
             raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
         return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
     import torch
 
     loaded = part_of(load_model(path, dtype=torch.float32), part)
+    refuse_quantized(loaded.model, path)
     return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+
+
+def refuse_quantized(model: nn.Module, path: Path) -> None:
+    """Raise UserError for a model with quantised weights."""
+    from blankfill.model.quantized import quantized_bits
+
+    if quantized_bits(model):
+        raise UserError(f"{path} is quantised and cannot be written in this format; export the model that it was made from")
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

@@ -280,6 +280,11 @@ def build_model(
     from blankfill.tasks.training import balanced, check_layers
 
     check_layers(loaded.model.config, options)
+    if loaded.quantization is not None and not (options.lora_rank or options.features != "none"):
+        raise UserError(
+            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or the "
+            "model that it was made from"
+        )
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
     elif options.prefix_length:
@@ -334,6 +339,7 @@ def task_state(
 ) -> dict[str, Any]:
     """Return the description of a model and its task for a checkpoint. tables: how the table of the training data was
     read, with the columns that were chosen; None for other data."""
+    from blankfill.checkpoint.quantization import KEY
     from blankfill.model.config import config_values
 
     objective = {"name": loaded.objective.name, **dataclasses.asdict(loaded.objective)}
@@ -343,4 +349,5 @@ def task_state(
     if tables is not None:
         task["tables"] = dataclasses.asdict(tables) | {"columns": list(tables.columns)}
     roles = dict(loaded.vocabulary.roles)
-    return {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}
+    state = {"model": config_values(loaded.model.config), "objective": objective, "roles": roles, "task": task}
+    return state if loaded.quantization is None else state | {KEY: loaded.quantization.state()}

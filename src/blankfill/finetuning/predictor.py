@@ -66,6 +66,8 @@ class Predictor:
         self.task, self.tables = read.task, read.tables
         with torch.device("meta"):
             encoder = read.encoder or Transformer(read.config)
+            if read.encoder is None and read.quantization is not None:
+                read.quantization.apply(encoder)
             if read.options.lora_rank:
                 add_lora(encoder, read.options.lora_rank)
         loaded = Loaded(encoder, read.tokenizer, read.vocabulary, read.objective, path)

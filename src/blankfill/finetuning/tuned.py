@@ -26,6 +26,7 @@ from blankfill.tasks.run_files import CONFIG, RESULTS
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.checkpoint.quantization import Quantization
     from blankfill.checkpoint.hf_loading import ExternalCheckpoint
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.families.task_heads import HeadKind
@@ -69,6 +70,7 @@ class TunedModel:
     patterns: Any = None
     threshold: float | None = None
     tables: TableOptions = dataclasses.field(default_factory=TableOptions)
+    quantization: Quantization | None = None
     encoder: Transformer | None = None
 
 
@@ -204,7 +206,7 @@ def _from_checkpoint(path: Path) -> TunedModel:
             threshold = field(results, "threshold", float, run / RESULTS)
     read = TunedModel(
         checkpoint.path, run, config, objective, tokenizer, vocabulary, task, options, labels, checkpoint.model,
-        patterns, threshold, _tables(noted_task, run, where),
+        patterns, threshold, _tables(noted_task, run, where), checkpoint.quantization,
     )  # fmt: skip
     if not checkpoint.partial:
         return read

@@ -253,6 +253,11 @@ def make_quantized(model: nn.Module, bits: Mapping[str, int]) -> None:
     replace_dense(model, made)
 
 
+def quantized_bits(model: nn.Module) -> dict[str, int]:
+    """Return the bits of the quantised layers of a model, by name."""
+    return {name: layer.bits for name, layer in dense_layers(model) if isinstance(layer, QuantizedDense)}
+
+
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     """Look for kernels for the quantised layers of a model that computes in a type; see `Kernel`."""
     for _, layer in dense_layers(model):

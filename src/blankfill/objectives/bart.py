@@ -58,7 +58,7 @@ class Bart(Objective):
     fill_option: ClassVar[str] = "replace"
     refuses_prompt_blanks: ClassVar[bool] = True
     doubles_separator: ClassVar[bool] = True
-    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "pair"
 
     mask_ratio: float = 0.3
     """Share of the words that the drawn spans cover, rounded up; usually 0.3."""

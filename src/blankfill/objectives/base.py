@@ -157,11 +157,15 @@ class Objective:
     doubles_separator: ClassVar[bool] = False
     """Whether a pair has two separators between its texts where the separator also ends texts (RoBERTa)."""
 
-    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "none"
-    """What an exported tokenizer puts around a text: nothing, [CLS] and [SEP]s, both at the end, or the end token."""
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "none"
+    """What an exported tokenizer puts around a text: nothing, [CLS] and [SEP]s, both at the end, the end token,
+    or ChatGLM's [gMASK] and <sop>."""
 
     hf_auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     """The class of transformers that loads an export whose architecture it has no class for by name."""
+
+    chat_template: ClassVar[str] = "plain"
+    """The built-in template of conversations (`chatting.templates`) for models that have none of their own."""
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
 
@@ -333,7 +337,7 @@ class Masking(Objective):
         return replace(self, mask_ratio=ratio, validation_mask_ratio=0.0)
 
     cloze: ClassVar[Literal["masks", "writing", "none"]] = "masks"
-    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "pair"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "pair"
 
     @property
     def fills(self) -> bool:

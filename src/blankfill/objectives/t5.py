@@ -58,7 +58,7 @@ class T5(Objective):
     blank_is_sentinel: ClassVar[bool] = True
     relative_positions: ClassVar[bool] = True
     cls_state: ClassVar[bool] = False
-    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "end"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "end"
 
     length: int = 512
     """Length of the encoder's row in tokens, end token included; it determines the decoder's length (512: 114)."""

@@ -66,7 +66,7 @@ class Xlnet(Objective):
     }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "sep", "mask")
     relative_positions: ClassVar[bool] = True
-    hf_frame: ClassVar[Literal["none", "pair", "last", "end"]] = "last"
+    hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "last"
 
     share: float = 1 / 6
     """Share of the row's tokens that are targets (1/K in the paper); usually 1/6."""

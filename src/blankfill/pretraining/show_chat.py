@@ -24,8 +24,7 @@ from blankfill.tasks.items import ChatItem
 from blankfill.types import Example, Int32
 
 JOINED = (
-    "All answers of a dialogue are learnt in one row, from left to right: answers are targets, and what the user says is "
-    "read and not learnt."
+    "All answers of a dialogue are learnt in one row, from left to right; what the user says is read and not learnt."
 )
 APART = (
     "Each answer is learnt behind the rounds before it, all of which see each other; the rows of the answers do not "
