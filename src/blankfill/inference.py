@@ -189,14 +189,16 @@ class Model:
         from blankfill.chatting.templates import FILE
         from blankfill.finetuning.speaker import KINDS, tuned_speaker
 
-        if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
-            template = self._adapter_folder / FILE
         writes = self._predictor is not None and self._predictor.task.kind in KINDS
         if self._loaded is not None and not writes:
-            speaker, default = speaker_of(self.loaded), self.loaded.objective.chat_template
+            speaker, given = speaker_of(self.loaded), template
+            if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
+                given = self._adapter_folder / FILE
+            default = self.loaded.objective.chat_template
         else:
-            speaker, default = tuned_speaker(self.predictor), "bare"
-        return chat_with(speaker, template, default, options, allow_unknown)
+            speaker, own = tuned_speaker(self.predictor)
+            given, default = template or own, own.name
+        return chat_with(speaker, given, default, options, allow_unknown)
 
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blankfill.chatting.messages import Message, check
 from blankfill.errors import UserError, setting
@@ -362,7 +362,7 @@ def _environment() -> SandboxedEnvironment:
     class Generation(Extension):
         """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)

@@ -59,7 +59,8 @@ class ChatArguments:
     model: Path
     """Folder of a model that writes: a run, one of its checkpoints, an imported or a fine-tuned model."""
     adapter: Path | None = None
-    """Folder of LoRA matrices or of a prefix for this model, which finetune or peft wrote."""
+    """Folder of LoRA matrices or of a prefix (P-tuning v2) for the model: one that finetune wrote (OUT/adapter), or of
+    peft."""
     template: Annotated[str | None, Option(suggestions=template_names)] = None
     """File with a chat template (Jinja, as transformers has it), or a built-in one: chatglm, plain, plain-zh, bare.
     Without it, the one in the model's folder, else that of its objective."""

@@ -72,6 +72,8 @@ def export_model(
 
         return export_adapter(predictor, path, out, lines)
     made = export_fine_tuned(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+    if template := predictor.adapter.chat_template:
+        template.save(out)
     return replace(made, note=writes_elsewhere(predictor))
 
 

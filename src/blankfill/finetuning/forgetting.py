@@ -113,7 +113,7 @@ class OldText:
             np.add.at(rows[:, 1], row_K, 1.0)
             parts.append(rows)
         model.train()
-        return np.concatenate(parts)
+        return np.concatenate(parts).round(6)  # as the file has them
 
     def loss(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> float:
         """Return the mean loss of the held-out rows, in nats per target."""
@@ -194,8 +194,8 @@ class Forgetting:
         self._write()
 
     def _write(self) -> None:
-        after = {} if self.after is None else {"after": self.after.round(6).tolist()}
-        write_file(self.file, json.dumps({"before": self.before.round(6).tolist(), **after}) + "\n")
+        after = {} if self.after is None else {"after": self.after.tolist()}
+        write_file(self.file, json.dumps({"before": self.before.tolist(), **after}) + "\n")
 
     @property
     def between(self) -> Interval | None:

@@ -105,6 +105,11 @@ class Reading:
                     raise UserError(f"{where} has an instance that is no object; each has input and output")
                 yield self._from_pair({**row, **instance}, ("instruction", "output"), where)
         else:
+            if "prompt" not in self.roles and str(row.get("role")).lower() in SPOKEN:
+                raise UserError(
+                    f'{where} is one message of a dialogue; write {{"messages": [...]}} around the messages of each '
+                    "dialogue"
+                )
             yield self._from_pair(row, self._pair_in(row, where), where)
 
     # lists of messages
