@@ -187,9 +187,9 @@ class Model:
         from blankfill.chatting.engine import speaker_of
         from blankfill.chatting.models import chat_with
         from blankfill.chatting.templates import FILE
-        from blankfill.finetuning.speaker import KINDS, tuned_speaker
+        from blankfill.finetuning.speaker import tuned_speaker
 
-        writes = self._predictor is not None and self._predictor.task.kind in KINDS
+        writes = self._predictor is not None and self._predictor.task.kind in ("generate", "chat")
         if self._loaded is not None and not writes:
             speaker, given = speaker_of(self.loaded), template
             if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
