@@ -107,7 +107,7 @@ def lora_changes(
     known = {name: name for rule in rules for name in rule.theirs}
     pairs_by_name = {_named(module, known, table): pair for module, pair in pairs.items()}
     changes: dict[str, tuple[Tensor, Tensor]] = {}
-    used = set()
+    used: set[str] = set()
     for rule in rules:
         own = {name: pairs_by_name[name] for name in rule.theirs if name in pairs_by_name}
         if rule.ours not in shapes or not own:
