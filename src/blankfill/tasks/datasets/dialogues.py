@@ -43,7 +43,8 @@ PROMPTS = ("instruction", "prompt", "question", "query", "content")
 """Names of a prompt in a row without an answer."""
 SPOKEN: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr", "用户", "问"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model", "助手", "答"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("助手", "答"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("observation", "tool", "function", "tool_response"), "user"),
@@ -186,9 +187,7 @@ class Reading:
             return 1.0
         weight = entry[name]
         if not isinstance(weight, int | float) or weight not in (0, 1):
-            raise UserError(
-                f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)"
-            )
+            raise UserError(f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)")
         return float(weight)
 
     # prompts with their answers
