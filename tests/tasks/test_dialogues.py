@@ -13,8 +13,9 @@ from blankfill.tasks.datasets.chat import chat_task, read_dialogues
 from blankfill.tasks.datasets.held_out import hold_out
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import ChatItem, Split
+from conftest import DATA
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "chat"
+SHARED = DATA / "chat"
 
 
 def read(tmp_path: Path, rows: list[Any], *columns: str, name: str = "train.jsonl") -> Split:

@@ -252,11 +252,12 @@ class Reading:
 
     def _history(self, rounds: Any, name: str, where: str) -> list[Message]:
         if isinstance(rounds, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+            place = f"{where}, {name!r}"
             return [
-                Message(role, _text(text, f"{where}, {name!r}"))
-                for pair in rounds
-                for role, text in zip(("user", "assistant"), pair, strict=True)
-            ]  # type: ignore[arg-type,unused-ignore]
+                message
+                for asked, answer in rounds
+                for message in (Message("user", _text(asked, place)), Message("assistant", _text(answer, place)))
+            ]
         if isinstance(rounds, list) and all(isinstance(entry, Mapping) for entry in rounds):
             return self._from_list(rounds, name, where).messages
         raise UserError(f"{where} has {kind_of(rounds)} in {name!r} where a list of [question, answer] is wanted")
