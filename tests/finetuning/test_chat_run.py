@@ -1,4 +1,4 @@
-"""Learning to chat from end to end: tiny models learn to answer, keep old text, go on where they stopped, and refuse."""
+"""Learning to chat from end to end: tiny models learn to answer, keep old text, go on where they stopped, refuse."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.checkpoint import store
 from blankfill.chatting.messages import Message
 from blankfill.chatting.templates import template_in
+from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.before import BEFORE
@@ -89,7 +89,9 @@ def test_a_model_learns_to_answer(name: str, tmp_path: Path, capsys: pytest.Capt
     assert template is not None and template.source == TEMPLATE
     predictor = Predictor(out, "cpu", 1)
     first = predict(predictor, ["cat dog"])[0]
-    again = predict(predictor, [[Message("user", "red mat"), Message("assistant", "mat red"), Message("user", "cat dog")]])
+    again = predict(
+        predictor, [[Message("user", "red mat"), Message("assistant", "mat red"), Message("user", "cat dog")]]
+    )
     assert first.value.text == again[0].value.text == "dog cat"
 
 
@@ -116,7 +118,9 @@ def test_a_run_with_old_text_goes_on_where_it_was_stopped(
         patched.setattr(models, "task_losses", failing)
         with pytest.raises(KeyboardInterrupt):
             run(data, model, tmp_path / "run", **options)
-    config = FinetuneConfig("chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options))
+    config = FinetuneConfig(
+        "chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options)
+    )
     resumed = finetune(config, tmp_path / "run", resume=True)
     assert resumed.steps == whole.steps and resumed.metrics == whole.metrics and resumed.baseline == whole.baseline
     assert resumed.forgetting == whole.forgetting
@@ -231,7 +235,9 @@ def test_predictions_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
         assert message in capsys.readouterr().err
     assert main([*command, "--data", str(data), "--split", "dev"]) == 0
     assert "chat, dev: log-likelihood -" in capsys.readouterr().err
-    assert main(["evaluate", "--task", "chat", "--data", str(data), "--split", "dev", str(out / "predictions.jsonl")]) == 0
+    assert (
+        main(["evaluate", "--task", "chat", "--data", str(data), "--split", "dev", str(out / "predictions.jsonl")]) == 0
+    )
     assert f"log-likelihood {results(out)['metrics']['log-likelihood']:.3f}"[:-1] in capsys.readouterr().out
 
 
@@ -281,19 +287,21 @@ def test_a_resumed_run_needs_what_was_said_before(tmp_path: Path, monkeypatch: p
         patched.setattr(Training, "best_predictions", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(data, model, out, **options)
-    config = FinetuneConfig("chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options))
+    config = FinetuneConfig(
+        "chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options)
+    )
     before = (out / BEFORE).read_text(encoding="utf-8")
     (out / BEFORE).write_text(before.split("\n", 1)[1], encoding="utf-8")
-    with pytest.raises(UserError, match="before.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"before.jsonl is damaged"):
         finetune(config, out, resume=True)
     (out / BEFORE).write_text(before, encoding="utf-8")
     forgetting = (out / FORGETTING).read_text(encoding="utf-8")
     (out / FORGETTING).write_text('{"before": [1, 2]}', encoding="utf-8")
-    with pytest.raises(UserError, match="forgetting.json is damaged"):
+    with pytest.raises(UserError, match=r"forgetting.json is damaged"):
         finetune(config, out, resume=True)
     (out / FORGETTING).write_text(forgetting, encoding="utf-8")
     (out / "chat_template.jinja").write_text(TEMPLATE + " ", encoding="utf-8")
     with pytest.raises(UserError, match="the chat template, are others"):
         finetune(config, out, resume=True)
-    with pytest.raises(UserError, match="chat_template.jinja is not what the model was trained with"):
+    with pytest.raises(UserError, match=r"chat_template.jinja is not what the model was trained with"):
         Predictor(out, "cpu", 1)

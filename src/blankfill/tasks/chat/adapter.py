@@ -195,8 +195,8 @@ class Converse(Write):
         sides = batch.input_ids.numel() + (0 if batch.context is None else batch.context.input_ids.numel())
         asked = sum(len(item.answers) for item in items)
         return (
-            f"{len(items):,} examples of a step are packed into {rows:,} rows, {used / sides:.0%} full; {asked / used:.0%}"
-            " of their tokens are learnt"
+            f"{len(items):,} examples of a step are packed into {rows:,} rows, {used / sides:.0%} full; "
+            f"{asked / used:.0%} of their tokens are learnt"
         )
 
 
@@ -264,7 +264,7 @@ class ChatEvaluator:
         rows, search, vocabulary = self.adapter.rows, self.adapter.search, self.adapter.input_format.vocabulary
         written: list[list[list[Hypothesis]]] = [[] for _ in self.items]
         spoken = {k: list(self.dialogues[k].messages) for k in self.sample}
-        for k, messages in spoken.items():
+        for messages in spoken.values():
             if messages[-1].role == "assistant":
                 del messages[-1]
         left = {k: list(self.dialogues[k].later) for k in self.sample}
