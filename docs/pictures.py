@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from blankfill.chatting.messages import assistant, user
+from blankfill.chatting.templates import built_in
 from blankfill.objectives import (
     OBJECTIVES,
     T5,
     Albert,
     Bart,
     Bert,
+    ChatGlm,
     Electra,
     Ernie,
     Glm,
@@ -28,6 +31,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.chatglm import ChatGlmChoice
 from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
@@ -35,9 +39,12 @@ from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
+from blankfill.pretraining.show_chat import show_chat
 from blankfill.report.drawing import example_png
-from blankfill.report.picture import example_text
+from blankfill.report.picture import example_text, join_row
+from blankfill.report.plane import plane_text
 from blankfill.report.strip import strip_text
+from blankfill.tasks.items import ChatItem
 from blankfill.types import ROLES, Document, Vocabulary
 
 SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
@@ -105,6 +112,20 @@ def text(name):
     return example_text(row, TOKENS.__getitem__, channels=channels, width=100, further=columns)
 
 
+def chatglm_plane():
+    """The positions of ChatGLM-6B for the sentence of GLM's picture, as text."""
+    whole = document(TEXT, [0, 6, 11])
+    choice = ChatGlmChoice((((0, 11), GlmChoice(((4, 5), (9, 11)), (1, 0))),))
+    example = ChatGlm(length=64).build(whole, VOCABULARY, choice)
+    return plane_text(join_row([example]), "rotary_2d", ChatGlm.channels, width=100)
+
+
+def chat_strip():
+    """A dialogue of two rounds as the rows of a ChatGLM, as text."""
+    said = (user("Who are you?"), assistant("A small model."), user("Where is the river?"), assistant("By the mill."))
+    return show_chat(ChatItem("0", said), ChatGlm(), built_in("chatglm")).strip(96)
+
+
 def make(folder: Path):
     """Write every picture as NAME.txt and NAME.png; files that are the same already are left alone."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +138,8 @@ def make(folder: Path):
         png = folder / f"{name}.png"
         example_png(row, TOKENS.__getitem__, png, channels=OBJECTIVES[objective].channels, blanks=BLANKS, title=name)
         path.write_text(drawn, encoding="utf-8")
+    for name, drawn in (("chatglm-plane", chatglm_plane()), ("chat-strip", chat_strip())):
+        (folder / f"{name}.txt").write_text(drawn, encoding="utf-8")
     for name in ("glm", "t5"):
         strip = strip_text(examples()[name], TOKENS.__getitem__, OBJECTIVES[name].channels, width=100)
         (folder / f"{name}-strip.txt").write_text(strip, encoding="utf-8")

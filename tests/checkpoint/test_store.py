@@ -80,7 +80,7 @@ def test_no_space_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(store, "write_safetensors", full)
     with pytest.raises(UserError, match="No space left on device"):
         save(tmp_path, 2)
     assert store.steps_in(tmp_path) == [1]

@@ -7,30 +7,39 @@ equal others (an output table tied to the token embeddings) are then compared el
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from blankfill.checkpoint.missing import nearby
-from blankfill.checkpoint.weights import Weights, open_weights, weight_file
+from blankfill.checkpoint.quantization import OWN_TYPE, SCALE, Quantization, planned_layers, with_scales
+from blankfill.checkpoint.streams import Stream
+from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, weight_file
 from blankfill.errors import ConfigError, UserError, setting
+from blankfill.families import chatglm_layout
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
-from blankfill.families.glm import BLOCKS, sizes_from_shapes
 from blankfill.families.head_format import FoundHead, find_head
-from blankfill.families.weight_names import LISTED, Copied, Rule, WeightNames
+from blankfill.families.registry import weight_names
+from blankfill.families.weight_names import LISTED, ByHead, Rule, Table, WeightNames, number
 from blankfill.model.config import TransformerConfig
+from blankfill.model.quantized import LARGEST, dequantize, quantizable
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
-from blankfill.system.reading import read_json, read_name, refuse_stand_in
+from blankfill.system.reading import read_json, read_name, refuse_stand_in, shown
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
 """File name of a checkpoint of the original GLM code whose model is not split."""
-GLM_POINTER = "latest_checkpointed_iteration.txt"
+GLM_POINTER, SAT_POINTER = "latest_checkpointed_iteration.txt", "latest"
+WORD_TABLE = re.compile(r"(word_embeddings|lm_head)\.weight$")
+"""Names of the tables with a row for each token."""
+QkvRows = Literal["heads", "blocks"]
+"""heads: queries, keys and values of each head together; blocks: all queries, all keys, all values."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,51 @@ class ExternalCheckpoint:
     """The weights of the head, under our names."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """The values of config.json."""
+    quantization: Quantization | None = None
+    """Its quantised layers, if any."""
+    qkv: QkvRows = "heads"
+    """The order of the joint rows of queries, keys and values, where the family's own is by heads."""
+
+    dropped_rows: int = 0
+    """Number of first rows of the word tables that are left out, with their tokens."""
+
+    @property
+    def table(self) -> Table:
+        """The name table of the file."""
+        table = self.checkpoint_format.table
+        if self.qkv == "blocks":  # as ours
+            table = replace(table, rules=tuple(
+                Rule(rule.ours, rule.theirs) if isinstance(rule, ByHead) else rule for rule in table.rules
+            ))  # fmt: skip
+        return table if self.quantization is None else with_scales(table, self.quantization.layers)
+
+    @property
+    def plan(self) -> dict[str, torch.Tensor]:
+        """The names, shapes and types of our state dict, as tensors without memory."""
+        target = self.weights.target
+        plan = {name: tensor.to(target) for name, tensor in skeleton(self.checkpoint_format.config).items()}
+        return plan if self.quantization is None else planned_layers(plan, self.quantization.layers)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Read the state dict of our model; tensors that need no change stay memory-mapped."""
-        return self.checkpoint_format.table.to_ours(self.weights, str(self.path))
+        return self.table.to_ours(self.weights, str(self.path))
+
+    def stream(self) -> Stream:
+        """Return the state dict of our model as a stream, which reads one tensor at a time."""
+        table, where = self.table, str(self.path)
+        names, rules = table.match(self.weights, where), {rule.ours: rule for rule in table.rules}
+
+        def read(ours: str) -> torch.Tensor:
+            rule = rules[ours]
+            return rule.to_ours([self.weights[names[name]] for name in rule.theirs if name in names])
+
+        plan = self.plan
+        return Stream({name: plan[name] for name in self._as_stored(rules, names)}, read)
+
+    def _as_stored(self, rules: Mapping[str, Rule], names: Mapping[str, str]) -> list[str]:
+        """Return our names in the order of the files, each of which is then opened once."""
+        place = {name: k for k, name in enumerate(self.weights)}
+        return sorted(rules, key=lambda ours: min(place[names[name]] for name in rules[ours].theirs if name in names))
 
     @property
     def parameters(self) -> int:
@@ -58,16 +108,21 @@ class ExternalCheckpoint:
         return sum(tensor.numel() for tensor in skeleton(self.checkpoint_format.config).values())
 
     @property
+    def disk(self) -> int:
+        """Bytes of the model in a folder of ours."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.plan.values())
+
+    @property
     def memory(self) -> int:
-        """Bytes that `state` takes once it is read: the tensors of the file, mapped or not, and copies of those that
-        are converted, transposed or joined."""
-        names, total = self.checkpoint_format.table.match(self.weights, str(self.path)), 0
-        for rule in self.checkpoint_format.table.rules:
-            for name in (name for name in rule.theirs if name in names):
-                size, dtype = math.prod(self.weights.shapes[names[name]]), self.weights.dtypes[names[name]]
-                stays = (type(rule) is Rule or isinstance(rule, Copied)) and dtype == self.weights.target
-                total += size * dtype.itemsize + (0 if stays else self.weights.target.itemsize * size)
-        return total
+        """Bytes that `stream` takes while a model is copied: the largest weight, in the file and converted or joined,
+        and of a file that cannot be mapped the file."""
+        names, largest, whole = self.table.match(self.weights, str(self.path)), 0, 0
+        for rule in self.table.rules:
+            parts = [names[name] for name in rule.theirs if name in names]
+            sizes = [math.prod(self.weights.shapes[name]) for name in parts]
+            read = sum(n * self.weights.dtypes[name].itemsize for n, name in zip(sizes, parts, strict=True))
+            largest, whole = max(largest, read + 2 * sum(sizes) * self.weights.target.itemsize), whole + read
+        return largest + min(MAPPED, whole) + self.weights.largest_unmapped
 
 
 def skeleton(config: TransformerConfig) -> dict[str, torch.Tensor]:
@@ -84,17 +139,57 @@ def is_external(path: Path) -> bool:
 
 
 def glm_file(folder: Path) -> Path | None:
-    """Return the original GLM checkpoint of a folder; None when there is none. UserError when it is split over
-    files."""
-    pointer = folder / GLM_POINTER
-    if pointer.is_file():
-        folder = folder / read_name(pointer)
-    if (folder / "mp_rank_01_model_states.pt").is_file():
+    """Return the first file of a checkpoint of the original GLM, or of SwissArmyTransformer, in a folder; None when
+    there is none."""
+    for pointer in (folder / GLM_POINTER, folder / SAT_POINTER):
+        if pointer.is_file() and not (folder / "checkpoints").is_dir():
+            folder = folder / read_name(pointer)
+            break
+    if (folder / GLM_FILE).is_file():
+        return folder / GLM_FILE
+    if parts := ranks(folder):
+        raise UserError(f"{folder} has {parts[0].name} and not {GLM_FILE}; copy or download all parts")
+    return None
+
+
+def ranks(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint that is split over several (tensor parallel), in order."""
+    return sorted(folder.glob("mp_rank_[0-9][0-9]_model_states.pt"))
+
+
+def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
+    """Open a checkpoint of SwissArmyTransformer that is split over several files, as one. UserError for one of another
+    program, with a missing part, or quantised."""
+    parts = ranks(file.parent)
+    for k, part in enumerate(parts):
+        if part.name != f"mp_rank_{k:02}_model_states.pt":
+            raise UserError(f"{file.parent} has {part.name} and not part {k}; copy or download all parts")
+        refuse_stand_in(part)
+    first = open_weights(file, inert=True, dtype=dtype)
+    shapes = first.shapes
+    if not chatglm_layout.is_sat(shapes):
         raise UserError(
-            f"{folder} holds a model split over several files (model parallel); merge it with the original code's "
+            f"{file.parent} holds a model split over several files (model parallel); merge it with the original code's "
             "change_mp.py first"
         )
-    return folder / GLM_FILE if (folder / GLM_FILE).is_file() else None
+    if any(name.endswith(f".{SCALE}") for name in shapes):
+        raise UserError(
+            f"{file.parent} holds quantised parts with scales of their own, which cannot be joined; import the "
+            "checkpoint that is not quantised, and use `blankfill quantize`"
+        )
+    rows, columns = shapes[chatglm_layout.DENSE]
+    if columns * len(parts) != rows:
+        raise UserError(
+            f"{file.parent} has {len(parts)} of {rows // max(1, columns)} parts of a model; copy or download all parts"
+        )
+    gated = chatglm_layout.is_gated(shapes)
+    weights = Weights(file.parent, dtype)
+    joined = JoinedFile(
+        [WeightFile(part, inert=True) for part in parts],
+        lambda name: chatglm_layout.cut_of(name, gated, qkv == "blocks"),
+    )
+    weights.add(joined)
+    return weights
 
 
 def open_external(
@@ -103,13 +198,16 @@ def open_external(
     dtype: torch.dtype | None = None,
     leave_out: Sequence[str] = (),
     with_head: bool = False,
+    qkv: QkvRows = "heads",
+    image_rows: bool = True,
 ) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
     read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
-    of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. Raises
-    UserError for anything that is missing or does not fit.
+    of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. qkv: see
+    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. Raises UserError for
+    anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -118,12 +216,19 @@ def open_external(
             f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
             f"{nearby(path)}"
         )
-    weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
+    if file.suffix == ".pt" and path.is_dir() and len(ranks(file.parent)) > 1:
+        weights = open_split(file, qkv, dtype)
+    else:
+        weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
     if (folder / CONFIG).is_file():
         values = read_config(folder / CONFIG)
     else:
-        values = values_of_glm(weights, file, heads)
+        values = values_without_config(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
+    dropped = 0
+    if not image_rows:
+        dropped = family.image_rows(values)
+        values = without_image_rows(weights, family, values, path)
     given = left_out(weights, leave_out)
     head, head_state = find_head(family, values, weights), {}
     if head is not None:
@@ -141,17 +246,65 @@ def open_external(
         config = replace(config, classifier_transform=head.transform)
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
-    checkpoint_format = with_own_tables(CheckpointFormat(family, config), weights)
+    checkpoint_format, quantization = CheckpointFormat(family, config), None
+    if bits := quantized_bits(family, values, folder / CONFIG):
+        quantization = read_quantized(checkpoint_format, weights, bits)
+    checkpoint_format = with_own_tables(checkpoint_format, weights)
     if checkpoint_format.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
-    refuse_heads(checkpoint_format, weights)
-    check_shapes(checkpoint_format, weights)
+    if qkv == "blocks" and not any(isinstance(rule, ByHead) for rule in checkpoint_format.table.rules):
+        raise UserError(f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}")
+    checkpoint = ExternalCheckpoint(
+        path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
+        head if with_head else None, head_state, values, quantization, qkv, dropped,
+    )  # fmt: skip
+    refuse_heads(checkpoint)
+    check_shapes(checkpoint)
     if given:
         say(f"{path}: {len(given)} weights are left out: {listed(given)}")
-    objective = objective_of(family, checkpoint_format.config, values)
-    return ExternalCheckpoint(
-        path, checkpoint_format, objective, weights, head if with_head else None, head_state, values
-    )
+    return checkpoint
+
+
+def quantized_bits(family: WeightNames, values: Mapping[str, Any], where: Path) -> int:
+    """Return the bits of the quantised layers that a config.json names; 0 for none. UserError for other numbers."""
+    bits = values.get(family.quantization_key) if family.quantization_key else None
+    if bits in (None, 0, *LARGEST):
+        return bits or 0
+    raise UserError(f"{where}: {family.quantization_key} is {shown(bits)}, and only 8 and 4 are known here")
+
+
+def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: int) -> Quantization:
+    """Return the quantised layers of a file; word tables that are quantised too are dequantised when they are read."""
+    with torch.device("meta"):
+        layers = dict.fromkeys(quantizable(Transformer(checkpoint_format.config)), bits)
+    weights.kept = OWN_TYPE
+    table = with_scales(checkpoint_format.table, layers)
+    known = {name for rule in table.rules for name in rule.theirs}
+    for scale in [name for name in weights if name.endswith(f".{SCALE}") and table.canonical(name) not in known]:
+        stored = f"{scale.removesuffix(SCALE)}weight"
+        if stored not in weights or weights.dtypes[stored] != torch.int8:
+            continue
+        rows, columns = weights.shapes[stored]
+
+        def read(stored: str = stored, scale: str = scale) -> torch.Tensor:
+            return dequantize(weights.as_read(stored), weights.as_read(scale), bits, torch.float16)
+
+        weights.change(stored, (rows, columns * 8 // bits), torch.float16, read)
+        weights.hide(scale)
+    return Quantization(layers, rounding="released")
+
+
+def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Leave the rows of image tokens out of the word tables; returns the new values of config.json. UserError where
+    there are none."""
+    rows = family.image_rows(values)
+    if not rows:
+        raise UserError(f"{path}: the vocabulary has no rows of image tokens; leave out {setting('drop_image_rows')}")
+    count = number(values, "vocab_size")
+    for name in [name for name, shape in weights.shapes.items() if len(shape) == 2 and shape[0] == count]:
+        if WORD_TABLE.search(name):
+            weights.drop_rows(name, rows)
+    return family.without_image_rows(values, rows)
 
 
 def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
@@ -172,12 +325,12 @@ def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
     return gone
 
 
-def refuse_heads(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
+def refuse_heads(checkpoint: ExternalCheckpoint) -> None:
     """Raise UserError for weights of heads that this program does not have, which can be left out.
 
     Unknown weights of the model itself cannot, nor can a model with missing ones be read; `check_shapes` lists both.
     """
-    table = checkpoint_format.table
+    table, weights = checkpoint.table, checkpoint.weights
     names_in_file, unknown, missing = table.compare(weights)
     body = {
         name for rule in table.rules if rule.ours.startswith(("token_embeddings", "layers.")) for name in rule.theirs
@@ -215,25 +368,19 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{error.template}; copy or download it again") from error
 
 
-def values_of_glm(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
-    """Return the settings of a checkpoint without config.json; UserError unless it comes from the original GLM code."""
-    plain = {strip(name): shape for name, shape in weights.shapes.items()}
-    if BLOCKS not in plain or "word_embeddings.weight" not in plain:
-        raise UserError(
-            f"{file.parent}: there is no config.json beside {file.name}, and without it the architecture is not known; "
-            "copy it from where the weights came from"
-        )
+def values_without_config(weights: Weights, file: Path, heads: int | None) -> dict[str, Any]:
+    """Return the settings of a checkpoint without config.json, which a family infers from the shapes; UserError where
+    none does."""
     try:
-        return sizes_from_shapes(plain, heads)
+        for family in weight_names().values():
+            if (values := family.values_from_shapes(weights.shapes, heads)) is not None:
+                return values
     except UserError as error:
         raise UserError(f"{file}: {error.template}") from None
-
-
-def strip(name: str) -> str:
-    """Return a name of a GLM checkpoint without the prefixes of wrappers."""
-    for prefix in ("module.", "glm.", "model."):
-        name = name.removeprefix(prefix)
-    return name
+    raise UserError(
+        f"{file.parent}: there is no config.json beside {file.name}, and without it the architecture is not known; "
+        "copy it from where the weights came from"
+    )
 
 
 def objective_of(family: WeightNames, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
@@ -267,15 +414,24 @@ def with_own_tables(checkpoint_format: CheckpointFormat, weights: Weights) -> Ch
     )
 
 
-def check_shapes(checkpoint_format: CheckpointFormat, weights: Weights) -> None:
+def check_shapes(checkpoint: ExternalCheckpoint) -> None:
     """Raise UserError when names or shapes in a file are not those of its architecture; no weight is read."""
-    table = checkpoint_format.table
+    table, weights, plan = checkpoint.table, checkpoint.weights, checkpoint.plan
     names = table.match(weights, str(weights.where))
-    if whole := [name for name in names.values() if not weights.dtypes[name].is_floating_point]:
-        raise UserError(f"{weights.where}: {whole[0]} holds integers, and weights are floats; is the file quantised?")
+    whole = {ours for ours, tensor in plan.items() if not tensor.is_floating_point()}
+    for rule in table.rules:
+        for name in (names[name] for name in rule.theirs if name in names):
+            is_whole = not weights.dtypes[name].is_floating_point
+            if is_whole and rule.ours not in whole:
+                raise UserError(f"{weights.where}: {name} holds integers, and weights are floats; is the file quantised?")
+            if not is_whole and rule.ours in whole:
+                raise UserError(
+                    f"{weights.where}: {name} holds floats, and config.json calls it quantised; both files must come "
+                    "from one model"
+                )
     wrong = [
         f"{names[name]} is {list(weights.shapes[names[name]])} instead of {list(shape)}"
-        for name, shape in table.shapes(skeleton(checkpoint_format.config)).items()
+        for name, shape in table.shapes(plan).items()
         if name in names and not table.fits(name, weights.shapes[names[name]], shape)
     ]
     if wrong:

@@ -20,10 +20,12 @@ from blankfill.checkpoint.dtypes import name_of
 from blankfill.checkpoint.hf_loading import ExternalCheckpoint, is_external, open_external
 from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.missing import check_exists, nearby
+from blankfill.checkpoint.quantization import Quantization
 from blankfill.corpus.identity import check_tokenizer
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
 from blankfill.model.config import TransformerConfig
+from blankfill.model.quantized import prepare
 from blankfill.model.replaced_tokens import discriminator_of, generator_of
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Format, Objective
@@ -54,6 +56,8 @@ class Loaded:
     embedding_lr_multiplier: float = 1.0
     head: TrainedHead | None = None
     """The head of a fine-tuned model, with which fine-tuning can continue."""
+    quantization: Quantization | None = None
+    """The quantised layers of the model, if any."""
 
     @property
     def format(self) -> Format:
@@ -81,13 +85,13 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     path, device = store.pointed(Path(path)), str(pick_device(device))
     check_exists(path, "a run, an imported model or a transformers folder")
     if (path / store.STATE).exists():
-        return _from_checkpoint(store.read(path, with_optimizer=False), tokenizer_folder(path), device, dtype)
+        return _from_checkpoint(store.read(path, with_optimizer=False, dtype=dtype), tokenizer_folder(path), device)
     if not (path / "checkpoints").exists() and is_external(path):
         return _from_external(open_external(path, dtype=dtype), device)
     if not path.is_dir():
         raise UserError(f"{path}: not a model; give a run folder, an imported model or a transformers folder")
     damaged: list[str] = []
-    newest = store.newest(path / "checkpoints", with_optimizer=False, damaged=damaged)
+    newest = store.newest(path / "checkpoints", with_optimizer=False, damaged=damaged, dtype=dtype)
     if newest is None:
         more = f" ({damaged[0]})" if damaged else ""
         raise UserError(
@@ -96,7 +100,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
         )
     for sentence in damaged:
         say(f"skipped: {sentence}; the checkpoint of step {newest.step} is used instead")
-    return _from_checkpoint(newest, path, device, dtype)
+    return _from_checkpoint(newest, path, device)
 
 
 def tokenizer_folder(checkpoint: Path) -> Path:
@@ -105,7 +109,7 @@ def tokenizer_folder(checkpoint: Path) -> Path:
     return run if checkpoint.parent.name == "checkpoints" and (run / "tokenizer.json").exists() else checkpoint
 
 
-def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str, dtype: torch.dtype | None) -> Loaded:
+def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str) -> Loaded:
     where = checkpoint.path / store.STATE
     if "task" in checkpoint.state:
         name = field(field(checkpoint.state, "task", dict, where), "name", str, where)
@@ -122,7 +126,7 @@ def _from_checkpoint(checkpoint: store.Checkpoint, folder: Path, device: str, dt
     check_tokenizer(checkpoint.state, tokenizer, folder, checkpoint.path)
     vocabulary = with_roles_of(tokenizer.vocabulary(), store.roles_of(checkpoint.state, checkpoint.path))
     loaded = _loaded(
-        config, in_type(checkpoint.model, dtype), tokenizer, vocabulary, objective, checkpoint.path, device
+        config, checkpoint.model, tokenizer, vocabulary, objective, checkpoint.path, device, checkpoint.quantization
     )
     return dataclasses.replace(loaded, embedding_lr_multiplier=embedding_lr_multiplier)
 
@@ -141,6 +145,7 @@ def _from_external(checkpoint: ExternalCheckpoint, device: str) -> Loaded:
         checkpoint.objective,
         checkpoint.path,
         device,
+        checkpoint.quantization,
     )
 
 
@@ -152,6 +157,7 @@ def _loaded(
     objective: Objective,
     path: Path,
     device: str,
+    quantization: Quantization | None,
 ) -> Loaded:
     check_vocabulary(vocabulary, config, path)
     if objective.causal and "pad" not in vocabulary.roles and "eos" in vocabulary.roles:
@@ -159,19 +165,13 @@ def _loaded(
         vocabulary = dataclasses.replace(vocabulary, roles={**vocabulary.roles, "pad": vocabulary["eos"]})
     with torch.device("meta"):
         model = Transformer(config)
+    if quantization is not None:
+        quantization.apply(model)
     store.put_weights(model, state, path, assign=True)
-    return Loaded(model.to(device).eval(), tokenizer, vocabulary, objective, path)
-
-
-def in_type(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Convert floating-point tensors to a type; None leaves them. Each tensor is freed as soon as it is converted."""
-    if dtype is None:
-        return tensors
-    out = {}
-    for name in list(tensors):
-        tensor = tensors.pop(name)
-        out[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    return out
+    model.to(device).eval()
+    if quantization is not None:
+        prepare(model, model.token_embeddings.weight.dtype)
+    return Loaded(model, tokenizer, vocabulary, objective, path, quantization=quantization)
 
 
 def weights_checksum(model: torch.nn.Module) -> str:

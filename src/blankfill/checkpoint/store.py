@@ -22,12 +22,15 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from blankfill.checkpoint.quantization import OWN_TYPE, Quantization, quantization_of, with_scales
+from blankfill.checkpoint.streams import Renamed, Stream, write_safetensors
+from blankfill.checkpoint.weights import OwnWeights, WeightFile
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_from_state
 from blankfill.families.weight_names import LISTED, put_back
 from blankfill.model.config import TransformerConfig, config_from_values
+from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
 from blankfill.system.loader import fitting
@@ -43,6 +46,9 @@ GONE = ".gone"
 
 OWN_SUM = "state_sha256"
 """Key in state.json: the checksum of all other keys; checkpoints of version 0.1 have none."""
+
+BASE = "base"
+"""Key in state.json of a checkpoint that has only trained weights: the identity of the model with the others."""
 
 REST = "rest."
 """Prefix, in the optimiser's file, of the names for which the format of a model has no place."""
@@ -66,6 +72,16 @@ class Checkpoint:
     state: dict[str, Any]
     model: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """The quantised layers, if any. Raises UserError."""
+        return quantization_of(self.state, self.path / STATE)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it has only the weights that were trained, and the state says which model the others are from."""
+        return BASE in self.state
 
 
 def save(
@@ -160,11 +176,14 @@ def write_checkpoint(
 ) -> None:
     """Write all parts of a checkpoint through a writer; see `save`."""
     if hf_layout is not None:
-        table = hf_layout.checkpoint_format.table
+        table, quantization = hf_layout.checkpoint_format.table, quantization_of(state, STATE)
+        if quantization is not None:
+            table = with_scales(table, quantization.layers)
         rest = {f"{REST}{name}": part for name, part in table.rest(model).items()} if optimizer else {}
         if heads := table.kept_apart(model):
             writer.write(HEADS, heads)
-        model, optimizer = table.to_theirs(model), {**optimizer, **rest}
+        renamed = Renamed(table, model) if isinstance(model, Stream) else table.to_theirs(model)
+        model, optimizer = renamed, {**optimizer, **rest}
         state = {**state, "names": hf_layout.checkpoint_format.state()}
         for name, text in hf_layout.files.items():
             writer.write_text(name, text)
@@ -191,9 +210,14 @@ class Writer:
     def save(
         self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], best: int
     ) -> None:
-        """Start to write the checkpoint of a step."""
+        """Start to write the checkpoint of a step; without the frozen weights, if the state says where they are from
+        (`BASE`)."""
         self.wait()
-        copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
+        weights = model.state_dict()
+        if BASE in state:
+            frozen = frozen_names(model)
+            weights = {name: tensor for name, tensor in weights.items() if name not in frozen}
+        copies = _copies(weights), _copies(optimizer_tensors(optimizer))
         self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.hf_layout)
 
     def wait(self) -> None:
@@ -237,12 +261,8 @@ def _remove(path: Path) -> None:
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.touch()  # safetensors would create a file that only its owner can read
-    mode = path.stat().st_mode
-    save_file(plain, path, {"format": "pt"})  # transformers requires this note
-    path.chmod(mode)
+    """Write a safetensors file; see `streams.write_safetensors`."""
+    write_safetensors(path, tensors)
 
 
 def sum_of(values: Mapping[str, Any]) -> str:
@@ -259,28 +279,78 @@ def steps_in(folder: Path) -> list[int]:
     return [int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdigit()]
 
 
-def read(path: Path, with_optimizer: bool = True) -> Checkpoint:
-    """Read a checkpoint folder and compare it with its checksums; UserError when anything is missing or damaged."""
+def read(path: Path, with_optimizer: bool = True, dtype: torch.dtype | None = None) -> Checkpoint:
+    """Read a checkpoint folder and compare it with its checksums; UserError when anything is missing or damaged.
+
+    dtype: type of the model's floating-point weights; None: as they are stored, and memory-mapped. Each weight is
+    converted as it is read, so that no second copy of the model is in memory. Scales of quantised layers keep theirs.
+    """
     state, sums = read_state(path)
-    loaded: dict[str, dict[str, torch.Tensor]] = {OPTIMIZER: {}, HEADS: {}}
+    loaded: dict[str, Mapping[str, torch.Tensor]] = {OPTIMIZER: {}, HEADS: {}}
     for name in (MODEL, *(name for name in (HEADS, OPTIMIZER) if name in sums and (with_optimizer or name == HEADS))):
-        try:
-            if checksum(path / name) != sums.get(name):
-                refuse_stand_in(path / name)
-                raise UserError(f"{path / name} is damaged: its checksum differs from the one in {STATE}")
-            loaded[name] = load_file(path / name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path / name} is not a complete safetensors file") from error
-    model, optimizer = loaded[MODEL], loaded[OPTIMIZER]
+        loaded[name] = _checked(path / name, sums, None if name == OPTIMIZER else dtype)
+    optimizer = dict(loaded[OPTIMIZER])
     rest = {name.removeprefix(REST): optimizer.pop(name) for name in list(optimizer) if name.startswith(REST)}
     if state.get("names"):
         checkpoint_format = checkpoint_format_from_state(
             field(state, "names", dict, path / STATE), model_of(state, path), path / STATE
         )
-        model = checkpoint_format.table.to_ours(model, str(path / MODEL))
+        table, quantization = checkpoint_format.table, quantization_of(state, path / STATE)
+        if quantization is not None:
+            table = with_scales(table, quantization.layers)
+        model = table.to_ours(loaded[MODEL], str(path / MODEL))
         put_back(model, {name: part for name, part in rest.items() if name in model})
         model.update(loaded[HEADS])
+    else:
+        model = dict(loaded[MODEL])
     return Checkpoint(path, state["step"], state, model, optimizer)
+
+
+def _own_weights(path: Path, dtype: torch.dtype | None) -> OwnWeights:
+    weights = OwnWeights(path, dtype)
+    weights.kept = OWN_TYPE
+    weights.add(WeightFile(path))
+    return weights
+
+
+def open_stream(path: Path) -> Stream:
+    """Return the model's weights of a checkpoint folder under our own names, which are read one at a time.
+
+    Raises UserError when anything is missing or damaged.
+    """
+    state, sums = read_state(path)
+    weights = [_checked(path / name, sums, None) for name in (MODEL, HEADS) if name in sums]
+    heads = weights[1] if len(weights) > 1 else {}
+    plan = {name: torch.empty(weights[0].shapes[name], dtype=weights[0].dtypes[name], device="meta") for name in weights[0]}
+    if not state.get("names"):
+        return Stream(plan, weights[0].__getitem__)
+    names = field(state, "names", dict, path / STATE)
+    config = model_of(state, path)
+    table = checkpoint_format_from_state(names, config, path / STATE).table
+    rules, found = {rule.ours: rule for rule in table.rules}, table.match(plan, str(path / MODEL))
+
+    def read(name: str) -> torch.Tensor:
+        if name in heads:
+            return heads[name]
+        return rules[name].to_ours([weights[0][found[theirs]] for theirs in rules[name].theirs if theirs in found])
+
+    with torch.device("meta"):
+        shapes = Transformer(config).state_dict()
+    kinds = {rule.ours: next(plan[found[name]].dtype for name in rule.theirs if name in found) for rule in table.rules}
+    ours = {name: shapes[name].to(dtype) for name, dtype in kinds.items()}
+    more = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in heads.items()}
+    return Stream({**ours, **more}, read)
+
+
+def _checked(path: Path, sums: Mapping[str, str], dtype: torch.dtype | None) -> OwnWeights:
+    """Open a file of weights whose bytes are those that state.json notes."""
+    try:
+        if checksum(path) != sums.get(path.name):
+            refuse_stand_in(path)
+            raise UserError(f"{path} is damaged: its checksum differs from the one in {STATE}")
+        return _own_weights(path, dtype)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a complete safetensors file") from error
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -318,12 +388,28 @@ def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
     return roles
 
 
-def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    """Load a checkpoint's weights into a model. assign: use the tensors themselves instead of copies.
+def frozen_names(model: torch.nn.Module) -> set[str]:
+    """Return the names of the weights of a model that get no gradient, quantised ones among them."""
+    learning = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    return model.state_dict().keys() - learning
+
+
+def put_weights(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    assign: bool = False,
+    partial: bool = False,
+) -> None:
+    """Load a checkpoint's weights into a model. assign: use the tensors themselves instead of copies. partial: whether
+    frozen weights may be missing, which then stay as they are.
 
     Raises UserError when the tensors do not match the model.
     """
     own = model.state_dict()
+    if partial:
+        frozen = frozen_names(model)
+        own = {name: tensor for name, tensor in own.items() if name in tensors or name not in frozen}
     shapes = [
         name
         for name in own.keys() & tensors.keys()
@@ -333,7 +419,7 @@ def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pat
         raise UserError(
             f"{path}: its weights do not match the model that {STATE} describes: {problems}; train or import it again"
         )
-    model.load_state_dict(dict(tensors), assign=assign)
+    model.load_state_dict(dict(tensors), strict=not partial, assign=assign)
 
 
 def named_by(pointer: Path) -> Path:
@@ -355,14 +441,16 @@ def state_of(path: Path) -> dict[str, Any]:
         return {}
 
 
-def newest(folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None) -> Checkpoint | None:
+def newest(
+    folder: Path, with_optimizer: bool = True, damaged: list[str] | None = None, dtype: torch.dtype | None = None
+) -> Checkpoint | None:
     """Return the newest complete checkpoint of a folder; None when there is none.
 
-    damaged: receives a sentence for each newer checkpoint that was skipped.
+    dtype: as for `read`. damaged: receives a sentence for each newer checkpoint that was skipped.
     """
     for step in sorted(steps_in(folder), reverse=True):
         try:
-            return read(folder / f"step-{step}", with_optimizer)
+            return read(folder / f"step-{step}", with_optimizer, dtype)
         except UserError as error:
             if damaged is not None:
                 damaged.append(str(error))

@@ -1,7 +1,9 @@
 """Weight files of other programs: names and shapes are read on opening, each tensor when it is used.
 
 The formats are safetensors and torch's `.bin`/`.pt`, in one file or in several with an index. Files are memory-mapped
-where their format allows it. No code in a file is ever run: `.bin` files are read with torch's restricted unpickler,
+where their format allows it. One file is open at a time, and is opened anew after some reading (`MAPPED`), so that what
+was read and converted does not stay in memory: reading takes the memory of the tensors that are kept, and of one file
+where it cannot be mapped. No code in a file is ever run: `.bin` files are read with torch's restricted unpickler,
 and a file that needs more than tensors raises an error. Checkpoints of the original GLM code hold harmless settings
 beside the weights; these are read as inert placeholders (`only_tensors`). A tensor with values that are not finite
 raises an error when it is read.
@@ -14,7 +16,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,69 +42,191 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a transformers folder, in order of preference; with `.index.json` when sharded."""
 COMPARED = 1 << 20
 """Number of elements of two tensors that are compared at a time."""
+MAPPED = 1 << 28
+"""Number of bytes that are read from a mapped file before it is opened anew."""
+
+
+class WeightFile:
+    """A file of tensors, opened when one is read and closed at will. inert: see `only_tensors`."""
+
+    def __init__(self, path: Path, inert: bool = False) -> None:
+        self.path, self.inert = path, inert
+        self.mapped = path.suffix == ".safetensors"
+        """Whether the file can be mapped; of one of torch's, once it was opened."""
+        self.bytes_read = 0
+        self._opened: Any = None
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        """Iterate over the tensors: name, shape, type; UserError for a file that is damaged, or has anything else."""
+        regular_size(self.path)
+        if self.path.suffix != ".safetensors":
+            yield from plain_tensors(self.tensors(), self.path)
+            return
+        try:
+            file = self.safetensors()
+            for name in file.keys():
+                part = file.get_slice(name)
+                kind = part.get_dtype()
+                if kind not in _DTYPES:
+                    raise UserError(f"{self.path}: {shown(name)} has the type {kind}, which is not supported")
+                yield name, tuple(part.get_shape()), _DTYPES[kind]
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise UserError(f"{self.path} is not a complete safetensors file; copy or download it again") from error
+
+    def safetensors(self) -> Any:
+        """Open the file as safetensors."""
+        if self._opened is None:
+            with readable(self.path):
+                self._opened = safe_open(self.path, framework="pt")
+        return self._opened
+
+    def tensors(self) -> Mapping[str, Any]:
+        """Open the file as one of torch's."""
+        if self._opened is None:
+            self._opened = only_tensors(self.path, self.inert)
+            with readable(self.path):
+                self.mapped = zipfile.is_zipfile(self.path)
+        opened: Mapping[str, Any] = self._opened
+        return opened
+
+    def get(self, name: str) -> Tensor:
+        """Return a tensor as it is stored; mapped where the format allows it."""
+        if self.mapped and self.bytes_read > MAPPED:
+            self.close()
+        try:
+            made: Tensor = (
+                self.safetensors().get_tensor(name) if self.path.suffix == ".safetensors" else self.tensors()[name]
+            )
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{self.path}: {shown(name)} cannot be read; copy or download it again") from error
+        self.bytes_read += made.numel() * made.element_size()
+        return made
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is read as a whole when it is opened."""
+        return not self.mapped
+
+    def close(self) -> None:
+        """Close the file; tensors that are still in use stay as they are."""
+        self._opened, self.bytes_read = None, 0
+
+
+class JoinedFile(WeightFile):
+    """The files of a tensor-parallel checkpoint as one: parts of a tensor are joined when it is read.
+
+    cut: for a name, (dimension, pieces): the parts lie one after the other along the dimension, and each consists of as
+    many pieces, of which those of one kind belong together; None for a tensor that each file has whole.
+    """
+
+    def __init__(self, parts: Sequence[WeightFile], cut: Callable[[str], tuple[int, int] | None]) -> None:
+        super().__init__(parts[0].path)
+        self.parts, self.cut = parts, cut
+        self.mapped = False  # the parts see to it
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        """Iterate over the joined tensors: name, shape, type."""
+        found = [{name: (shape, dtype) for name, shape, dtype in part.shapes()} for part in self.parts]
+        for part in self.parts:
+            part.close()
+        for name, (shape, dtype) in found[0].items():
+            if lacking := [part.path.name for part, names in zip(self.parts, found, strict=True) if name not in names]:
+                raise UserError(f"{self.path.parent / lacking[0]} has no {shown(name)}, which {self.path.name} has")
+            cut = self.cut(name)
+            if cut is not None:
+                dimension, joined = cut[0], list(shape)
+                joined[dimension] = sum(names[name][0][dimension] for names in found)
+                shape = tuple(joined)
+            yield name, shape, dtype
+
+    def get(self, name: str) -> Tensor:
+        """Read the parts of a tensor and join them."""
+        cut = self.cut(name)
+        if cut is None:
+            return self.parts[0].get(name)
+        dimension, pieces = cut
+        by_part = [part.get(name).chunk(pieces, dimension) for part in self.parts]
+        return torch.cat([part[k] for k in range(pieces) for part in by_part], dimension)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a file is read as a whole when it is opened."""
+        return any(part.whole for part in self.parts)
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self.parts:
+            part.close()
+
+
+def plain_tensors(tensors: Mapping[str, Any], where: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Iterate over the tensors among values: name, shape, type.
+
+    Raises UserError for a tensor that is not stored as a plain array, or that claims more elements than the file has.
+    """
+    for name, value in tensors.items():
+        if isinstance(value, Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+            if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise UserError(f"{where}: {shown(name)} is not stored as a plain array")
+            yield name, tuple(value.shape), value.dtype
 
 
 class Weights(Mapping[str, Tensor]):
     """Tensors by their names in the file; `dtypes` and `shapes` are known without reading.
 
     Floating-point tensors are returned in one type, since a model computes in one: `dtype`, or where that is None the
-    type of most elements in the file (`stored`).
+    type of most elements in the file (`stored`). `kept` names those that keep their own.
     """
 
     def __init__(self, where: Path, dtype: torch.dtype | None = None) -> None:
         self.where, self.dtype = where, dtype
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
-        self._open: dict[str, Any] = {}
+        self.kept: re.Pattern[str] | None = None
+        self._files: dict[str, WeightFile] = {}
+        self._current: WeightFile | None = None
+        self._changes: dict[str, Callable[[], Tensor]] = {}
+        self._hidden: dict[str, WeightFile] = {}
 
-    def add_safetensors(self, path: Path) -> None:
-        """Add the tensors of a safetensors file; UserError when it is another file or is cut short."""
-        regular_size(path)
-        try:
-            with readable(path):
-                file = safe_open(path, framework="pt")
-            for name in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 (not a dict)
-                part = file.get_slice(name)  # type: ignore[no-untyped-call]
-                kind = part.get_dtype()
-                if kind not in _DTYPES:
-                    raise UserError(f"{path}: {shown(name)} has the type {kind}, which is not supported")
-                self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), _DTYPES[kind]
-                self._open[name] = file
-        except (SafetensorError, ValueError, OverflowError) as error:
-            raise UserError(f"{path} is not a complete safetensors file; copy or download it again") from error
+    def add(self, file: WeightFile) -> None:
+        """Add the tensors of a file. Raises UserError for one that is damaged or holds other things."""
+        for name, shape, dtype in file.shapes():
+            self.shapes[name], self.dtypes[name], self._files[name] = shape, dtype, file
+        file.close()
 
-    def add_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Add tensors in memory; other values are left out.
+    def drop_rows(self, name: str, rows: int) -> None:
+        """Leave the first rows of a tensor out."""
+        shape = self.shapes[name]
+        self.shapes[name] = (shape[0] - rows, *shape[1:])
+        self._changes[name] = lambda: self.as_read(name)[rows:]
 
-        Raises UserError for a tensor that is not stored as a plain array, or that claims more elements than the file
-        has.
-        """
-        for name, value in tensors.items():
-            if isinstance(value, Tensor):
-                plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-                if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-                    raise UserError(f"{self.where}: {shown(name)} is not stored as a plain array")
-                self.shapes[name], self.dtypes[name] = tuple(value.shape), value.dtype
-                self._open[name] = value
+    def change(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], Tensor]) -> None:
+        """Return something else for a name: what `read` gives, which may call `as_read`."""
+        self.shapes[name], self.dtypes[name], self._changes[name] = shape, dtype, read
+
+    def hide(self, name: str) -> None:
+        """Take a tensor out that only `as_read` gives from now on."""
+        self._hidden[name] = self._files[name]
+        self.leave_out([name])
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Take tensors out, as if the file did not have them."""
         for name in names:
-            del self._open[name], self.shapes[name], self.dtypes[name]
+            del self._files[name], self.shapes[name], self.dtypes[name]
 
     def release(self) -> None:
         """Close the files and free the memory of all tensors; their shapes and types stay known."""
-        self._open.clear()
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
     def __getitem__(self, name: str) -> Tensor:
-        held = self._open[name]
-        try:
-            tensor: Tensor = held if isinstance(held, Tensor) else held.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.where}: {shown(name)} cannot be read; copy or download it again") from error
+        tensor = self.as_stored(name)
         if not tensor.is_floating_point():
             return tensor
-        tensor = tensor.to(self.target)
+        if self.kept is None or not self.kept.search(name):
+            tensor = tensor.to(self.target)
         # minimum and maximum are finite only if all elements are, and need no memory beside the tensor
         if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise UserError(
@@ -111,33 +235,48 @@ class Weights(Mapping[str, Tensor]):
             )
         return tensor
 
+    def as_stored(self, name: str) -> Tensor:
+        """Return a tensor in its own type, unchecked; other files are closed."""
+        change = self._changes.get(name)
+        return self.as_read(name) if change is None else change()
+
+    def as_read(self, name: str) -> Tensor:
+        """Return a tensor as it is in the file, whatever `change` and `drop_rows` make of it."""
+        file = self._files.get(name) or self._hidden[name]
+        if self._current is not None and self._current is not file:
+            self._current.close()
+        self._current = file
+        return file.get(name)
+
     def equal(self, name: str, other: str) -> bool:
         """Return whether two tensors have equal elements. Reads some rows of each at a time; none when both share
         memory."""
         if self.shapes[name] != self.shapes[other]:
             return False
-        a, b = self._open[name], self._open[other]
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and _same_memory(a, b):
+        if name in self._changes or other in self._changes:
+            a, b = self.as_stored(name), self.as_stored(other)
+        else:
+            a, b = self._files[name].get(name), self._files[other].get(other)
+        if _same_memory(a, b):
             return True
         count, *rest = self.shapes[name] or (1,)
         step = max(1, COMPARED // max(1, math.prod(rest)))
+        a, b = a.reshape(count, -1), b.reshape(count, -1)
+        # float64 holds every value of the types of weights
         return all(
-            torch.equal(self._rows(name, k, k + step), self._rows(other, k, k + step)) for k in range(0, count, step)
+            torch.equal(a[k : k + step].double(), b[k : k + step].double()) for k in range(0, count, step)
         )
 
-    def _rows(self, name: str, begin: int, end: int) -> Tensor:
-        """Read some rows as float64, which holds every value of the types of weights."""
-        held = self._open[name]
-        if not self.shapes[name]:
-            return self[name].double()
-        part: Tensor = (held if isinstance(held, Tensor) else held.get_slice(name))[begin:end]
-        return part.double()
-
     def __iter__(self) -> Iterator[str]:
-        return iter(self._open)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._files)
+
+    @property
+    def largest_unmapped(self) -> int:
+        """Bytes of the largest file that is read as a whole, since its format cannot be mapped."""
+        return max((file.path.stat().st_size for file in set(self._files.values()) if file.whole), default=0)
 
     @property
     def stored(self) -> torch.dtype:
@@ -159,6 +298,19 @@ class Weights(Mapping[str, Tensor]):
         """The floating-point types that are converted when they are read, in words; empty when none is."""
         kinds = {name_of(dtype) for dtype in self.dtypes.values() if dtype.is_floating_point and dtype != self.target}
         return " and ".join(sorted(kinds))
+
+
+class OwnWeights(Weights):
+    """The tensors of a file that this program wrote, in their own types, or all floats but those of `kept` in `dtype`.
+
+    Values are not checked: a run may have diverged.
+    """
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.as_stored(name)
+        if self.dtype is None or not tensor.is_floating_point() or (self.kept and self.kept.search(name)):
+            return tensor
+        return tensor.to(self.dtype)
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
@@ -189,10 +341,7 @@ def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = No
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
         regular_size(part)
         refuse_stand_in(part)
-        if part.suffix == ".safetensors":
-            weights.add_safetensors(part)
-        else:
-            weights.add_tensors(only_tensors(part, inert))
+        weights.add(WeightFile(part, inert))
     if not weights:
         raise UserError(f"{path}: there are no weights in this file")
     return weights

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.store import pointed
+from blankfill.checkpoint.streams import ShardKind
 from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
@@ -16,6 +17,8 @@ from blankfill.exporting.heads import export_fine_tuned
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from blankfill.convert.onnx import ExportedOnnx
 
 LoraExport = Literal["merged", "adapter"]
@@ -27,6 +30,7 @@ def export_model(
     text: str | Path | None = None,
     part: ModelPart = "model",
     lora: LoraExport = "merged",
+    shards: ShardKind = "safetensors",
 ) -> Exported:
     """Write a model as a folder for transformers, and compare what transformers computes from it.
 
@@ -36,8 +40,9 @@ def export_model(
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
         part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
-        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them for peft, beside the model that
-            they belong to.
+        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them or a prefix for peft, beside the
+            model that they belong to, or a prefix as ChatGLM-6B's code does.
+        shards: "safetensors", or "bin" for the pickles that older programs read; of a pretrained model.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -53,13 +58,25 @@ def export_model(
         if lora == "adapter":
             raise UserError(f"{path} was not fine-tuned with LoRA; leave out {setting('lora')}")
         loaded = part_of(load_model(path), part)
-        return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+        return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name), shards=shards)
     predictor = opened(path, part)
+    refuse_quantized(predictor.model, path)
+    if predictor.model.encoder.prefix_encoder is not None:
+        if lora != "adapter":
+            raise UserError(
+                f"{path} has a prefix, which is not a part of any class of transformers; "
+                f"{setting('lora', 'adapter')} writes it for the program that has one"
+            )
+        from blankfill.exporting.prefix import export_prefix
+
+        return export_prefix(predictor, path, out, lines)
     if lora == "adapter":
         from blankfill.exporting.adapter import export_adapter
 
         return export_adapter(predictor, path, out, lines)
     made = export_fine_tuned(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+    if template := predictor.adapter.chat_template:
+        template.save(out)
     return replace(made, note=writes_elsewhere(predictor))
 
 
@@ -91,11 +108,25 @@ def export_onnx(
         from blankfill.exporting.onnx_heads import export_head_onnx
 
         predictor = opened(path, part)
+        refuse_quantized(predictor.model, path)
+        if predictor.model.encoder.prefix_encoder is not None:
+            raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
         return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
     import torch
 
     loaded = part_of(load_model(path, dtype=torch.float32), part)
+    refuse_quantized(loaded.model, path)
     return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+
+
+def refuse_quantized(model: nn.Module, path: Path) -> None:
+    """Raise UserError for a model with quantised weights."""
+    from blankfill.model.quantized import quantized_bits
+
+    if quantized_bits(model):
+        raise UserError(
+            f"{path} is quantised and cannot be written in this format; export the model that it was made from"
+        )
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.families.chatglm_layout import read_sizes, weight_table, written_sizes
+from blankfill.families.chatglm_layout import is_gated, is_sat, read_sizes, sizes_from_shapes, weight_table, written_sizes
 from blankfill.families.spec import FamilySpec
-from blankfill.families.weight_names import WHERE, Rule, Table, WeightNames, flag, refuse_options
+from blankfill.families.weight_names import WHERE, Rule, Table, WeightNames, flag, number, refuse_options
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import ChatGlm, Objective
 from blankfill.types import RotaryRounding
@@ -18,6 +18,8 @@ ALPHA = math.sqrt(2 * 28)
 """Factor of the residual stream in the original code, whatever the number of layers."""
 ROUNDING: RotaryRounding = "frequencies"
 """The original rounds the frequencies to fp16, in every type of weights."""
+IMAGES, SLIM_PAD = 20000, 3
+"""Number of image tokens of the first release, and the padding of the later, slim vocabulary without them."""
 SUCCESSORS = ("multi_query_attention", "ffn_hidden_size", "padded_vocab_size", "rmsnorm")
 """Keys of the config.json of ChatGLM2-6B and later models, whose `model_type` is the same."""
 PRESET: dict[str, Any] = {
@@ -31,8 +33,11 @@ class ChatGlmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    released_prefix = True
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
+    quantization_key = "quantization_bit"
+    fixed_ids = writes_copies = True
     token_roles = {  # noqa: RUF012
         "bos_token_id": "sop", "eos_token_id": "eop", "mask_token_id": "mask", "gmask_token_id": "gmask",
     }  # fmt: skip
@@ -62,6 +67,22 @@ class ChatGlmNames(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """Return the original's names."""
         return weight_table(config, Rule, "lm_head.weight")
+
+    def values_from_shapes(self, shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any] | None:
+        """Return the sizes of a checkpoint of SwissArmyTransformer."""
+        if not is_sat(shapes) or is_gated(shapes):
+            return None
+        return {"model_type": self.model_type, **sizes_from_shapes(shapes, heads)}
+
+    def image_rows(self, values: Mapping[str, Any]) -> int:
+        """Return the image tokens of the first release, which stand before the pieces of text."""
+        slim = values.get("pad_token_id") == SLIM_PAD or number(values, "vocab_size") <= IMAGES
+        return 0 if slim else IMAGES
+
+    def without_image_rows(self, values: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """Return the values with smaller ids; the padding is that of the slim layout."""
+        moved = {key: values[key] - rows for key in ("vocab_size", *self.token_roles) if key in values}
+        return {**values, **moved, "pad_token_id": SLIM_PAD}
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: the rest of a text, and blanks in it, in rows as long as the positions."""

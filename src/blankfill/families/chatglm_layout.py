@@ -7,9 +7,11 @@ values has the rows of a head together. Frequencies of rotary positions in a fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from blankfill.errors import UserError, setting
 from blankfill.families.weight_names import WHERE, ByHead, Rule, Table, both, layers, number, plain, real
 from blankfill.model.config import TransformerConfig
 from blankfill.system.reading import field
@@ -66,4 +68,61 @@ def weight_table(config: TransformerConfig, inner: type[Rule], output: str = "")
     if output and not config.tied:
         rules.append(Rule("lm_head.table", (output,)))
     copies = {output: WORDS} if output and config.tied else {}
-    return Table(tuple(rules), (r"\.rotary_emb\.inv_freq$",), ((r"^module\.", ""),), copies=copies)
+    ignored = (r"\.rotary_emb\.inv_freq$", r"^transformer\.position_embeddings\.weight$")
+    return Table(tuple(rules), ignored, ((r"^module\.", ""), (r"^mixins\.chatglm-final\.", "")), copies=copies)
+
+
+HEAD_SIZE = 128
+"""Width of a head in the released models; SwissArmyTransformer's checkpoints do not store it."""
+INNER, OUTER, DENSE = (
+    f"transformer.layers.0.{part}.weight" for part in ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "attention.dense")
+)
+BY_ROWS = r"word_embeddings\.weight|lm_head\.weight|query_key_value\.(weight|bias)|dense_h_to_4h\.(weight|bias)"
+BY_COLUMNS = r"attention\.dense\.weight|dense_4h_to_h\.weight"
+
+
+def is_sat(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether names and shapes are those of SwissArmyTransformer's GLM-130B or ChatGLM-6B."""
+    positions = any("block_position_embeddings" in name for name in shapes)
+    return {WORDS, INNER, OUTER, DENSE} <= shapes.keys() and not positions
+
+
+def is_gated(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether the inner layer has two halves, which makes a model GLM-130B."""
+    return shapes[INNER][0] == 2 * shapes[OUTER][1]
+
+
+def cut_of(name: str, gated: bool, blocks: bool) -> tuple[int, int] | None:
+    """Return how tensor-parallel parts of a tensor are joined: (dimension, number of pieces in each part); None for one
+    that all ranks have whole. blocks: whether queries, keys and values are three blocks."""
+    if re.search(rf"({BY_COLUMNS})$", name):
+        return 1, 1
+    if not re.search(rf"({BY_ROWS})$", name):
+        return None
+    if "dense_h_to_4h" in name and gated:
+        return 0, 2
+    return 0, 3 if blocks and "query_key_value" in name else 1
+
+
+def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any]:
+    """Return config.json values of SwissArmyTransformer's checkpoints, without `model_type`.
+
+    heads: None: heads of width 128. Raises UserError when the number of heads cannot be inferred.
+    """
+    vocabulary, width = shapes[WORDS]
+    if heads is None:
+        if width % HEAD_SIZE:
+            raise UserError(
+                f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of "
+                f"{HEAD_SIZE}, as in the released models; give {setting('heads')}"
+            )
+        heads = width // HEAD_SIZE
+    if heads < 1 or width % heads:
+        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_layers": sum(bool(re.search(r"layers\.\d+\.input_layernorm\.weight$", name)) for name in shapes),
+        "num_attention_heads": heads,
+        "inner_hidden_size": shapes[OUTER][1],
+    }

@@ -7,6 +7,7 @@ type "blankfill-glm", which `import blankfill.hf` registers. The config.json tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ PARTS = {
 }  # fmt: skip
 BLOCKS = "transformer.block_position_embeddings.weight"
 """Embeddings of the positions inside a blank, which no other family has."""
+PREFIX = r"^(module\.|glm\.|model\.)+"
+"""Prefixes of wrappers."""
 HEAD_SIZE = 64
 """Width of a head in all released models; their checkpoints do not store it."""
 
@@ -95,7 +98,14 @@ class GlmNames(WeightNames):
         rules += both({"final_norm": "transformer.final_layernorm"})
         rules += layers(config.num_layers, "layers.{k}.", "transformer.layers.{k}.", PARTS)
         copies = {"lm_head.weight": "word_embeddings.weight"}
-        return Table(tuple(rules), (), ((r"^(module\.|glm\.|model\.)+", ""),), copies=copies)
+        return Table(tuple(rules), (), ((PREFIX, ""),), copies=copies)
+
+    def values_from_shapes(self, shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any] | None:
+        """Return the sizes; see `sizes_from_shapes`."""
+        plain_names = {re.sub(PREFIX, "", name): shape for name, shape in shapes.items()}
+        if BLOCKS not in plain_names or "word_embeddings.weight" not in plain_names:
+            return None
+        return sizes_from_shapes(plain_names, heads)
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: words, sentences and documents are blanked, in rows as long as the position tables."""

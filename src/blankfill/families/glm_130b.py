@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.families.chatglm_layout import read_sizes, weight_table, written_sizes
+from blankfill.families.chatglm_layout import is_gated, is_sat, read_sizes, sizes_from_shapes, weight_table, written_sizes
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import HalvesSwapped, Table, WeightNames
 from blankfill.model.config import TransformerConfig
@@ -45,6 +45,12 @@ class Glm130bNames(WeightNames):
     def table(self, config: TransformerConfig, shift: int = 0) -> Table:
         """Return SwissArmyTransformer's names, for a model whose tensor-parallel parts are joined."""
         return weight_table(config, HalvesSwapped)
+
+    def values_from_shapes(self, shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any] | None:
+        """Return the sizes of a checkpoint of SwissArmyTransformer."""
+        if not is_sat(shapes) or not is_gated(shapes):
+            return None
+        return {"model_type": self.model_type, **sizes_from_shapes(shapes, heads)}
 
     def default_objective(self, config: TransformerConfig, values: Mapping[str, Any]) -> Objective:
         """Return the objective: the rest of a text, and blanks in it, in rows as long as the positions."""

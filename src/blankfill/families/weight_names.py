@@ -243,15 +243,22 @@ class Table:
 
     def to_theirs(self, ours: Mapping[str, Tensor], where: str = "the model") -> dict[str, Tensor]:
         """Return their tensors from our state dict, under the names that their programs write today."""
-        known, apart = {rule.ours for rule in self.rules}, self.kept_apart(ours)
-        _complain(
-            where, [name for name in ours if name not in known and name not in apart], sorted(known - ours.keys())
-        )
+        self.check_ours(ours, where)
         out: dict[str, Tensor] = {}
         for rule in self.rules:
             parts = zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True)
             out.update((name, part) for name, part in parts if name in rule.written)
         return out
+
+    def check_ours(self, names: Collection[str], where: str) -> None:
+        """Raise UserError when names of ours are not those that the table maps."""
+        known = {rule.ours for rule in self.rules}
+        unknown = [name for name in names if name not in known and not self.is_apart(name)]
+        _complain(where, unknown, sorted(known - set(names)))
+
+    def is_apart(self, name: str) -> bool:
+        """Return whether a name of ours is of a weight that their format cannot hold."""
+        return bool(self.apart) and name.startswith(self.apart)
 
     def shapes(self, ours: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of theirs that the table reads."""
@@ -268,7 +275,7 @@ class Table:
 
     def kept_apart(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return by our names the weights that their format cannot hold."""
-        return {name: part for name, part in ours.items() if self.apart and name.startswith(self.apart)}
+        return {name: ours[name] for name in ours if self.is_apart(name)}
 
     @property
     def names(self) -> frozenset[str]:
@@ -419,6 +426,16 @@ class WeightNames(ABC):
     text_heads_as: ClassVar[str] = ""
     """Name of the family as which a model with a head on texts is written, if its own class has another head than ours;
     the token types are zeros."""
+    quantization_key: ClassVar[str] = ""
+    """Key of config.json with the bits of the quantised layers; empty if its files have none."""
+    writes_copies: ClassVar[bool] = False
+    """Whether its files hold tied output embeddings a second time."""
+    fixed_ids: ClassVar[bool] = False
+    """Whether the ids of special tokens in config.json must be those of the tokenizer."""
+    released_prefix: ClassVar[bool] = False
+    """Whether the original code has prefixes in checkpoints of its own (ChatGLM-6B's `transformer.prefix_encoder`)."""
+    counts_prefix: ClassVar[bool] = False
+    """Whether peft gives transformers' class a prefix, which counts in its one table of positions (GPT-2)."""
     token_roles: ClassVar[Mapping[str, str]] = {"bos_token_id": "cls", "eos_token_id": "sep"}
     """The roles of the special tokens whose ids are in config.json, without the padding's."""
 
@@ -443,6 +460,21 @@ class WeightNames(ABC):
     def token_ids(self, roles: Mapping[str, int]) -> dict[str, int | list[int] | None]:
         """Return the ids of special tokens in config.json, without the padding's. roles: ids by role."""
         return {key: roles.get(role) for key, role in self.token_roles.items()}
+
+    def values_from_shapes(self, shapes: Mapping[str, tuple[int, ...]], heads: int | None) -> dict[str, Any] | None:
+        """Return config.json values for a checkpoint without this file, or None if it is of another family.
+
+        shapes: by name. heads: as the user gives them, or None. Raises UserError when the sizes cannot be inferred.
+        """
+        return None
+
+    def image_rows(self, values: Mapping[str, Any]) -> int:
+        """Return the number of first rows of the word tables that no text uses, and which an import can leave out."""
+        return 0
+
+    def without_image_rows(self, values: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """Return the values of config.json for a model without these rows."""
+        return dict(values)
 
     def unnamed_roles(self, roles: Mapping[str, int]) -> dict[str, int]:
         """Return the ids of roles that the names of the tokens do not show. roles: the ids of those that they show."""

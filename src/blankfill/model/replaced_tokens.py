@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from blankfill.attention.masks import Masks
 from blankfill.model.config import TransformerConfig
-from blankfill.model.dense import dense
+from blankfill.model.dense import dense, dense_layers
 from blankfill.model.heads import LM, Head, register_head
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 from blankfill.model.positions import attention_scheme, terms_of
+from blankfill.model.quantized import make_quantized, quantized_bits
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import PADDING, Batch
 
@@ -164,10 +165,13 @@ def discriminator_of(model: Transformer) -> Transformer:
 
 def _part(model: Transformer, config: TransformerConfig) -> Transformer:
     """A model of its own, made of parameters of another one: the generator's where it has one of that name."""
-    own = dict(model.named_parameters())
+    own: dict[str, Tensor] = dict(model.named_buffers()) | dict(model.named_parameters())
     with torch.device("meta"):
         part = type(model)(config)
     prefix = f"heads.{NAME}.generator." if config == model.config.generator else ""
+    if bits := quantized_bits(model):
+        layers = dense_layers(part)
+        make_quantized(part, {name: bits[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in bits})
     names = {name: f"{prefix}{name}" if f"{prefix}{name}" in own else name for name in part.state_dict()}
     part.load_state_dict({name: own[other] for name, other in names.items()}, assign=True)
     part.recompute = model.recompute

@@ -1,0 +1,155 @@
+"""`blankfill quantize`: what the new folder holds, and that every command opens it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from blankfill.checkpoint import store
+from blankfill.checkpoint.load import load_model
+from blankfill.cli.main import main
+from blankfill.convert.check import our_scores
+from blankfill.convert.quantizing import quantize_model
+from blankfill.errors import UserError
+from blankfill.exporting.model import export_model, export_onnx
+from blankfill.model.quantized import QuantizedDense, quantizable, quantize
+from test_convert import OBJECTIVES, write_model
+
+
+@torch.inference_mode()
+def scores(folder: Path, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The scores of a row."""
+    loaded = load_model(folder, dtype=dtype)
+    ids = loaded.tokenizer.encode("the old boat sings on the sea.")
+    return our_scores(loaded, loaded.format.export_row(ids)).float()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", OBJECTIVES)
+def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family: str, bits: int) -> None:
+    folder = write_model(tmp_path / "model", family)
+    made = quantize_model(folder, tmp_path / "out", bits)
+    loaded, plain = load_model(tmp_path / "out"), load_model(folder)
+    layers = quantizable(loaded.model)
+    assert made.layers == len(layers) and all(isinstance(layer, QuantizedDense) for layer in layers.values())
+    for name, layer in layers.items():
+        assert isinstance(layer, QuantizedDense)
+        stored, scale = quantize(plain.model.get_submodule(name).weight.float(), bits)
+        assert torch.equal(layer.weight, stored) and torch.equal(layer.weight_scale, scale)
+    others = {name: tensor for name, tensor in plain.model.state_dict().items() if name.rpartition(".")[0] not in layers}
+    state = loaded.model.state_dict()
+    assert others and all(torch.equal(state[name], tensor) for name, tensor in others.items())
+    with safe_open(tmp_path / "out" / store.MODEL, "pt") as file:
+        kinds = [file.get_slice(name).get_dtype() for name in file.keys()]
+    assert kinds.count("I8") == len(layers)
+    report = json.loads((tmp_path / "out" / "quantization.json").read_text(encoding="utf-8"))
+    assert report["layers"] == dict.fromkeys(layers, bits) and len(report["errors"]) == len(layers)
+    assert {8: 0.002, 4: 0.05}[bits] < made.error < {8: 0.01, 4: 0.2}[bits]
+    if plain.model.config.lm_head and not plain.model.config.generator_size:
+        difference = (scores(tmp_path / "out") - (expected := scores(folder))).abs().max()
+        assert 0 < difference < {8: 0.25, 4: 1.5}[bits] * expected.abs().max()
+
+
+def test_the_command_and_what_it_prints(tmp_path: Path, capsys: Any) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    assert main(["quantize", "--model", str(folder), "--bits", "4", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "8 layers of 4 bits" in printed and "error of the weights" in printed
+    assert main(["fill", "--model", str(tmp_path / "out"), "the old [MASK] sings."]) == 0
+    (tmp_path / "texts.txt").write_text("the boat\nthe sea\n", encoding="utf-8")
+    embed = ["embed", "--model", str(tmp_path / "out"), "--out", str(tmp_path / "v.npy"), str(tmp_path / "texts.txt")]
+    assert main(embed) == 0
+
+
+def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
+    quantize_model(write_model(tmp_path / "model", "gpt2"), tmp_path / "out", 8)
+    written = []
+    for kind in ("fp32", "bf16", "fp16"):
+        loaded = load_model(tmp_path / "out", dtype={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind])
+        assert all(layer.weight_scale.dtype == torch.float16 for layer in quantizable(loaded.model).values())
+        written.append(scores(tmp_path / "out", loaded.model.token_embeddings.weight.dtype))
+    for other in written[1:]:
+        assert (other - written[0]).abs().max() < 0.05 * written[0].abs().max()
+    assert main(["generate", "--model", str(tmp_path / "out"), "--prompt", "the old", "--max-tokens", "3"]) == 0
+
+
+def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    exact, released = (quantize_model(folder, tmp_path / kind, 8, kind) for kind in ("exact", "released"))
+    assert exact.error < released.error < 1.2 * exact.error
+    state = load_model(tmp_path / "released").model.state_dict()
+    weight = load_model(folder).model.layers[0].ffn.inner.weight
+    assert torch.equal(state["layers.0.ffn.inner.weight"], quantize(weight.half(), 8)[0])
+
+
+def test_what_cannot_be_quantised_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "bert")
+    quantize_model(folder, tmp_path / "int8", 8)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="is quantised already; give the model that it was made from"):
+        quantize_model(tmp_path / "int8", out, 4)
+    with pytest.raises(UserError, match="is there already and not empty"):
+        quantize_model(folder, tmp_path / "int8", 4)
+    with pytest.raises(UserError, match="no such file or folder"):
+        quantize_model(tmp_path / "nowhere", out, 4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="there is no model of blankfill in this folder"):
+        quantize_model(tmp_path / "empty", out, 4)
+    diverged = write_model(tmp_path / "diverged", "bert", init_std=0.0)
+    state = load_model(diverged).model.state_dict()
+    state["layers.0.ffn.inner.weight"] = torch.full_like(state["layers.0.ffn.inner.weight"], float("nan"))
+    config = store.read_state(diverged)[0]
+    store.write_files(diverged, 3, state, {}, {k: config[k] for k in ("model", "objective")})
+    with pytest.raises(UserError, match="not finite, or that are too large"):
+        quantize_model(diverged, out, 8)
+    file = tmp_path / "model" / store.MODEL
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="is damaged"):
+        quantize_model(folder, out, 8)
+    assert not out.exists()
+
+
+def test_what_needs_the_weights_says_so(tmp_path: Path, capsys: Any) -> None:
+    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", 8)
+    for export in (export_model, export_onnx):
+        with pytest.raises(UserError, match="the model that it was made from"):
+            export(tmp_path / "int8", tmp_path / "out")
+    (tmp_path / "text.txt").write_text("the old boat sings.\n" * 50, encoding="utf-8")
+    arguments = ["pretrain", str(tmp_path / "text.txt"), "--from", str(tmp_path / "int8"), "--out", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert "cannot learn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"layers": {"layers.9.ffn.inner": 8}}, "the model has no layer layers.9.ffn.inner"),
+        ({"layers": {}}, "must name layers with 8 or 4 bits"),
+        ({"layers": {"layers.0.ffn.inner": 5}}, "must name layers with 8 or 4 bits"),
+        ({"method": "other"}, "is not known to this version"),
+        ({"layers": {"layers.0.ffn.inner": 8}}, "do not match the model"),
+    ],
+)
+def test_a_note_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", 8)
+    file = tmp_path / "int8" / store.STATE
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["quantization"].update(changed)
+    del state[store.OWN_SUM]
+    file.write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        load_model(tmp_path / "int8")
+
+
+def test_a_seventh_bit_pattern_is_impossible(tmp_path: Path) -> None:
+    """An odd number of inputs keeps its layer whole with 4 bits."""
+    folder = write_model(tmp_path / "model", "bert", ffn_size=33)
+    made = quantize_model(folder, tmp_path / "out", 4)
+    assert made.skipped == ("layers.0.ffn.output", "layers.1.ffn.output")
+    loaded = load_model(tmp_path / "out")
+    assert type(loaded.model.layers[0].ffn.output) is torch.nn.Linear
