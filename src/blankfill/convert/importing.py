@@ -87,9 +87,10 @@ def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | N
     return made
 
 
-def check_room(source: ExternalCheckpoint, out: Path) -> None:
-    """Print the memory and disk space that an import needs; UserError if there is less."""
-    need, free, size = source.memory, usable_memory(), source.disk
+def check_room(source: ExternalCheckpoint, out: Path, memory: int | None = None) -> None:
+    """Print the memory and disk space that an import needs; UserError if there is less. memory: where it is more than
+    for one weight at a time."""
+    need, free, size = memory or source.memory, usable_memory(), source.disk
     say(
         f"{source.path}: {source.checkpoint_format.family.name}, about {amount(need, 'B')} of memory and "
         f"{amount(size, 'B')} of disk"
