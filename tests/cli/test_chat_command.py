@@ -199,7 +199,7 @@ class Terminal:
             except OSError:
                 break
             data += piece
-            if not piece or (text and text.encode() in data):
+            if not piece or (text and text.encode() in data.replace(b"\r\n", b"\n")):
                 break
         out = data.decode().replace("\r\n", "\n")
         assert text in out, out
