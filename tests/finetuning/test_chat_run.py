@@ -1,4 +1,4 @@
-"""Learning to chat from end to end: tiny models learn to answer, keep old text, go on where they stopped, refuse."""
+"""Learning to chat from end to end: tiny models learn to answer, keep old text, resume, and refuse."""
 
 import dataclasses
 import json
@@ -296,11 +296,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         finetune(FinetuneConfig("seq2seq", tmp_path / "pairs", model, dataclasses.replace(QUICK, template="plain")),
                  tmp_path / "x")  # fmt: skip
     write_lines(tmp_path / "open" / "train.jsonl", [{"prompt": word} for word in NOUNS])
-    with pytest.raises(UserError, match="none of its 4 dialogues has an answer of the assistant"):
+    with pytest.raises(UserError, match="none of its dialogues has an answer of the assistant"):
         run(tmp_path / "open", model, tmp_path / "x", template="plain")
     unlearnt = [[{"role": "user", "content": word}, {"role": "assistant", "content": "dog", "weight": 0}]
                 for word in NOUNS]  # fmt: skip
     write_lines(tmp_path / "unlearnt" / "train.jsonl", [{"messages": messages} for messages in unlearnt])
+    with pytest.raises(UserError, match="none of the dialogues has an answer"):
+        run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
+    write_lines(tmp_path / "unlearnt" / "dev.jsonl", [{"prompt": "cat", "response": "dog"}])
     with pytest.raises(UserError, match="no dialogue to train on has an answer"):
         run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
     with pytest.raises(UserError, match="reads texts and does not write any"):
