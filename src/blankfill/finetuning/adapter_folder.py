@@ -15,7 +15,7 @@ from blankfill.chatting.templates import FILE as TEMPLATE
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.system.console import quoted, say
+from blankfill.system.console import amount, quoted, say
 from blankfill.system.files import remove
 from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, read_text
@@ -61,7 +61,7 @@ def write_adapter(run: Path, setup: TaskSetup, options: FinetuneOptions, state: 
     if out.exists():
         remove(out)
     size = folder.write_adapter(out, values, tensors, note, head, files)
-    say(f"{out}: the adapter alone, {max(1, round(size / 2**20)):,} MiB; {setting('adapter', quoted(out))} loads it")
+    say(f"{out}: the adapter alone, {amount(size, 'B')}; {setting('adapter', quoted(out))} loads it")
     return out
 
 

@@ -269,10 +269,11 @@ def build_model(
     from blankfill.tasks.training import balanced, check_layers
 
     check_layers(loaded.model.config, options)
-    if loaded.quantization is not None and not (options.lora_rank or options.features != "none"):
+    learns_beside = options.lora_rank or options.prefix_length or options.features != "none"
+    if loaded.quantization is not None and not learns_beside:
         raise UserError(
-            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or the "
-            "model that it was made from"
+            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)} or "
+            f"{setting('prefix_length', 128)}, or the model that it was made from"
         )
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
