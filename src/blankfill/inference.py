@@ -48,6 +48,7 @@ class Model:
         """Give one of the two, or both with the same weights. loaded: a pretrained model; predictor: a fine-tuned
         one."""
         self._loaded, self._predictor = loaded, predictor
+        self._adapter_folder: Path | None = None
         self._lock = threading.RLock()
         self._parts: dict[Any, Any] = {}
 
@@ -185,13 +186,19 @@ class Model:
         for a model that does not write."""
         from blankfill.chatting.engine import speaker_of
         from blankfill.chatting.models import chat_with
+        from blankfill.chatting.templates import FILE
         from blankfill.finetuning.speaker import tuned_speaker
 
-        if self._loaded is not None:
-            speaker, default = speaker_of(self.loaded), self.loaded.objective.chat_template
+        writes = self._predictor is not None and self._predictor.task.kind in ("generate", "chat")
+        if self._loaded is not None and not writes:
+            speaker, given = speaker_of(self.loaded), template
+            if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
+                given = self._adapter_folder / FILE
+            default = self.loaded.objective.chat_template
         else:
-            speaker, default = tuned_speaker(self.predictor), "bare"
-        return chat_with(speaker, template, default, options, allow_unknown)
+            speaker, own = tuned_speaker(self.predictor)
+            given, default = template or own, own.name
+        return chat_with(speaker, given, default, options, allow_unknown)
 
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False
@@ -258,7 +265,8 @@ def load(
         n_best: For a fine-tuned model that generates text, the number of texts for each item.
         search: For a fine-tuned model that generates text, options that differ from training.
         adapter: A folder with LoRA's matrices or a prefix for the pretrained model in `path`: one that fine-tuning
-            wrote, one of peft, or a checkpoint of ChatGLM-6B's P-tuning v2. If it has a task, `predict` works too.
+            wrote, one of peft, or a checkpoint of ChatGLM-6B's P-tuning v2. If it has a task, `predict` works too,
+            in float32: so not with `dtype`.
 
     Returns:
         The model, ready to use from several threads.
@@ -313,7 +321,7 @@ def _with_adapter(
     adapter = read_adapter(folder)
     if holds_fine_tuned(path):
         raise UserError(f"{path} is a fine-tuned model; an adapter belongs to the pretrained model below it")
-    predicts = adapter.has_task if head is None else head
+    predicts = (adapter.has_task and dtype is None) if head is None else head
     if predicts and dtype is not None:
         raise UserError(f"{adapter.path}: a fine-tuned model computes in float32; leave out dtype")
     if threads is not None:
@@ -324,7 +332,9 @@ def _with_adapter(
         predictor = Predictor(adapter.path, device, None, n_best, search, tuned_from_adapter(loaded, adapter))
     if optimize and not head:
         _optimize(loaded)
-    return Model(loaded, predictor)
+    model = Model(loaded, predictor)
+    model._adapter_folder = adapter.path
+    return model
 
 
 def fill(

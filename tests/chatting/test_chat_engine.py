@@ -99,8 +99,8 @@ def test_the_oldest_rounds_are_left_out_until_a_quarter_of_the_context_is_free()
     tokenizer = chat.speaker.tokenizer
 
     def length(dropped: int) -> int:
-        kept = [messages[0], *messages[1 + 2 * dropped :]]
-        return 1 + len(built_in("plain").prompt_ids(kept, tokenizer))  # <|endoftext|> begins the row
+        rest = [messages[0], *messages[1 + 2 * dropped :]]
+        return 1 + len(built_in("plain").prompt_ids(rest, tokenizer))  # <|endoftext|> begins the row
 
     # 48 positions; the last token of an answer is not read
     fits = [48 + 1 - length(dropped) >= 12 for dropped in range(7)]
@@ -133,7 +133,7 @@ def test_a_message_longer_than_the_context_is_one_sentence(name: str) -> None:
     chat = chat_of(of_objective(name))
     with pytest.raises(UserError, match=r"^the message does not fit into the model: the text has \d+ tokens.*shorten"):
         chat.answer([user("the cat " * 40)])
-    with pytest.raises(UserError, match="^the message with that of the system does not fit into the model"):
+    with pytest.raises(UserError, match=r"^the message with that of the system does not fit into the model"):
         chat.answer([system("the cat " * 40), user("red")])
 
 

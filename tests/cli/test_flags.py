@@ -24,8 +24,8 @@ SECTIONS = {
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup batch_size_increment phase1_length "
     "phase1_steps optimizer momentum lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup "
     "warmup_lr constant_steps decay_steps schedule_unit min_lr weight_decay decay_all beta1 beta2 eps z_loss "
-    "max_grad_norm precision gradient_checkpointing device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
-    "sample_every samples hidden_words",
+    "max_grad_norm precision gradient_checkpointing device threads workers log_every eval_every eval_rows "
+    "save_every save_total_limit patience sample_every samples hidden_words",
     DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: f"{MASKING} max_predictions whole_word next_sentence pairs short",
     OBJECTIVES["mlm"]: f"{MASKING} whole_word across_documents mask_specials position_offset",
@@ -106,6 +106,12 @@ PLAIN = {
         "distil",
         "distil-epochs",
         "max-target-length",
+        "template",
+        "max-prompt-length",
+        "learn-start",
+        "no-learn-start",
+        "replay",
+        "replay-ratio",
         "blank",
         "label-smoothing",
         "pseudo-noise",
@@ -147,6 +153,10 @@ PLAIN = {
         "sheet",
         "grid",
         "lora-rank",
+        "prefix-length",
+        "prefix-projection",
+        "no-prefix-projection",
+        "prefix-dropout",
         "features",
         "head",
         "head-on",
@@ -157,6 +167,7 @@ PLAIN = {
         "allow-unknown",
         "no-allow-unknown",
         "model",
+        "adapter",
         "data",
         "columns",
         "encoding",

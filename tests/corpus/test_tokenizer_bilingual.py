@@ -131,6 +131,8 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     assert tokenizer.size == 150_344
     for case in cases()["cases"]:
         assert plain(tokenizer, case["text"]) == [20_000 + id for id in case["ids"]]
+        if known := case.get("ids_150528_special_tokens_encoded"):
+            assert tokenizer.encode(case["text"], inline=True) == known
         assert tokenizer.decode([7, *(20_000 + id for id in case["ids"]), 19_999]) == case["decoded"]
     roles = tokenizer.vocabulary().roles
     assert (roles["mask"], roles["gmask"], roles["sop"], roles["eop"], roles["eos"]) == (
@@ -270,6 +272,21 @@ def test_what_a_user_types_is_no_special_token_unless_it_is_asked_for() -> None:
     assert not special & set(tokenizer.encode("［MASK］"))
     # Pieces for new lines and blanks do come out of text, as in the original.
     assert tokenizer.decode(plain(tokenizer, "a<n>b<|blank_3|>c")) == "a\nb   c"
+
+
+def test_special_tokens_inside_a_text_leave_its_other_ids_alone() -> None:
+    tokenizer = trained()
+    sp = pytest.importorskip("sentencepiece")
+    data = sentencepiece_file(tokenizer)
+    assert data is not None
+    # GLM-130B's second SentencePiece: the special tokens are user-defined.
+    for name in SPECIAL:
+        score = name.encode() + b"\x15\0\0\0\0\x18"
+        assert score + b"\x03" in data
+        data = data.replace(score + b"\x03", score + b"\x04")
+    second = sp.SentencePieceProcessor(model_proto=data)
+    for text in ("[MASK]", "船[MASK]港口", "the [MASK] of\n[gMASK]", " [sMASK]  <sop>３[MASK]\u0338 <eop> "):
+        assert tokenizer.encode(text, inline=True) == second.encode(rewritten(text)), text
 
 
 def test_sentences_that_go_on_have_no_mark_of_a_beginning() -> None:

@@ -60,12 +60,12 @@ def test_base_and_adapter_predict_what_the_run_does(task: str, kind: str, tmp_pa
     fields: dict[str, Any] = {"epochs": 2, "lr": 2e-2, "max_query_length": 8, "stride": 8} | KINDS[kind]
     run(task, data, model, out, **fields)
     items = task_named(task).read(data, "dev").items
-    expected = [one.record for one in Predictor(out, "cpu", 1).predict(items)]
+    expected = [prediction.record for prediction in Predictor(out, "cpu", 1).predict(items)]
     opened = load(model, "cpu", adapter=out)
     assert opened.task.name == task
-    for got, one in zip(opened.predictor.predict(items), expected, strict=True):
-        assert set(got.record) == set(one)
-        for name, value in one.items():
+    for got, record in zip(opened.predictor.predict(items), expected, strict=True):
+        assert set(got.record) == set(record)
+        for name, value in record.items():
             if name in ("probabilities", "score"):
                 assert got.record[name] == pytest.approx(value, abs=1e-5)
             elif name in ("label", "tags", "answer"):
@@ -185,9 +185,9 @@ def test_a_cloze_with_a_prefix(tmp_path: Path) -> None:
     patterns.write_text("verbalizers: {'0': poor, '1': fine}\npatterns: ['{first} [MASK] .']\n", encoding="utf-8")
     run("sst2", data, model, out, method="cloze", patterns=str(patterns), epochs=1, **PREFIX)
     items = task_named("sst2").read(data, "dev").items
-    expected = [one.value for one in Predictor(out, "cpu", 1).predict(items)]
+    expected = [prediction.value for prediction in Predictor(out, "cpu", 1).predict(items)]
     patterns.unlink()
-    assert [one.value for one in load(model, "cpu", adapter=out).predictor.predict(items)] == expected
+    assert [prediction.value for prediction in load(model, "cpu", adapter=out).predictor.predict(items)] == expected
 
 
 @pytest.fixture(scope="module")

@@ -194,14 +194,14 @@ def test_dropped_weights_are_those_of_the_formula(causal: bool, monkeypatch: pyt
     hidden = torch.ones(T, PREFIX + T, dtype=torch.bool).triu_(1 + PREFIX) if causal else torch.zeros(1, 1).bool()
     heads = []
     for h in range(H):
-        kept = drawn[h].view(ROWS, T, PREFIX + T).float() / (1 - share)
+        mask_BTS = drawn[h].view(ROWS, T, PREFIX + T).float() / (1 - share)
         scores = query[:, :, h] @ pairs[:, :, 0, h].transpose(1, 2) * E**-0.5
-        heads.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) * kept @ pairs[:, :, 1, h])
+        heads.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) * mask_BTS @ pairs[:, :, 1, h])
     expected = torch.cat(heads, -1)
     torch.testing.assert_close(got, expected)
     expected.square().sum().backward()
-    for one, other in zip(grads, [query.grad, pairs.grad], strict=True):
-        torch.testing.assert_close(one, other)
+    for grad, other in zip(grads, [query.grad, pairs.grad], strict=True):
+        torch.testing.assert_close(grad, other)
 
 
 def batch_of(name: str, rng: np.random.Generator) -> Batch:
@@ -310,8 +310,8 @@ def test_initial_weights_are_torchs_by_seed_and_name() -> None:
 
     first, again, other = (made(seed).prefix_encoder for seed in (1, 1, 2))
     assert first is not None and again is not None and other is not None and first.projection is not None
-    for (name, one), two, third in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
-        assert torch.equal(one, two) and not torch.equal(one, third), name
+    for (name, made_first), two, third in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(made_first, two) and not torch.equal(made_first, third), name
     table, dense = first.embedding.weight.detach(), first.projection[0].requires_grad_(False)
     assert table.shape == (60, 24) and abs(float(table.std()) - 1) < 0.05 and abs(float(table.mean())) < 0.1
     reach = 24**-0.5

@@ -114,8 +114,8 @@ def _put_lora(loaded: Loaded, adapter: AdapterFolder) -> None:
             module, device = modules[name], modules[name].weight.device
             down, up = down.to(device), up.to(device)
             if isinstance(module, QuantizedDense):  # whose weights cannot take the product
-                beside = LoraLinear(module, len(down), 0.0)
-                beside.down, beside.up = nn.Parameter(down), nn.Parameter(up / ALPHA)
+                beside, dtype = LoraLinear(module, len(down), 0.0), model.token_embeddings.weight.dtype
+                beside.down, beside.up = nn.Parameter(down.to(dtype)), nn.Parameter((up / ALPHA).to(dtype))
                 model.set_submodule(name.removesuffix(".weight"), beside.train(model.training))
                 continue
             summed = module.weight.float() + up @ down

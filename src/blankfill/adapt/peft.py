@@ -105,11 +105,11 @@ def lora_changes(
     transposed = bool(values.get("fan_in_fan_out"))
     rules = [Rule(name, (name,)) for name in shapes] if table is None else list(table.rules)
     known = {name: name for rule in rules for name in rule.theirs}
-    found = {_named(module, known, table): pair for module, pair in pairs.items()}
+    pairs_by_name = {_named(module, known, table): pair for module, pair in pairs.items()}
     changes: dict[str, tuple[Tensor, Tensor]] = {}
-    used = set()
+    used: set[str] = set()
     for rule in rules:
-        own = {name: found[name] for name in rule.theirs if name in found}
+        own = {name: pairs_by_name[name] for name in rule.theirs if name in pairs_by_name}
         if rule.ours not in shapes or not own:
             continue
         likes = dict(zip(rule.theirs, rule.to_theirs(torch.zeros(shapes[rule.ours])), strict=True))
@@ -123,7 +123,7 @@ def lora_changes(
         used |= own.keys()
         scaled = {name: (down.float(), scale * up.float()) for name, (down, up) in own.items()}
         changes[rule.ours] = _joined(rule, scaled, likes)
-    if unknown := sorted(found.keys() - used):
+    if unknown := sorted(pairs_by_name.keys() - used):
         raise UserError(
             f"{where} is an adapter of another model: it has matrices for {shown(unknown[0])}, which this model does "
             "not have"

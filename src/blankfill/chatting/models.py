@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blankfill.chatting.options import end_ids_in, options_of
+from blankfill.chatting.responses import process_response
 from blankfill.chatting.templates import ChatTemplate, built_in, template_in, template_named, token_names
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def chat_with(
     folders = folders_of(speaker.path)
     chosen = template_of(speaker.path, template, default)
     settings = options_of(chosen.name, folders, options)
-    process = None
-    if settings.process:
-        from blankfill.chatting.responses import process_response as process
+    process = process_response if settings.process else None
     return Chat(
         speaker, chosen, settings, ends=end_ids_in(folders), process=process, allow_unknown=allow_unknown
     )  # fmt: skip

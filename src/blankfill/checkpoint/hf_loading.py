@@ -61,6 +61,9 @@ class ExternalCheckpoint:
     qkv: QkvRows = "heads"
     """The order of the joint rows of queries, keys and values, where the family's own is by heads."""
 
+    dropped_rows: int = 0
+    """Number of first rows of the word tables that are left out, with their tokens."""
+
     @property
     def table(self) -> Table:
         """The name table of the file."""
@@ -222,7 +225,9 @@ def open_external(
     else:
         values = values_without_config(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
+    dropped = 0
     if not image_rows:
+        dropped = family.image_rows(values)
         values = without_image_rows(weights, family, values, path)
     given = left_out(weights, leave_out)
     head, head_state = find_head(family, values, weights), {}
@@ -251,7 +256,7 @@ def open_external(
         raise UserError(f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}")
     checkpoint = ExternalCheckpoint(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
-        head if with_head else None, head_state, values, quantization, qkv,
+        head if with_head else None, head_state, values, quantization, qkv, dropped,
     )  # fmt: skip
     refuse_heads(checkpoint)
     check_shapes(checkpoint)

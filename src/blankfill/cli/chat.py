@@ -44,7 +44,7 @@ class ChatArguments:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_new_tokens": COUNT, "max_length": COUNT}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model": "model template system allow_unknown",
+        "Model": "model adapter template system allow_unknown",
         "Input": "messages",
         "Length": "max_new_tokens max_length",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram process seed",
@@ -58,6 +58,9 @@ class ChatArguments:
 
     model: Path
     """Folder of a model that writes: a run, one of its checkpoints, an imported or a fine-tuned model."""
+    adapter: Path | None = None
+    """Folder of LoRA matrices or of a prefix (P-tuning v2) for the model: one that finetune wrote (OUT/adapter), or of
+    peft."""
     template: Annotated[str | None, Option(suggestions=template_names)] = None
     """File with a chat template (Jinja, as transformers has it), or a built-in one: chatglm, plain, plain-zh, bare.
     Without it, the one in the model's folder, else that of its objective."""
@@ -132,7 +135,7 @@ def opened(args: ChatArguments) -> Chat:
     options_of("", (), given)
     if args.template is not None:
         template_named(args.template)
-    model = load(args.model, args.device, dtype_named(args.dtype), threads=args.threads)
+    model = load(args.model, args.device, dtype_named(args.dtype), threads=args.threads, adapter=args.adapter)
     return model.chat_engine(args.template, args.allow_unknown, **given)
 
 

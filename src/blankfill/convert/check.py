@@ -133,7 +133,7 @@ def _scores(out: Any) -> torch.Tensor:
 def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
     """Raise UserError if transformers' tokenizer gives other ids than ours, special tokens around the text aside."""
     own = loaded.tokenizer.encode(text)
-    frame = {loaded.vocabulary.roles.get(role) for role in ("cls", "sep", "eos")}
+    frame = {loaded.vocabulary.roles.get(role) for role in ("cls", "sep", "eos", "gmask", "sop")}
     if ids[: len(own)] == own[: len(ids)]:
         return
     inner = [k for k in ids if k not in frame]

@@ -73,6 +73,25 @@ def images_of(tokenizer: Tokenizer) -> int:
     return count
 
 
+def without_images(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer without the ids of image tokens; all others are smaller by their number."""
+    import tokenizers
+
+    from blankfill.corpus.tokenizer import Tokenizer
+
+    images = images_of(tokenizer)
+    if not images:
+        return tokenizer
+    spec = json.loads(tokenizer.files()["tokenizer.json"])
+    spec["model"]["vocab"] = spec["model"]["vocab"][images:]
+    spec["model"]["unk_id"] -= images
+    for token in spec["added_tokens"]:
+        token["id"] -= images
+    spec["post_processor"] = None  # it names ids
+    spec["decoder"]["decoders"] = [step for step in spec["decoder"]["decoders"] if "image" not in str(step)]
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+
+
 def _name(tokenizer: Tokenizer, id: int) -> str | None:
     try:
         return tokenizer.token(id)

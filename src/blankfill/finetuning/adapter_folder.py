@@ -15,7 +15,7 @@ from blankfill.chatting.templates import FILE as TEMPLATE
 from blankfill.corpus.tables.options import TableOptions
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.system.console import quoted, say
+from blankfill.system.console import amount, quoted, say
 from blankfill.system.files import remove
 from blankfill.system.loader import build, fitting
 from blankfill.system.reading import field, read_text
@@ -61,7 +61,7 @@ def write_adapter(run: Path, setup: TaskSetup, options: FinetuneOptions, state: 
     if out.exists():
         remove(out)
     size = folder.write_adapter(out, values, tensors, note, head, files)
-    say(f"{out}: the adapter alone, {max(1, round(size / 2**20)):,} MiB; {setting('adapter', quoted(out))} loads it")
+    say(f"{out}: the adapter alone, {amount(size, 'B')}; {setting('adapter', quoted(out))} loads it")
     return out
 
 
@@ -72,7 +72,7 @@ def prefix_in_peft(model: Transformer, base: str, kind: str) -> tuple[dict[str, 
     prefix, config = model.prefix_encoder, model.config
     assert prefix is not None
     values = {
-        "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM" if kind == "generate" else None,
+        "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM" if kind in ("generate", "chat") else None,
         "base_model_name_or_path": base, "inference_mode": True, "num_virtual_tokens": prefix.shape.length,
         "token_dim": config.kv_width, "num_transformer_submodules": 1, "num_attention_heads": config.kv_heads,
         "num_layers": prefix.layers, "encoder_hidden_size": config.hidden_size, "prefix_projection": False,
@@ -144,7 +144,7 @@ def tuned_from_adapter(loaded: Loaded, adapter: AdapterFolder) -> TunedModel:
         objective_from_values(field(state, "objective", dict, where), where), loaded.tokenizer,
         with_roles_of(loaded.vocabulary, roles), task_named(field(noted, "name", str, where)),
         dataclasses.replace(options, **WITHOUT_ADAPTER), labels, dict(adapter.head), state.get("patterns"),
-        field(state, "threshold", float, where, None), tables, encoder,
+        field(state, "threshold", float, where, None), tables, encoder=encoder,
     )  # fmt: skip
 
 

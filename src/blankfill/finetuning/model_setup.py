@@ -26,7 +26,6 @@ from blankfill.tasks.options import FinetuneOptions
 if TYPE_CHECKING:
     import torch
 
-    from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.load import Loaded
     from blankfill.model.config import TransformerConfig
     from blankfill.model.prefix import PrefixShape
@@ -193,6 +192,7 @@ def with_saved_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
 
 def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """Return the adapter between a task and a model; UserError for a task that no head can solve."""
+    from blankfill.chatting.models import template_of
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.chat.adapter import Converse
     from blankfill.tasks.cloze.setup import check_model
@@ -231,7 +231,7 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
     input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
     adapter = adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
     if isinstance(adapter, Converse):
-        adapter.template = template_of(options, loaded)
+        adapter.use_template(template_of(loaded.path, options.template or None, loaded.objective.chat_template))
     return adapter
 
 
@@ -239,7 +239,9 @@ def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
     """Raise ConfigError for options of dialogues with another task, and for those that dialogues do not have."""
     if task.kind == "chat":
         given = {"blank": options.blank != FinetuneOptions.blank, "method": options.method != "head"}
-        problems = [f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given]
+        problems = [
+            f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given
+        ]
     else:
         names = ("template", "max_prompt_length", "replay", "replay_ratio")
         given = {name: bool(getattr(options, name)) for name in names} | {"learn_start": not options.learn_start}
@@ -250,19 +252,6 @@ def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
         ]
     if problems:
         raise ConfigError(problems)
-
-
-def template_of(options: FinetuneOptions, loaded: Loaded) -> ChatTemplate:
-    """Return the chat template that is named, or else that of the model, or else the plain one. Raises UserError for a
-    template that cannot be read."""
-    from blankfill.chatting.templates import DEFAULT, built_in, template_in, template_named, token_names
-    from blankfill.checkpoint.load import tokenizer_folder
-
-    folders = [loaded.path, tokenizer_folder(loaded.path)]
-    tokens = token_names(folders)
-    if options.template:
-        return template_named(options.template, tokens)
-    return template_in(folders, tokens) or built_in(DEFAULT)
 
 
 def build_model(
@@ -280,10 +269,11 @@ def build_model(
     from blankfill.tasks.training import balanced, check_layers
 
     check_layers(loaded.model.config, options)
-    if loaded.quantization is not None and not (options.lora_rank or options.features != "none"):
+    learns_beside = options.lora_rank or options.prefix_length or options.features != "none"
+    if loaded.quantization is not None and not learns_beside:
         raise UserError(
-            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or the "
-            "model that it was made from"
+            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)} or "
+            f"{setting('prefix_length', 128)}, or the model that it was made from"
         )
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from blankfill.checkpoint import store
-from blankfill.finetuning.before import BEFORE, BEFORE_TEST, baseline_of
+from blankfill.finetuning.before import BEFORE, BEFORE_TEST, as_pretrained, baseline_of
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import TaskData
 from blankfill.finetuning.forgetting import Forgetting
@@ -61,12 +61,13 @@ class Training:
         announce(config, data, setup, settings.steps, context.machine.where)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
         self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
-        self.baseline = self._baseline(dev, BEFORE, self.evaluator)
         self.test_baseline: Sequence[Prediction] = ()
-        if data.test is not None:
-            on_test = evaluator_for(adapter, data.test.items, pad) if adapter.from_start else self.evaluator
-            self.test_baseline = self._baseline(data.test.items, BEFORE_TEST, on_test)
-        self.forgetting = self._forgetting()
+        with as_pretrained(model):
+            self.baseline = self._baseline(dev, BEFORE, self.evaluator)
+            if data.test is not None:
+                on_test = evaluator_for(adapter, data.test.items, pad) if adapter.from_start else self.evaluator
+                self.test_baseline = self._baseline(data.test.items, BEFORE_TEST, on_test)
+            self.forgetting = self._forgetting()
         note_run(data, setup, context, start, settings.steps, adapter.measure(dev, self.baseline))
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)

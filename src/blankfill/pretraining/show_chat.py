@@ -18,7 +18,7 @@ from blankfill.objectives import Objective, ShownColumn
 from blankfill.pretraining.show import ShownRow
 from blankfill.pretraining.show_text import word_tokenizer
 from blankfill.tasks.chat.adapter import USUAL_ANSWER
-from blankfill.tasks.chat.rows import ChatRows
+from blankfill.tasks.chat.rows import ChatRows, ChatWriting
 from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChatItem
 from blankfill.types import Example, Int32
@@ -70,7 +70,7 @@ def show_chat(
     form = objective.format(vocabulary, position_sizes or objective.position_sizes())
     layout = InputFormat(form)
     longest = min(USUAL_ANSWER, form.target_room(layout.length)[1])
-    rows = ChatRows(layout, tokenizer, template, longest)
+    rows = ChatRows(ChatWriting(layout, longest), tokenizer, template)
     examples = rows.rows(dialogue, learn=True)
     if not examples:
         raise UserError(f"dialogue {dialogue.id} has no answer that is learnt; show another one")

@@ -43,7 +43,8 @@ PROMPTS = ("instruction", "prompt", "question", "query", "content")
 """Names of a prompt in a row without an answer."""
 SPOKEN: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr", "用户", "问"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model", "助手", "答"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("助手", "答"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("observation", "tool", "function", "tool_response"), "user"),
@@ -105,6 +106,11 @@ class Reading:
                     raise UserError(f"{where} has an instance that is no object; each has input and output")
                 yield self._from_pair({**row, **instance}, ("instruction", "output"), where)
         else:
+            if "prompt" not in self.roles and str(row.get("role")).lower() in SPOKEN:
+                raise UserError(
+                    f'{where} is one message of a dialogue; write {{"messages": [...]}} around the messages of each '
+                    "dialogue"
+                )
             yield self._from_pair(row, self._pair_in(row, where), where)
 
     # lists of messages
@@ -181,9 +187,7 @@ class Reading:
             return 1.0
         weight = entry[name]
         if not isinstance(weight, int | float) or weight not in (0, 1):
-            raise UserError(
-                f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)"
-            )
+            raise UserError(f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)")
         return float(weight)
 
     # prompts with their answers
@@ -248,11 +252,12 @@ class Reading:
 
     def _history(self, rounds: Any, name: str, where: str) -> list[Message]:
         if isinstance(rounds, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+            place = f"{where}, {name!r}"
             return [
-                Message(role, _text(text, f"{where}, {name!r}"))
-                for pair in rounds
-                for role, text in zip(("user", "assistant"), pair, strict=True)
-            ]  # type: ignore[arg-type,unused-ignore]
+                message
+                for asked, answer in rounds
+                for message in (Message("user", _text(asked, place)), Message("assistant", _text(answer, place)))
+            ]
         if isinstance(rounds, list) and all(isinstance(entry, Mapping) for entry in rounds):
             return self._from_list(rounds, name, where).messages
         raise UserError(f"{where} has {kind_of(rounds)} in {name!r} where a list of [question, answer] is wanted")
