@@ -141,11 +141,14 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     (tmp_path / "slim").mkdir()
     (tmp_path / "slim" / "ice_text.model").write_bytes(MODEL.read_bytes())
     (tmp_path / "slim" / "tokenizer_config.json").write_text('{"num_image_tokens": 20000}')
-    assert Tokenizer.load(tmp_path / "slim").fingerprint == tokenizer.fingerprint
+    same = Tokenizer.load(tmp_path / "slim")
+    assert same.files()["tokenizer.json"] == tokenizer.files()["tokenizer.json"]
     where = "m/config.json"
     check_layout(tokenizer, 150_528, {"gmask": 150_001}, where)
     check_layout(original(), 130_528, {"gmask": 130_001}, where)
-    with pytest.raises(UserError, match=r"m/config\.json is of the layout of the first release .*slim layout \(130,344"):
+    with pytest.raises(
+        UserError, match=r"m/config\.json is of the layout of the first release .*slim layout"
+    ):
         check_layout(original(), 150_528, {}, where)
     with pytest.raises(UserError, match=r"m/config\.json is of the slim layout .*first release \(150,344 ids\)"):
         check_layout(tokenizer, 130_528, {}, where)
@@ -214,9 +217,9 @@ def test_a_vocabulary_that_the_text_cannot_fill_or_that_is_too_small_names_the_n
 ODD = st.lists(
     st.one_of(
         st.sampled_from([
-            *KEPT[:4], BLANKS[-1], *SPECIAL, "<0x41>", "<|blank_81|>", "<n", "\n", "\t", " ", "   ", " " * 81, " " * 163,
-            "\r\n", "▁", "\u0301", "\u0338", "o\u0323\u0302", "ｶﾞ", "각", "ﷺ", "１２", "，", "the", "海鸥", "🧬", "❤️", "\0",
-            "\u200b", "\ud800", "<unk>", "</s>", "image 3",
+            *KEPT[:4], BLANKS[-1], *SPECIAL, "<0x41>", "<|blank_81|>", "<n", "\n", "\t", " ", "   ", " " * 81,
+            " " * 163, "\r\n", "▁", "\u0301", "\u0338", "o\u0323\u0302", "ｶﾞ", "각", "ﷺ", "１２", "，", "the", "海鸥",
+            "🧬", "❤️", "\0", "\u200b", "\ud800", "<unk>", "</s>", "image 3",
         ]),
         st.text(max_size=6),
     ),
@@ -364,7 +367,7 @@ def test_broken_files_get_a_sentence(tmp_path: Path) -> None:
     pieces, _, charsmap, _ = parse_sentencepiece(data)
     path = tmp_path / "ice_text.model"
     path.write_bytes(model_file([*pieces[:-300], pieces[10], *pieces[-300:]], charsmap))
-    with pytest.raises(UserError, match="has the piece .* twice"):
+    with pytest.raises(UserError, match=r"has the piece .* twice"):
         Tokenizer.load(path)
     path.write_bytes(model_file(pieces, charsmap[:100]))
     with pytest.raises(UserError, match="has a table of characters that is cut short"):

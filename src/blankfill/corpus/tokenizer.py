@@ -43,6 +43,7 @@ from blankfill.types import Vocabulary
 if TYPE_CHECKING:
     import tokenizers
 
+
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
 
@@ -482,4 +483,3 @@ def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
     import tokenizers
 
     return Tokenizer(tokenizers.Tokenizer.from_str(text), said)
-

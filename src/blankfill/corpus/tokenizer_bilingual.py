@@ -79,8 +79,8 @@ def bilingual(
 ) -> tokenizers.Tokenizer:
     """Make the tokenizer of a SentencePiece Unigram model with byte fallback and the rules of this module.
 
-    pieces: (text, score), by id; `<unk>`, `KEPT` and `BYTES` are among them. special: the control pieces. images: number
-    of ids of the older layout before the pieces.
+    pieces: (text, score), by id; `<unk>`, `KEPT` and `BYTES` are among them. special: the control pieces. images:
+    number of ids of the older layout before the pieces.
 
     Raises `ValueError` for a charsmap that is cut short.
     """
