@@ -157,6 +157,13 @@ def ranks(folder: Path) -> list[Path]:
     return sorted(folder.glob("mp_rank_[0-9][0-9]_model_states.pt"))
 
 
+def check_parts(shapes: Mapping[str, tuple[int, ...]], folder: Path, parts: int) -> None:
+    """Raise UserError for a checkpoint of SwissArmyTransformer with fewer parts than it was cut into."""
+    rows, columns = shapes.get(chatglm_layout.DENSE, (1, 1))
+    if chatglm_layout.is_sat(shapes) and columns * parts != rows:
+        raise UserError(f"{folder} has {parts} of {rows // max(1, columns)} parts of a model; copy or download all parts")
+
+
 def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
     """Open a checkpoint of SwissArmyTransformer that is split over several files, as one. UserError for one of another
     program, with a missing part, or quantised."""
@@ -177,11 +184,7 @@ def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
             f"{file.parent} holds quantised parts with scales of their own, which cannot be joined; import the "
             "checkpoint that is not quantised, and use `blankfill quantize`"
         )
-    rows, columns = shapes[chatglm_layout.DENSE]
-    if columns * len(parts) != rows:
-        raise UserError(
-            f"{file.parent} has {len(parts)} of {rows // max(1, columns)} parts of a model; copy or download all parts"
-        )
+    check_parts(shapes, file.parent, len(parts))
     gated = chatglm_layout.is_gated(shapes)
     weights = Weights(file.parent, dtype)
     joined = JoinedFile(
@@ -220,6 +223,8 @@ def open_external(
         weights = open_split(file, qkv, dtype)
     else:
         weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
+        if file.suffix == ".pt":
+            check_parts(weights.shapes, file.parent, 1)
     if (folder / CONFIG).is_file():
         values = read_config(folder / CONFIG)
     else:
