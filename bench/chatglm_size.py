@@ -69,7 +69,9 @@ def main() -> None:
         for step in args.steps:
             for dtype in args.dtypes if step.startswith("answer") else ("",):
                 command = [sys.executable, __file__, *sys.argv[1:], "--worker", step]
-                done = subprocess.run([*command, *(["--dtype", dtype] if dtype else [])], capture_output=True, text=True)
+                done = subprocess.run(
+                    [*command, *(["--dtype", dtype] if dtype else [])], capture_output=True, text=True
+                )
                 if done.returncode:
                     print(f"{step} {dtype}: ended with {done.returncode}\n{done.stderr[-2000:]}", flush=True)
                     continue

@@ -197,8 +197,9 @@ PLAIN = {
         "device",
         "threads",
     },
-    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
-    "export": {"out", "format", "lora", "part", "text", "threads"},
+    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "qkv", "drop-image-rows", "no-drop-image-rows", "threads"},
+    "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
+    "quantize": {"model", "out", "bits", "rounding", "threads"},
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""

@@ -143,7 +143,9 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     where = "m/config.json"
     check_layout(tokenizer, 150_528, {"gmask": 150_001}, where)
     check_layout(original(), 130_528, {"gmask": 130_001}, where)
-    with pytest.raises(UserError, match=r"m/config\.json is of the layout of the first release .*slim layout \(130,344"):
+    with pytest.raises(
+        UserError, match=r"m/config\.json is of the layout of the first release .*slim layout \(130,344"
+    ):
         check_layout(original(), 150_528, {}, where)
     with pytest.raises(UserError, match=r"m/config\.json is of the slim layout .*first release \(150,344 ids\)"):
         check_layout(tokenizer, 130_528, {}, where)

@@ -154,7 +154,9 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> No
         ),
         "has two answers in a row": row(("user", "a"), ("assistant", "b"), ("assistant", "c")),
         "begins with an answer, to which there is no message of the user": row(("system", "s"), ("assistant", "b")),
-        "has a message of the system that is not the first one": row(("user", "a"), ("system", "s"), ("assistant", "b")),
+        "has a message of the system that is not the first one": row(
+            ("user", "a"), ("system", "s"), ("assistant", "b")
+        ),
         "has no message of the user": row(("system", "s")),
         "has no messages in 'messages'": {"messages": []},
     }

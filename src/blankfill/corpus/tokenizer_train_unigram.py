@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.tokenizer_bilingual import BYTES, FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
+from blankfill.corpus.tokenizer_bilingual import FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
 from blankfill.corpus.tokenizer_roles import SPECIAL_TOKENS
 from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting

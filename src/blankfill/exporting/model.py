@@ -111,7 +111,9 @@ def refuse_quantized(model: nn.Module, path: Path) -> None:
     from blankfill.model.quantized import quantized_bits
 
     if quantized_bits(model):
-        raise UserError(f"{path} is quantised and cannot be written in this format; export the model that it was made from")
+        raise UserError(
+            f"{path} is quantised and cannot be written in this format; export the model that it was made from"
+        )
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

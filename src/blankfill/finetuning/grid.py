@@ -18,8 +18,8 @@ import numpy as np
 
 from blankfill.errors import ConfigError, Problem, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.verdict import baseline_name
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
+from blankfill.finetuning.verdict import baseline_name
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say, worded
 from blankfill.system.files import write_file

@@ -232,7 +232,9 @@ def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
     """Raise ConfigError for options of dialogues with another task, and for those that dialogues do not have."""
     if task.kind == "chat":
         given = {"blank": options.blank != FinetuneOptions.blank, "method": options.method != "head"}
-        problems = [f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given]
+        problems = [
+            f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given
+        ]
     else:
         names = ("template", "max_prompt_length", "replay", "replay_ratio")
         given = {name: bool(getattr(options, name)) for name in names} | {"learn_start": not options.learn_start}
@@ -274,8 +276,8 @@ def build_model(
     check_layers(loaded.model.config, options)
     if loaded.quantization is not None and not (options.lora_rank or options.features != "none"):
         raise UserError(
-            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or the "
-            "model that it was made from"
+            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or "
+            "the model that it was made from"
         )
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
