@@ -60,7 +60,7 @@ def main() -> None:
         worker(args)
         return
     source = args.folder / "released"
-    if not source.exists():
+    if "import" in args.steps and not source.exists():
         begin = time.perf_counter()
         size = write_checkpoint(source, args)
         print(f"checkpoint: {size / 1e9:.2f} GB in {time.perf_counter() - begin:.0f} s", flush=True)

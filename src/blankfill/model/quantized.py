@@ -57,7 +57,7 @@ def quantize(weight_OI: Tensor, bits: int, scale_type: torch.dtype = torch.float
     largest = LARGEST.get(bits)
     if largest is None or (bits == 4 and weight_OI.shape[1] % 2):
         raise ValueError(f"{bits} bits, {weight_OI.shape[1]} inputs")
-    step = max(1, BLOCK // max(1, weight_OI.shape[1]))  # blocks that fit into the cache
+    step = max(1, 4 * BLOCK // max(1, weight_OI.shape[1]))  # smaller blocks cost more between threads on a busy machine
     parts = [_quantize_rows(weight_OI[k : k + step], bits, scale_type) for k in range(0, len(weight_OI), step)]
     return torch.cat([stored for stored, _ in parts]), torch.cat([scale_O for _, scale_O in parts])
 
