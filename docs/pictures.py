@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from blankfill.chatting.messages import assistant, user
+from blankfill.chatting.templates import built_in
 from blankfill.objectives import (
     OBJECTIVES,
     T5,
     Albert,
     Bart,
     Bert,
+    ChatGlm,
     Electra,
     Ernie,
     Glm,
@@ -28,6 +31,7 @@ from blankfill.objectives.albert import AlbertChoice
 from blankfill.objectives.bart import BartChoice
 from blankfill.objectives.base import Masked
 from blankfill.objectives.bert import BertChoice
+from blankfill.objectives.chatglm import ChatGlmChoice
 from blankfill.objectives.electra import ElectraChoice
 from blankfill.objectives.glm import GlmChoice
 from blankfill.objectives.spanbert import SpanChoice
@@ -35,9 +39,12 @@ from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
+from blankfill.pretraining.show_chat import show_chat
 from blankfill.report.drawing import example_png
-from blankfill.report.picture import example_text
+from blankfill.report.picture import example_text, join_row
+from blankfill.report.plane import plane_text
 from blankfill.report.strip import strip_text
+from blankfill.tasks.items import ChatItem
 from blankfill.types import ROLES, Document, Vocabulary
 
 SPELLED = {"sop": "[S]", "eop": "[E]", "gmask": "[gMASK]", "smask": "[sMASK]", "dblock": "[dBLOCK]"}
@@ -49,6 +56,11 @@ SPECIAL = frozenset([*range(len(ROLES)), *SENTINELS])
 VOCABULARY = Vocabulary(len(TOKENS), {role: k for k, role in enumerate(ROLES)}, SPECIAL, sentinels=SENTINELS)
 BLANKS = [*(VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock", "pseudo")), *SENTINELS]
 MASK = VOCABULARY["mask"]
+
+
+def chatglm_choice(spans, order, mask="mask"):
+    """A choice of ChatGLM that blanks spans of the whole text."""
+    return ChatGlmChoice((((0, 11), GlmChoice(spans, order, mask)),))
 
 
 def examples():
@@ -64,6 +76,8 @@ def examples():
     shuffled = T5Choice(np.ones(6, np.bool_), short.ids[[2, 5, 0, 3, 1, 4]])
     order = XlnetChoice((0, 6), (6, 10), ids(2, 3, 9), ids(5, 6, 8, 0, 9, 10, 2, 7, 11, 4, 12, 3, 1))
     return {
+        "chatglm": [ChatGlm(length=16).build(whole, VOCABULARY, chatglm_choice(((6, 11),), (0,), "gmask"))],
+        "chatglm-mask": [ChatGlm(length=16).build(whole, VOCABULARY, chatglm_choice(((2, 3), (5, 7)), (1, 0)))],
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "spanbert": [SpanBert(length=16).build(whole, VOCABULARY, SpanChoice(((3, 6),), (ids(MASK, MASK, MASK),)))],
@@ -105,6 +119,20 @@ def text(name):
     return example_text(row, TOKENS.__getitem__, channels=channels, width=100, further=columns)
 
 
+def chatglm_plane():
+    """The positions of ChatGLM-6B for the sentence of GLM's picture, as text."""
+    whole = document(TEXT, [0, 6, 11])
+    choice = ChatGlmChoice((((0, 11), GlmChoice(((4, 5), (9, 11)), (1, 0))),))
+    example = ChatGlm(length=64).build(whole, VOCABULARY, choice)
+    return plane_text(join_row([example]), "rotary_2d", ChatGlm.channels, width=100)
+
+
+def chat_strip():
+    """A dialogue of two rounds as the rows of a ChatGLM, as text."""
+    said = (user("Who are you?"), assistant("A small model."), user("Where is the river?"), assistant("By the mill."))
+    return show_chat(ChatItem("0", said), ChatGlm(), built_in("chatglm")).strip(96)
+
+
 def make(folder: Path):
     """Write every picture as NAME.txt and NAME.png; files that are the same already are left alone."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +145,8 @@ def make(folder: Path):
         png = folder / f"{name}.png"
         example_png(row, TOKENS.__getitem__, png, channels=OBJECTIVES[objective].channels, blanks=BLANKS, title=name)
         path.write_text(drawn, encoding="utf-8")
+    for name, drawn in (("chatglm-plane", chatglm_plane()), ("chat-strip", chat_strip())):
+        (folder / f"{name}.txt").write_text(drawn, encoding="utf-8")
     for name in ("glm", "t5"):
         strip = strip_text(examples()[name], TOKENS.__getitem__, OBJECTIVES[name].channels, width=100)
         (folder / f"{name}-strip.txt").write_text(strip, encoding="utf-8")

@@ -11,7 +11,21 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.families import FAMILIES
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
-from blankfill.objectives import T5, Albert, Bart, Bert, Glm, Gpt, Mlm, Objective, Unilm, Unilm2, Xlnet
+from blankfill.objectives import (
+    T5,
+    Albert,
+    Bart,
+    Bert,
+    ChatGlm,
+    Glm,
+    Glm130b,
+    Gpt,
+    Mlm,
+    Objective,
+    Unilm,
+    Unilm2,
+    Xlnet,
+)
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[gMASK]", "[sMASK]",
            "<|startofpiece|>", "<|endofpiece|>", "<|endoftext|>", "[dBLOCK]"]  # fmt: skip
@@ -45,6 +59,8 @@ FAMILY = {
     "xlnet": {"norm": "post", "head_bias": True, "position_scheme": "relative", "attention_bias": False},
     "t5": {**FAMILIES["t5"].preset, "encoder_layers": 2},
     "bart": {**FAMILIES["bart"].preset, "encoder_layers": 2},
+    "chatglm": FAMILIES["chatglm"].preset,
+    "glm-130b": FAMILIES["glm-130b"].preset,
 }
 
 
@@ -82,7 +98,7 @@ def objective_of(name: str, length: int = 48) -> Objective:
     """An objective with small options."""
     if name == "glm":
         return Glm(length, document=1.0)
-    kinds = (Bert, Mlm, Albert, Unilm, Unilm2, Gpt, Xlnet, T5, Bart)
+    kinds = (Bert, Mlm, Albert, Unilm, Unilm2, Gpt, Xlnet, T5, Bart, ChatGlm, Glm130b)
     return {kind.name: kind for kind in kinds}[name](length)
 
 

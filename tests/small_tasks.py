@@ -59,9 +59,13 @@ def model_folder(folder: Path, name: str = "bert", sharp: float = 1.0) -> Path:
     return saved
 
 
+SHARP = {"t5": 1.0, "chatglm": 3.0, "glm-130b": 3.0}
+"""Factors of the weights of models whose initial weights are larger than those of the others."""
+
+
 def writing_model(folder: Path, name: str = "glm", without: str = "") -> Path:
     """A random model, its weights large enough to learn quickly, as a folder that opens like an imported one."""
-    model, objective = random_model(name, rows=48, sharp=1.0 if name == "t5" else 8.0), objective_of(name)
+    model, objective = random_model(name, rows=48, sharp=SHARP.get(name, 8.0)), objective_of(name)
     state = {
         "model": config_values(model.config),
         "objective": {"name": objective.name, **dataclasses.asdict(objective)},

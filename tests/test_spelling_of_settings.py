@@ -103,7 +103,7 @@ RECIPES = ("objectives/", "families/", "config/", "model/config.py")
 """Where sentences are about a recipe: `config.recipe.in_settings` makes references of the keys in them."""
 CODE = ("convert/card_code.py",)
 """Where strings are code, in which `model.generate` is a call."""
-KEY = re.compile(r"(?<![\w./-])(?:corpus|objective|model|train|distil)\.[a-z][a-z0-9_]*\b")
+KEY = re.compile(r"(?<![\w./-])(?:corpus|objective|model|train|distil|prompts)\.[a-z][a-z0-9_]*\b")
 
 
 def keys_by_hand(place: str, tree: ast.AST) -> list[str]:

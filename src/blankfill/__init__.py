@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 from blankfill._version import __version__
 
 if TYPE_CHECKING:
+    from blankfill.chatting.engine import Reply
+    from blankfill.chatting.messages import Message
+    from blankfill.chatting.options import ChatOptions
+    from blankfill.chatting.templates import ChatTemplate
     from blankfill.config.recipe import Recipe, load_recipe, recipe_names
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from blankfill.generation.blanks import FillResult
     from blankfill.generation.sampling import Sampling
     from blankfill.generation.write import Generation
-    from blankfill.inference import Model, embed, fill, generate, load
+    from blankfill.inference import Model, chat, embed, fill, generate, load
     from blankfill.model.heads import Head, register_head
     from blankfill.objectives import Objective, register_objective
     from blankfill.pretraining.outcome import RunResult
@@ -48,15 +52,19 @@ if TYPE_CHECKING:
     from blankfill.tasks.task import Task
 
 __all__ = [
-    "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
-    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Model", "Objective", "Plan", "Predictions",
-    "PrepareConfig", "Recipe", "RunResult", "Sampling", "ShownRow", "TableOptions", "Task", "Tokenizer", "UserError",
-    "__version__", "embed", "evaluate", "export_model", "export_onnx", "fill", "finetune", "generate", "import_model",
+    "ChatOptions", "ChatTemplate", "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
+    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Message", "Model", "Objective", "Plan", "Predictions",
+    "PrepareConfig", "Recipe", "Reply", "RunResult", "Sampling", "ShownRow", "TableOptions", "Task", "Tokenizer", "UserError",
+    "__version__", "chat", "embed", "evaluate", "export_model", "export_onnx", "fill", "finetune", "generate", "import_model",
     "load", "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
     "register_objective", "register_task", "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {
+    "chatting.engine": ("Reply",),
+    "chatting.messages": ("Message",),
+    "chatting.options": ("ChatOptions",),
+    "chatting.templates": ("ChatTemplate",),
     "config.recipe": ("Recipe", "load_recipe", "recipe_names"),
     "corpus.options": ("PrepareConfig",),
     "corpus.prepare": ("prepare",),
@@ -74,7 +82,7 @@ _HOMES = {
     "generation.blanks": ("FillResult",),
     "generation.sampling": ("Sampling",),
     "generation.write": ("Generation",),
-    "inference": ("Model", "embed", "fill", "generate", "load"),
+    "inference": ("Model", "chat", "embed", "fill", "generate", "load"),
     "model.heads": ("Head", "register_head"),
     "objectives": ("Objective", "register_objective"),
     "pretraining.outcome": ("RunResult",),

@@ -1,10 +1,11 @@
-"""The library interface of trained models: `load(path)`, then `fill`, `generate`, `embed` or `predict`.
+"""The library interface of trained models: `load(path)`, then `fill`, `generate`, `chat`, `embed` or `predict`.
 
 One loader opens any folder with a model; the commands use it too. Several threads may use a `Model` at once: it is
 never put into training mode, its weights never move after `load`, and parts made on first use are made once.
 
-Not here: filling (`generation.fill`), generation (`generation.write`), embedding (`embedding`) and predictions of tasks
-(`finetuning.predictor`). A server that batches the rows of many users uses `generation.scheduler` itself.
+Not here: filling (`generation.fill`), generation (`generation.write`), conversations (`chatting`), embedding
+(`embedding`) and predictions of tasks (`finetuning.predictor`). A server that batches the rows of many users uses
+`generation.scheduler` itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
@@ -20,6 +21,9 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.chatting.engine import Chat, Reply
+    from blankfill.chatting.messages import Message
+    from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.dtypes import WeightType
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from blankfill.generation.write import Generation
     from blankfill.tasks.task import Task
 
+    Messages = str | Sequence[Message | Mapping[str, Any]]
+    """A conversation: messages, as objects or as mappings with `role` and `content`, or a single question."""
+
 Part = TypeVar("Part")
 
 
@@ -38,8 +45,10 @@ class Model:
     """A pretrained model with its tokenizer and objective, or a fine-tuned one with its task."""
 
     def __init__(self, loaded: Loaded | None = None, predictor: AnyPredictor | None = None) -> None:
-        """Give one of the two. loaded: a pretrained model; predictor: a fine-tuned one."""
+        """Give one of the two, or both with the same weights. loaded: a pretrained model; predictor: a fine-tuned
+        one."""
         self._loaded, self._predictor = loaded, predictor
+        self._adapter_folder: Path | None = None
         self._lock = threading.RLock()
         self._parts: dict[Any, Any] = {}
 
@@ -139,6 +148,58 @@ class Model:
             self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
         )
 
+    @overload
+    def chat(self, messages: Messages, stream: Literal[False] = False, **more: Any) -> Reply: ...
+    @overload
+    def chat(self, messages: Messages, stream: Literal[True], **more: Any) -> Iterator[str]: ...
+    def chat(
+        self,
+        messages: Messages,
+        stream: bool = False,
+        cancel: CancelFlag | None = None,
+        number: int = 0,
+        *,
+        template: str | Path | ChatTemplate | None = None,
+        allow_unknown: bool = False,
+        **options: Any,
+    ) -> Reply | Iterator[str]:
+        """Answer a conversation; see the function `chat`.
+
+        stream: yield pieces of the answer as they are finished. cancel: a flag that ends the answer once it is set.
+        number: of the sample; with the same seed, another number draws another answer.
+        """
+        from blankfill.chatting.messages import messages_of, user
+
+        spoken = [user(messages)] if isinstance(messages, str) else messages_of(messages)
+        chat = self.chat_engine(template, allow_unknown, **options)
+        answering = chat.answer(spoken, cancel, number)
+        if stream:
+            return iter(answering)
+        for _ in answering:
+            pass
+        return answering.reply
+
+    def chat_engine(
+        self, template: str | Path | ChatTemplate | None = None, allow_unknown: bool = False, **options: Any
+    ) -> Chat:
+        """Return the object that answers conversations with this model, to use it again; see `chat`. Raises UserError
+        for a model that does not write."""
+        from blankfill.chatting.engine import speaker_of
+        from blankfill.chatting.models import chat_with
+        from blankfill.chatting.templates import FILE
+        from blankfill.finetuning.speaker import tuned_speaker
+
+        writes = self._predictor is not None and self._predictor.task.kind in ("generate", "chat")
+        if self._loaded is not None and not writes:
+            speaker, given = speaker_of(self.loaded), template
+            if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
+                given = self._adapter_folder / FILE
+            default = self.loaded.objective.chat_template
+        else:
+            speaker, own = tuned_speaker(self.predictor)
+            given, default = template or own, own.name
+        return chat_with(speaker, given, default, options, allow_unknown)
+
     def embed(
         self, texts: Sequence[str], pooling: Pooling = "mean", normalize: bool = True, allow_unknown: bool = False
     ) -> Float32:
@@ -187,6 +248,7 @@ def load(
     threads: int | None = None,
     n_best: int = 1,
     search: Mapping[str, Any] | None = None,
+    adapter: str | Path | None = None,
 ) -> Model:
     """Open the model of a folder.
 
@@ -202,12 +264,15 @@ def load(
         threads: CPU threads of torch; 0 for the usual number, None to leave the number as it is.
         n_best: For a fine-tuned model that generates text, the number of texts for each item.
         search: For a fine-tuned model that generates text, options that differ from training.
+        adapter: A folder with LoRA's matrices or a prefix for the pretrained model in `path`: one that fine-tuning
+            wrote, one of peft, or a checkpoint of ChatGLM-6B's P-tuning v2. If it has a task, `predict` works too,
+            in float32: so not with `dtype`.
 
     Returns:
         The model, ready to use from several threads.
 
     Raises:
-        UserError: There is no such model in the folder, or no such device.
+        UserError: There is no such model in the folder, or no such device; the adapter belongs to another model.
     """
     from blankfill.checkpoint import store
     from blankfill.checkpoint.dtypes import dtype_named
@@ -218,6 +283,8 @@ def load(
     path = store.pointed(Path(path))
     if isinstance(dtype, str):
         dtype = dtype_named(dtype)
+    if adapter is not None:
+        return _with_adapter(path, Path(adapter), device, dtype, head, optimize, threads, n_best, search)
     if holds_fine_tuned(path) if head is None else head:
         if dtype is not None:
             raise UserError(f"{path}: a fine-tuned model computes in float32; leave out dtype")
@@ -228,6 +295,46 @@ def load(
     if optimize:
         _optimize(loaded)
     return Model(loaded)
+
+
+def _with_adapter(
+    path: Path,
+    folder: Path,
+    device: str,
+    dtype: torch.dtype | None,
+    head: bool | None,
+    optimize: bool,
+    threads: int | None,
+    n_best: int,
+    search: Mapping[str, Any] | None,
+) -> Model:
+    """Open a pretrained model with an adapter; see `load`."""
+    import torch
+
+    from blankfill.adapt.folder import read_adapter
+    from blankfill.adapt.loading import load_adapter
+    from blankfill.checkpoint.load import load_model
+    from blankfill.finetuning.adapter_folder import tuned_from_adapter
+    from blankfill.finetuning.predictor import Predictor, holds_fine_tuned
+    from blankfill.system.threads import use_threads
+
+    adapter = read_adapter(folder)
+    if holds_fine_tuned(path):
+        raise UserError(f"{path} is a fine-tuned model; an adapter belongs to the pretrained model below it")
+    predicts = (adapter.has_task and dtype is None) if head is None else head
+    if predicts and dtype is not None:
+        raise UserError(f"{adapter.path}: a fine-tuned model computes in float32; leave out dtype")
+    if threads is not None:
+        use_threads(threads)
+    loaded = load_adapter(load_model(path, device, torch.float32 if predicts else dtype), adapter)
+    predictor = None
+    if predicts:
+        predictor = Predictor(adapter.path, device, None, n_best, search, tuned_from_adapter(loaded, adapter))
+    if optimize and not head:
+        _optimize(loaded)
+    model = Model(loaded, predictor)
+    model._adapter_folder = adapter.path
+    return model
 
 
 def fill(
@@ -292,6 +399,51 @@ def generate(
     """
     opened = _opened(model, optimize=True)
     return "".join(opened.generate(prompt, max_tokens, slide, cancel, add_bos, allow_unknown, **sampling))
+
+
+@overload
+def chat(model: str | Path | Model, messages: Messages, *, stream: Literal[False] = False, **more: Any) -> Reply: ...
+@overload
+def chat(model: str | Path | Model, messages: Messages, *, stream: Literal[True], **more: Any) -> Iterator[str]: ...
+def chat(
+    model: str | Path | Model,
+    messages: Messages,
+    *,
+    stream: bool = False,
+    template: str | Path | ChatTemplate | None = None,
+    cancel: CancelFlag | None = None,
+    allow_unknown: bool = False,
+    **options: Any,
+) -> Reply | Iterator[str]:
+    """Answer a conversation with a model that writes.
+
+    Args:
+        model: The folder of a model, or a model that `load` has opened, to use it again. A pretrained model continues
+            the conversation; a fine-tuned one writes the answer as it has learnt.
+        messages: The conversation, whose last message is of the user: a list of `{"role": …, "content": …}` with the
+            roles system, user and assistant, or of `Message`; or a text, which is a single question. The oldest rounds
+            that do not fit into the model's context are left out.
+        stream: Return an iterator over pieces of the answer, as they are finished.
+        template: The Jinja file of a chat template, the name of a built-in one (chatglm, plain, plain-zh, bare) or a
+            `ChatTemplate`; None for that of the model's folder, else the one of its objective.
+        cancel: A `threading.Event` or a function that ends the answer once it is set.
+        allow_unknown: Answer although most of the last message is unknown to the model's tokenizer.
+        options: max_new_tokens, max_length (of the conversation with its answer, in tokens), process (Chinese
+            punctuation as ChatGLM-6B's code writes it), and fields of `Sampling`: temperature, top_k, top_p,
+            repetition_penalty, no_repeat_ngram, seed. What is not given is taken from `generation_config.json` of the
+            model's folder; else as ChatGLM-6B was released for the template chatglm, and as `ChatOptions` says.
+
+    Returns:
+        The answer: `text`, `finish`, `tokens`, `prompt_tokens`, `dropped` (rounds that were left out), and `messages`,
+        the conversation with it. With stream, its pieces.
+
+    Raises:
+        UserError: The model does not write, the messages make no conversation, the last message is longer than the
+            context, the template has an error, an option is impossible, or the model's scores are not finite numbers.
+    """
+    opened = model if isinstance(model, Model) else load(model)
+    more: dict[str, Any] = {"template": template, "cancel": cancel, "allow_unknown": allow_unknown, **options}
+    return opened.chat(messages, True, **more) if stream else opened.chat(messages, False, **more)
 
 
 def embed(

@@ -11,12 +11,14 @@ from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
+from blankfill.families.chatglm import ALPHA, CHATGLM
 from blankfill.families.electra import ELECTRA
+from blankfill.families.glm_130b import GLM_130B
 from blankfill.families.modernbert import MODERNBERT
 from blankfill.families.weight_names import put_back
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
-from blankfill.objectives import T5, Bart, Bert, Electra, Glm, Gpt, Mlm, Xlnet
+from blankfill.objectives import T5, Bart, Bert, ChatGlm, Electra, Glm, Glm130b, Gpt, Mlm, Xlnet
 from blankfill.types import Vocabulary
 
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 3}
@@ -29,6 +31,7 @@ T5_1_0 = {"position_sizes": (16,), "position_scheme": "none", "relative_buckets"
           "activation": "relu", "scale_logits": True, "more_dropout": True}  # fmt: skip
 T5_1_1 = {**T5_1_0, "activation": "gelu_tanh", "gated": True, "scale_logits": False, "tied": False}
 BART = {"position_sizes": (18,), "encoder_layers": 3, "norm": "post", "embedding_norm": True, "activation": "gelu"}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 CONFIGS = {
     "bert": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2), pooler=True),
     "bert without pairs": TransformerConfig(**SIZES, **POST, position_sizes=(16, 2)),
@@ -54,6 +57,13 @@ CONFIGS = {
         position_sizes=(16,)),
     "modernbert alone": TransformerConfig(**SIZES, **{
         **MODERNBERT.preset, "head_transform": False, "head_bias": False}, lm_head=False, position_sizes=(16,)),
+    "chatglm": TransformerConfig(**SIZES, **CHATGLM.preset, **NO_DROPOUT, position_sizes=(16, 16)),
+    "chatglm untied, as released": TransformerConfig(**SIZES, **{
+        **CHATGLM.preset, "residual_scale": ALPHA, "rotary_rounding": "frequencies"}, position_sizes=(16, 16),
+        tied=False, **NO_DROPOUT),
+    "glm-130b": TransformerConfig(**SIZES, **GLM_130B.preset, **NO_DROPOUT, position_sizes=(16,)),
+    "glm-130b with the angles of a served ChatGLM-6B": TransformerConfig(**SIZES, **{
+        **GLM_130B.preset, "residual_scale": 1.5, "rotary_rounding": "angles"}, **NO_DROPOUT, position_sizes=(16,)),
     "electra generator": TransformerConfig(**SIZES, **ELECTRA.preset, position_sizes=(16, 2), embedding_size=12),
     "electra generator untied": TransformerConfig(**SIZES, **ELECTRA.preset, position_sizes=(16, 2), tied=False),
     "electra discriminator": TransformerConfig(
@@ -74,6 +84,8 @@ OBJECTIVES = {
     "bart": Bart(16),
     "modernbert": Mlm(16, position_offset=0),
     "electra": Electra(16),
+    "chatglm": ChatGlm(16),
+    "glm-130b": Glm130b(16),
 }
 
 
@@ -105,6 +117,8 @@ def back_init(form: CheckpointFormat) -> str:
         "modernbert": "truncated_normal",
         "electra": "truncated_normal",
         "t5": "t5",
+        "chatglm": "deepnorm",
+        "glm-130b": "deepnorm",
     }.get(form.family.name, "normal")
 
 

@@ -23,9 +23,9 @@ SECTIONS = {
     "norm init init_std positions dropout attention_dropout vocab_multiple",
     TrainOptions: "steps batch_size micro_batch batch_size_start batch_size_warmup batch_size_increment phase1_length "
     "phase1_steps optimizer momentum lr embedding_lr_multiplier embedding_gradient_shrink schedule warmup "
-    "warmup_lr constant_steps decay_steps schedule_unit min_lr weight_decay decay_all beta1 beta2 eps z_loss max_grad_norm precision gradient_checkpointing "
-    "device threads workers log_every eval_every eval_rows save_every save_total_limit patience "
-    "sample_every samples hidden_words",
+    "warmup_lr constant_steps decay_steps schedule_unit min_lr weight_decay decay_all beta1 beta2 eps z_loss "
+    "max_grad_norm precision gradient_checkpointing device threads workers log_every eval_every eval_rows "
+    "save_every save_total_limit patience sample_every samples hidden_words",
     DistilOptions: "temperature soft_weight lm_weight hidden_weight over start layers",
     OBJECTIVES["bert"]: f"{MASKING} max_predictions whole_word next_sentence pairs short",
     OBJECTIVES["mlm"]: f"{MASKING} whole_word across_documents mask_specials position_offset",
@@ -106,6 +106,12 @@ PLAIN = {
         "distil",
         "distil-epochs",
         "max-target-length",
+        "template",
+        "max-prompt-length",
+        "learn-start",
+        "no-learn-start",
+        "replay",
+        "replay-ratio",
         "blank",
         "label-smoothing",
         "pseudo-noise",
@@ -147,6 +153,10 @@ PLAIN = {
         "sheet",
         "grid",
         "lora-rank",
+        "prefix-length",
+        "prefix-projection",
+        "no-prefix-projection",
+        "prefix-dropout",
         "features",
         "head",
         "head-on",
@@ -157,6 +167,7 @@ PLAIN = {
         "allow-unknown",
         "no-allow-unknown",
         "model",
+        "adapter",
         "data",
         "columns",
         "encoding",
@@ -197,7 +208,14 @@ PLAIN = {
         "device",
         "threads",
     },
-    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "qkv", "drop-image-rows", "no-drop-image-rows", "threads"},
+    "chat": {
+        "model", "adapter", "template", "system", "messages", "allow-unknown", "no-allow-unknown", "max-new-tokens",
+        "max-length", "temperature", "top-k", "top-p", "repetition-penalty", "no-repeat-ngram", "process", "no-process",
+        "seed", "dtype", "device", "threads",
+    },  # fmt: skip
+    "import": {
+        "out", "tokenizer", "heads", "dtype", "leave-out", "qkv", "drop-image-rows", "no-drop-image-rows", "threads",
+    },  # fmt: skip
     "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
     "quantize": {"model", "out", "bits", "rounding", "threads"},
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},

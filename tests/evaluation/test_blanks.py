@@ -36,9 +36,12 @@ def chain(
     """The log-probabilities [V] at each token of an answer, and at its end, one pass after the other."""
     model, roles = scorer_of_model.loaded.model, scorer_of_model.vocabulary
     name = scorer_of_model.loaded.objective.name
-    if name in ("gpt", "glm", "t5", "bart"):
+    if name in ("gpt", "glm", "chatglm", "glm-130b", "t5", "bart"):
         if name == "gpt":
             context = gpt_input([roles["eos"], *before], model.config.position_sizes[0])
+        elif name in ("chatglm", "glm-130b"):
+            role = "mask" if after else "gmask"
+            context = scorer_of_model.loaded.format.blank_input([before, after], [role], ())
         elif name == "t5" or name == "bart":
             context = scorer_of_model.loaded.format.blank_input([before, after], ["mask"], ())
         else:
@@ -70,7 +73,7 @@ def chain(
 def end_of(scorer_of_model: Scorer, after: Sequence[int]) -> list[int]:
     """The token that marks the end of an answer, where one is predicted."""
     roles, sentinels = scorer_of_model.vocabulary.roles, scorer_of_model.vocabulary.sentinels
-    ends = {"glm": "eop", "t5": "eos", "bart": "sep"}
+    ends = {"glm": "eop", "chatglm": "eop", "glm-130b": "eop", "t5": "eos", "bart": "sep"}
     name = scorer_of_model.loaded.objective.name
     if name == "bart" and after:
         return [after[0]]
@@ -100,7 +103,7 @@ def slot(scorer_of_model: Scorer, text: Sequence[int], first: int, known: int, a
         return model.lm_head(hidden[0, -1:], model.output_table)[0].log_softmax(-1)
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "chatglm", "glm-130b", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_last_words_are_right_when_greedy_decoding_writes_them(name: str) -> None:
     """Half of the words are what the model itself would write, so that some are right: the output embeddings of all
     other tokens are close to 0, so that it writes words."""
@@ -148,7 +151,7 @@ def test_a_passage_that_is_too_long_loses_its_beginning() -> None:
         last_words(model, [GenerationItem("0", "the", ("\u200b",))])
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm", "bert", "mlm", "xlnet", "t5", "bart"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "chatglm", "glm-130b", "bert", "mlm", "xlnet", "t5", "bart"])
 def test_blanks_have_the_probability_of_their_tokens_in_turn(name: str) -> None:
     model = scorer(name)
     cuts = [Cut("the cat ", "sat on", " the mat .", 2), Cut("the big ", "dog playing", " ran .", 2)]

@@ -55,7 +55,7 @@ def test_windows_ask_for_every_token_once_with_enough_before_it(room: int) -> No
             assert scored == list(range(count))
 
 
-@pytest.mark.parametrize("name", ["gpt", "glm"])
+@pytest.mark.parametrize("name", ["gpt", "glm", "chatglm", "glm-130b"])
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(name: str) -> None:
     count = perplexity(writer(name, sharp=0.0), [item(WORDS), item("the cat")])
     assert count.metrics()["perplexity"] == pytest.approx(40.0)
@@ -92,7 +92,7 @@ def test_perplexity_is_what_transformers_gives(tmp_path: Path, window: int, stri
     assert result.nats == pytest.approx(nats, rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "module"), [("gpt", "gpt"), ("glm", "glm_format")])
+@pytest.mark.parametrize(("name", "module"), [("gpt", "gpt"), ("glm", "glm_format"), ("chatglm", "chatglm_format")])
 def test_a_window_costs_its_own_length_and_not_the_texts(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -307,7 +307,7 @@ def test_predictions_are_scored_from_a_file(tmp_path: Path, capsys: pytest.Captu
     [
         (["--task", "sst3"], "There is no task 'sst3'"),
         (["--task", ""], "There is no task ''"),
-        (["--lr", "0"], "--lr is 0"),
+        (["--lr", "-1"], "--lr is -1"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--freeze", "-2"], "--freeze is -2"),
         (["--validation-split", "1"], "--validation-split is 1"),

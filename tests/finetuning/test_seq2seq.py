@@ -29,7 +29,10 @@ QUICK = FinetuneOptions(
 )  # fmt: skip
 
 
-MORE: dict[str, dict[str, Any]] = {"t5": {"lr": 1e-2, "epochs": 16}, "unilm": {"epochs": 12}}
+MORE: dict[str, dict[str, Any]] = {
+    "t5": {"lr": 1e-2, "epochs": 16}, "unilm": {"epochs": 12}, "chatglm": {"lr": 1e-2, "epochs": 16},
+    "glm-130b": {"lr": 1e-2, "epochs": 16},
+}  # fmt: skip
 """T5's words are large, so that a step moves them little; of UniLM's targets a part is masked at a time."""
 
 
@@ -47,7 +50,13 @@ def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
 
 @pytest.mark.parametrize(
     ("name", "blank"),
-    [("glm", "mask"), ("glm", "gmask"), *((name, "mask") for name in ("gpt", "unilm", "unilm2", "t5", "bart"))],
+    [
+        ("glm", "mask"),
+        ("glm", "gmask"),
+        ("chatglm", "auto"),
+        ("glm-130b", "auto"),
+        *((name, "mask") for name in ("gpt", "unilm", "unilm2", "t5", "bart")),
+    ],
 )
 def test_a_model_learns_to_turn_a_text_round(name: str, blank: str, tmp_path: Path) -> None:
     data, model = turned(tmp_path / "data"), writing_model(tmp_path, name)

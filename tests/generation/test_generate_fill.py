@@ -292,7 +292,7 @@ def test_a_mask_takes_the_space_before_it_where_its_tokenizer_says_so(tmp_path: 
 
 
 def test_the_same_call_serves_every_family_and_chinese() -> None:
-    for name in ("bert", "mlm", "glm", "gpt", "xlnet"):
+    for name in ("bert", "mlm", "glm", "chatglm", "glm-130b", "gpt", "xlnet"):
         filler = Filler(loaded(name, random_model(name, rows=32)))
         result = filler.fill("猫在[MASK]，the <mask> ____。", top_k=2, lengths="1-2")
         assert len(result.candidates) == 3
@@ -311,7 +311,7 @@ def test_padded_rows_of_the_word_table_are_never_written() -> None:
         assert max(max(c.ids) for candidates in result.candidates for c in candidates) < 30
 
 
-@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "gpt", "xlnet"])
+@pytest.mark.parametrize("name", ["bert", "mlm", "glm", "chatglm", "glm-130b", "gpt", "xlnet"])
 def test_errors_say_what_to_do(name: str) -> None:
     ready = loaded(name, random_model(name, rows=32, length=16), length=16)
     with pytest.raises(UserError, match=r"no blank; write one as \[MASK\]"):

@@ -84,9 +84,9 @@ def test_cached_scores_equal_those_of_whole_rows(name: str, seed: int) -> None:
         expected = torch.stack([whole(model, row, said) for row, said in zip(rows, new, strict=True)])
         torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
         if step == 2:
-            kept = rng.integers(0, len(rows), len(rows) + 1)
-            decoder.select(torch.from_numpy(kept))
-            rows, new = [rows[k] for k in kept], [[*new[k]] for k in kept]
+            order = rng.integers(0, len(rows), len(rows) + 1)
+            decoder.select(torch.from_numpy(order))
+            rows, new = [rows[k] for k in order], [[*new[k]] for k in order]
         ids = rng.integers(0, WORDS, len(rows))
         scores = decoder.step(torch.from_numpy(ids))
         for said, id in zip(new, ids.tolist(), strict=True):
@@ -115,7 +115,7 @@ def test_rows_that_join_and_leave_have_the_scores_of_a_decoder(name: str, seed: 
                 del decoders[-1]
             elif decoders:
                 ids = torch.from_numpy(rng.integers(0, WORDS, len(decoders)))
-                expected = torch.cat([one.step(id) for one, id in zip(decoders, ids.split(1), strict=True)])
+                expected = torch.cat([decoder.step(id) for decoder, id in zip(decoders, ids.split(1), strict=True)])
                 torch.testing.assert_close(rows.step(ids), expected, atol=1e-4, rtol=1e-4)
     finally:
         slots_module.MARGIN = margin
@@ -131,15 +131,15 @@ def test_a_text_longer_than_the_table_slides_with_the_prefix_in_front() -> None:
     for seed in (2, 3):
         model = random_model("gpt", 1, length=12)
         add_prefix(model, PrefixShape(3), seed=seed)
-        one = loaded("gpt", model, length=12)
-        texts.append("".join(generate(one, "the cat sat on", 40, Sampling(temperature=0), slide=True)))
+        model_with_files = loaded("gpt", model, length=12)
+        texts.append("".join(generate(model_with_files, "the cat sat on", 40, Sampling(temperature=0), slide=True)))
     assert texts[0] != texts[1] and len(texts[0].split()) > 12
 
 
 def test_a_computed_projection_writes_the_same() -> None:
     model = with_prefix("gpt", projection=16)
-    one = loaded("gpt", model)
-    before = [made.text for made in generate_many(one, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
+    model_with_files = loaded("gpt", model)
+    before = [made.text for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
     compute_prefix(model)
-    after = [made.text for made in generate_many(one, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
-    assert before == after and replace(one).model is model
+    after = [made.text for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
+    assert before == after and replace(model_with_files).model is model

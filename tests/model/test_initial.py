@@ -105,6 +105,25 @@ def test_t5_draws_each_matrix_by_what_it_reads() -> None:
     deviation(weights["token_embeddings.weight"], 1.0, False)
 
 
+def test_deepnorm_draws_each_matrix_by_both_its_sides() -> None:
+    """GLM-130B: Xavier normal, smaller by (2N)^½ but for queries and keys; of joint matrices, by the single ones."""
+    sizes = {"init": "deepnorm", "num_layers": 8, "residual_scale": 0.0, "head_size": 24, "init_std": 0.01}
+    for gated in (False, True):
+        weights = state(dataclasses.replace(CONFIG, gated=gated, **sizes))  # type: ignore[arg-type]
+        small, attention, inner = 16**-0.5, math.sqrt(2 / (64 + 48)), math.sqrt(2 / (64 + 96))
+        for layer in ("layers.0", "layers.7"):
+            query, key, value = weights[f"{layer}.attention.qkv.weight"].chunk(3)
+            for part, std in ((query, attention), (key, attention), (value, small * attention)):
+                deviation(part, std, False)
+            deviation(weights[f"{layer}.attention.output.weight"], small * attention, False)
+            for half in weights[f"{layer}.ffn.inner.weight"].split(96):
+                deviation(half, small * inner, False)
+            deviation(weights[f"{layer}.ffn.output.weight"], small * inner, False)
+            assert not weights[f"{layer}.attention.qkv.bias"].any() and not weights[f"{layer}.ffn.inner.bias"].any()
+        for rest in ("token_embeddings.weight", "lm_head.dense.weight"):
+            deviation(weights[rest], 0.01, False)
+
+
 def test_heads_of_tasks_are_drawn_by_their_names_too() -> None:
     """The seed alone decides: not the state of torch's generator, nor the number of outputs."""
     encoder = build(CONFIG)

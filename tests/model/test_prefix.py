@@ -20,6 +20,7 @@ from blankfill.attention.masks import Mask, behind, lower, lower_local
 from blankfill.attention.positions import PositionTerms, Rotation, terms_behind
 from blankfill.attention.relative import lower_distances
 from blankfill.model.config import TransformerConfig
+from blankfill.model.io import Inputs
 from blankfill.model.layers import Attention
 from blankfill.model.prefix import PrefixEncoder, PrefixShape
 from blankfill.model.transformer import Transformer, build
@@ -193,14 +194,14 @@ def test_dropped_weights_are_those_of_the_formula(causal: bool, monkeypatch: pyt
     hidden = torch.ones(T, PREFIX + T, dtype=torch.bool).triu_(1 + PREFIX) if causal else torch.zeros(1, 1).bool()
     heads = []
     for h in range(H):
-        kept = drawn[h].view(ROWS, T, PREFIX + T).float() / (1 - share)
+        mask_BTS = drawn[h].view(ROWS, T, PREFIX + T).float() / (1 - share)
         scores = query[:, :, h] @ pairs[:, :, 0, h].transpose(1, 2) * E**-0.5
-        heads.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) * kept @ pairs[:, :, 1, h])
+        heads.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) * mask_BTS @ pairs[:, :, 1, h])
     expected = torch.cat(heads, -1)
     torch.testing.assert_close(got, expected)
     expected.square().sum().backward()
-    for one, other in zip(grads, [query.grad, pairs.grad], strict=True):
-        torch.testing.assert_close(one, other)
+    for grad, other in zip(grads, [query.grad, pairs.grad], strict=True):
+        torch.testing.assert_close(grad, other)
 
 
 def batch_of(name: str, rng: np.random.Generator) -> Batch:
@@ -271,6 +272,25 @@ def test_layers_computed_again_have_the_same_gradients() -> None:
         torch.testing.assert_close(grads[1][name], grad)
 
 
+@pytest.mark.parametrize("projection", [0, 16])
+def test_a_prefix_alone_teaches_a_frozen_model(projection: int) -> None:
+    """To write one word whatever it reads: from more than 3.5 nats to less than 1."""
+    model = random_model("gpt")
+    add_prefix(model, PrefixShape(6, projection), 1)
+    ids = torch.randint(5, 40, (16, 9), generator=torch.Generator().manual_seed(0))
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=0.01 if projection else 0.05, weight_decay=0.0)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        logits = model(Inputs(ids, torch.arange(9).expand(1, 16, 9), Mask("causal")), logits_at="all").logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.full((144,), 7))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 3.5 and losses[-1] < 1
+
+
 def test_dropout_is_drawn_for_each_row_and_for_training_only() -> None:
     prefix = PrefixEncoder(CONFIG, PrefixShape(50, 0, 0.1))
     torch.nn.init.ones_(prefix.embedding.weight)
@@ -290,8 +310,8 @@ def test_initial_weights_are_torchs_by_seed_and_name() -> None:
 
     first, again, other = (made(seed).prefix_encoder for seed in (1, 1, 2))
     assert first is not None and again is not None and other is not None and first.projection is not None
-    for (name, one), two, third in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
-        assert torch.equal(one, two) and not torch.equal(one, third), name
+    for (name, made_first), two, third in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(made_first, two) and not torch.equal(made_first, third), name
     table, dense = first.embedding.weight.detach(), first.projection[0].requires_grad_(False)
     assert table.shape == (60, 24) and abs(float(table.std()) - 1) < 0.05 and abs(float(table.mean())) < 0.1
     reach = 24**-0.5

@@ -2,6 +2,7 @@
 
 import pytest
 
+from blankfill.tasks.datasets.chat import CHAT
 from blankfill.tasks.datasets.choices import CHOICES
 from blankfill.tasks.datasets.conll import TAGGED
 from blankfill.tasks.datasets.generation import GENERATION
@@ -21,6 +22,7 @@ METRICS = {
     "tag": {"precision", "recall", "f1"},
     "answer": {"exact", "f1", "has-answer-exact", "has-answer-f1", "no-answer-exact", "no-answer-f1"},
     "generate": {"rouge1", "rouge2", "rougeL", "bleu"},
+    "chat": {"log-likelihood", "perplexity", "rouge1", "rouge2", "rougeL", "bleu"},
     "language": {"perplexity"},
     "last-word": {"accuracy"},
 }
@@ -38,7 +40,7 @@ def test_a_task_is_whole(task: Task) -> None:
 
 
 def test_no_task_hides_another() -> None:
-    families = (GLUE, SUPERGLUE, (CHNSENTICORP,), CLUE, QUESTIONS, CHOICES, TAGGED, GENERATION, TABULAR)
+    families = (GLUE, SUPERGLUE, (CHNSENTICORP, CHAT), CLUE, QUESTIONS, CHOICES, TAGGED, GENERATION, TABULAR)
     assert len(TASKS) == sum(map(len, families))
 
 

@@ -47,6 +47,9 @@ GONE = ".gone"
 OWN_SUM = "state_sha256"
 """Key in state.json: the checksum of all other keys; checkpoints of version 0.1 have none."""
 
+BASE = "base"
+"""Key in state.json of a checkpoint that has only trained weights: the identity of the model with the others."""
+
 REST = "rest."
 """Prefix, in the optimiser's file, of the names for which the format of a model has no place."""
 
@@ -74,6 +77,11 @@ class Checkpoint:
     def quantization(self) -> Quantization | None:
         """The quantised layers, if any. Raises UserError."""
         return quantization_of(self.state, self.path / STATE)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it has only the weights that were trained, and the state says which model the others are from."""
+        return BASE in self.state
 
 
 def save(
@@ -202,9 +210,14 @@ class Writer:
     def save(
         self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], best: int
     ) -> None:
-        """Start to write the checkpoint of a step."""
+        """Start to write the checkpoint of a step; without the frozen weights, if the state says where they are from
+        (`BASE`)."""
         self.wait()
-        copies = _copies(model.state_dict()), _copies(optimizer_tensors(optimizer))
+        weights = model.state_dict()
+        if BASE in state:
+            frozen = frozen_names(model)
+            weights = {name: tensor for name, tensor in weights.items() if name not in frozen}
+        copies = _copies(weights), _copies(optimizer_tensors(optimizer))
         self._pending = self._pool.submit(save, self.folder, step, *copies, state, self.keep, best, self.hf_layout)
 
     def wait(self) -> None:
@@ -377,12 +390,28 @@ def roles_of(state: Mapping[str, Any], path: Path) -> dict[str, int]:
     return roles
 
 
-def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    """Load a checkpoint's weights into a model. assign: use the tensors themselves instead of copies.
+def frozen_names(model: torch.nn.Module) -> set[str]:
+    """Return the names of the weights of a model that get no gradient, quantised ones among them."""
+    learning = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
+    return model.state_dict().keys() - learning
+
+
+def put_weights(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    assign: bool = False,
+    partial: bool = False,
+) -> None:
+    """Load a checkpoint's weights into a model. assign: use the tensors themselves instead of copies. partial: whether
+    frozen weights may be missing, which then stay as they are.
 
     Raises UserError when the tensors do not match the model.
     """
     own = model.state_dict()
+    if partial:
+        frozen = frozen_names(model)
+        own = {name: tensor for name, tensor in own.items() if name in tensors or name not in frozen}
     shapes = [
         name
         for name in own.keys() & tensors.keys()
@@ -392,7 +421,7 @@ def put_weights(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pat
         raise UserError(
             f"{path}: its weights do not match the model that {STATE} describes: {problems}; train or import it again"
         )
-    model.load_state_dict(dict(tensors), assign=assign)
+    model.load_state_dict(dict(tensors), strict=not partial, assign=assign)
 
 
 def named_by(pointer: Path) -> Path:

@@ -66,7 +66,7 @@ class EmbedArguments(TableOptions):
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model": "model pooling normalize",
+        "Model": "model adapter pooling normalize",
         "Input": "columns encoding delimiter sheet allow_unknown",
         "Output": "out",
         "Machine": "dtype device threads",
@@ -80,6 +80,8 @@ class EmbedArguments(TableOptions):
     """Table, or UTF-8 file with one text on each line; - reads lines from standard input."""
     model: Path
     """Folder of a trained or imported model."""
+    adapter: Path | None = None
+    """Folder of LoRA matrices or of a prefix for this model, which finetune or peft wrote."""
     out: Path | None = None
     """A .npy file (one row per line, or per row of a table), or a .jsonl, .parquet, .csv or .tsv file with the text, or
     all columns of a table, and the vector; without it, JSON lines are printed."""
@@ -110,7 +112,10 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     texts = texts_of(source, args.table_options(), args.model)
     from blankfill.inference import load
 
-    model = load(args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads)
+    model = load(
+        args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads,
+        adapter=args.adapter,
+    )  # fmt: skip
     embedder = model.embedder(args.pooling, args.normalize)
     name = free_name(VECTOR, {column.name.lower() for column in texts.columns})
     if name != VECTOR:

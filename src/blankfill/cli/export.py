@@ -44,8 +44,8 @@ class ExportArguments:
     """Part of the model to write. generator: the small masked language model that a model of replaced-token detection
     (ELECTRA) was trained with; model: the discriminator, or a model without generator."""
     lora: Literal["merged", "adapter"] = "merged"
-    """Matrices of LoRA. merged: added to the weights; adapter: written for peft, with the model that they belong to in
-    the folder `base`."""
+    """Matrices of LoRA, or a prefix. merged: added to the weights; adapter: written for peft, with the model that they
+    belong to in the folder `base`, or a prefix of ChatGLM as its own code writes it."""
     shards: Literal["safetensors", "bin"] = "safetensors"
     """Files of the weights of a pretrained model, of at most 5 GiB each. bin: pickles, as older programs read them."""
     text: Path | None = None
@@ -73,9 +73,9 @@ def show_export(made: Exported) -> None:
     """Print where the model is, and how it compares with ours."""
     from blankfill.system.console import show
 
-    if made.difference is None:
+    if made.difference is None and not made.note:
         show("transformers is not installed, so the export was not compared with it")
-    else:
+    elif made.difference is not None:
         compared = counted(made.texts, made.task)
         show(f"transformers gives the same scores on {compared}; largest difference {made.difference:.1e}")
     show(f"{made.architecture}; the model is in {made.folder}")

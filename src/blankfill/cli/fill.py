@@ -39,7 +39,7 @@ class FillArguments(TableOptions):
         "length_penalty": Bound(-STEEPEST, STEEPEST),
     }
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Input": "model file columns encoding delimiter sheet allow_unknown",
+        "Input": "model adapter file columns encoding delimiter sheet allow_unknown",
         "Candidates": "top lengths length_penalty",
         "Machine": "dtype device threads",
     }
@@ -52,6 +52,8 @@ class FillArguments(TableOptions):
     """Sentences with blanks; - reads one from each line of standard input."""
     model: Path
     """Folder of a trained model: a run, or one of its checkpoints."""
+    adapter: Path | None = None
+    """Folder of LoRA matrices or of a prefix for this model, which finetune or peft wrote."""
     file: Path | None = None
     """UTF-8 file with one sentence on each line, or a table, whose column of text is found or named as by prepare."""
     allow_unknown: bool = False
@@ -83,8 +85,9 @@ def main(argv: Sequence[str]) -> Rows[tuple[int, FillResult]]:
     from blankfill.inference import load
 
     filler = load(
-        args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads
-    ).filler
+        args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads,
+        adapter=args.adapter,
+    ).filler  # fmt: skip
     return Rows(
         rows=enumerate(filled(filler, args)),
         values=lambda row: row[1].to_json(),

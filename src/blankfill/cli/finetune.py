@@ -38,7 +38,10 @@ class FinetuneArguments(FinetuneOptions, TableOptions):
             "task data columns encoding delimiter sheet max_length document_context validation_split test_split "
             "max_train_samples allow_unknown"
         ),
-        "Model": "start method head head_on features lstm_size freeze lora_rank from_scratch",
+        "Model": (
+            "start method head head_on features lstm_size freeze lora_rank prefix_length prefix_projection "
+            "prefix_dropout from_scratch"
+        ),
         "Run": "out resume grid num_seeds seed",
         "Training": (
             "lr embedding_lr_multiplier layer_decay batch_size epochs warmup schedule weight_decay max_grad_norm "
@@ -49,6 +52,7 @@ class FinetuneArguments(FinetuneOptions, TableOptions):
         "Generation": (
             "max_target_length blank beams length_penalty no_repeat_ngram max_eval_samples pseudo_noise target_noise"
         ),
+        "Dialogues": "template max_prompt_length learn_start replay replay_ratio",
         "Several tasks at once": "mixing_limit mixing_temperature",
         "Machine": "micro_batch precision device threads",
     }
@@ -57,6 +61,8 @@ class FinetuneArguments(FinetuneOptions, TableOptions):
         "blankfill finetune --task classify --data reviews.csv --columns text=body label=stars --from runs/bert "
         "--out tuned/stars",
         "blankfill finetune --task rte --data glue --from runs/glm --method cloze --out tuned/rte",
+        "blankfill finetune --task chat --data rounds.jsonl --from runs/glm --replay texts --replay-ratio 0.2 "
+        "--out tuned/chat",
         "blankfill finetune --task mrpc --data glue --from runs/bert --grid lr=2e-5,5e-5 batch_size=16,32 "
         "--num-seeds 3 --out tuned/mrpc",
     )
@@ -151,4 +157,5 @@ def show_result(task: str, metric: str, result: FinetuneResult, out: Path) -> No
     show(f"{result.items_per_second:.1f} items a second; the scores {so_far}are in {out / RESULTS}")
     show_page(out)
     if result.complete and not result.stopped:
-        show(f"try: blankfill predict --model {quoted(out)} rows.txt")
+        chats = result.kind == "chat"
+        show(f"try: blankfill {'chat' if chats else 'predict'} --model {quoted(out)}{'' if chats else ' rows.txt'}")

@@ -29,7 +29,7 @@ class GenerateArguments:
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model and prompt": "model prompt allow_unknown add_bos",
+        "Model and prompt": "model adapter prompt allow_unknown add_bos",
         "Length": "max_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
         "Machine": "dtype device threads",
@@ -41,6 +41,8 @@ class GenerateArguments:
 
     model: Path
     """Folder of a trained model: a run, or one of its checkpoints."""
+    adapter: Path | None = None
+    """Folder of LoRA matrices or of a prefix for this model, which finetune or peft wrote."""
     prompt: str = ""
     """Text to continue."""
     allow_unknown: bool = False
@@ -86,7 +88,9 @@ def main(argv: Sequence[str]) -> Result | Rows[Any]:
         args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.no_repeat_ngram, args.seed
     )
     sampling.check()
-    loaded = load(args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads).loaded
+    loaded = load(
+        args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads, adapter=args.adapter
+    ).loaded
     with counting("the prompt", allow=args.allow_unknown):
         writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide, add_bos=args.add_bos)
     limit = loaded.model.config.position_sizes[0]

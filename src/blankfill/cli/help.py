@@ -22,6 +22,7 @@ TITLES = {
     "model": "Model (--model.*): its architecture and size",
     "train": "Training (--train.*)",
     "distil": "Distillation (--distil.*): with a teacher",
+    "prompts": "Prompted data sets (--prompts.*): multi-task instruction pretraining",
 }
 """Headings of the sections of a recipe."""
 

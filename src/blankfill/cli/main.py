@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Using a model": {
         "fill": "fill the blanks of a sentence",
         "generate": "continue a text",
+        "chat": "talk to a model, round by round",
         "embed": "texts → vectors, to compare and search them",
         "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
         "export": "a model → a folder that transformers opens",

@@ -50,7 +50,7 @@ class PredictArguments(TableOptions):
         name: FinetuneOptions.BOUNDS[name] for name in ("beams", "length_penalty", "no_repeat_ngram")
     } | {"n_best": FinetuneOptions.BOUNDS["beams"]}
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Model": "model",
+        "Model": "model adapter",
         "Data": "data split task columns encoding delimiter sheet allow_unknown",
         "Output": "out submission",
         "Generation": "n_best beams length_penalty no_repeat_ngram",
@@ -65,7 +65,10 @@ class PredictArguments(TableOptions):
     file: Annotated[Path | None, Option(positional=True)] = None
     """Table, or UTF-8 file with a row on each line; - reads lines from standard input."""
     model: Path
-    """A run of `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns."""
+    """A run of `blankfill finetune`, one of its checkpoints, or the folder of a grid or of all patterns; with --adapter
+    the pretrained model."""
+    adapter: Path | None = None
+    """Folder of LoRA matrices or of a prefix with its task, which finetune wrote (OUT/adapter)."""
     data: Path | None = None
     """Folder of the task or of its benchmark, or the file of the split itself."""
     split: str = "test"
@@ -203,7 +206,10 @@ def opened(args: PredictArguments) -> AnyPredictor:
 
     given = {name: getattr(args, name) for name in ("beams", "length_penalty", "no_repeat_ngram")}
     search = {name: value for name, value in given.items() if value is not None}
-    model = load(args.model, args.device, head=True, threads=args.threads, n_best=args.n_best, search=search)
+    model = load(
+        args.model, args.device, head=True, threads=args.threads, n_best=args.n_best, search=search,
+        adapter=args.adapter,
+    )  # fmt: skip
     return model.predictor
 
 

@@ -41,7 +41,8 @@ class ShowArguments(RecipeArguments):
     Prints row number --example of a run: its tokens, their positions, the targets, and the attention. A run with the
     same recipe, seed and text trains on exactly this row. With --text it is a sentence of yours, hidden as the recipe
     hides it; --all shows the same sentence under every objective. With --chat it is a dialogue of a file, with its
-    rounds and the answers that a model learns. Every option of the recipe can be changed by its dotted name, such as --objective.length 48 or --objective.mask-ratio 0.3.
+    rounds and the answers that a model learns. Every option of the recipe can be changed by its dotted name, such as
+    --objective.length 48 or --objective.mask-ratio 0.3.
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
@@ -176,13 +177,12 @@ def vocabulary_of(args: ShowArguments) -> tuple[Tokenizer | None, Loaded | None]
 
 def template_of(args: ShowArguments, loaded: Loaded | None) -> ChatTemplate:
     """Return the chat template that is named, or else that of the model, or else the plain one. Raises UserError."""
+    from blankfill.chatting import models
     from blankfill.chatting.templates import DEFAULT, template_named
-    from blankfill.finetuning import model_setup
-    from blankfill.tasks.options import FinetuneOptions
 
     if loaded is None:
         return template_named(args.template or DEFAULT)
-    return model_setup.template_of(FinetuneOptions(template=args.template), loaded)
+    return models.template_of(loaded.path, args.template or None, loaded.objective.chat_template)
 
 
 def row_of_run(args: ShowArguments, recipe: Recipe) -> ShownRow:

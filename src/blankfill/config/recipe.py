@@ -1,8 +1,9 @@
 """Recipes: the whole configuration of a run as typed options, from YAML files with dotted overrides.
 
-A recipe has a name, a seed and five sections: `corpus` (preparation of the text), `objective` (whose `name` decides
-which options it has), `model`, `train`, `distil` (for runs with a teacher). Shipped recipes are in `config/recipes`; a
-recipe may also be the path of a YAML file. A file may begin with `base: NAME` and list only its changes to that recipe.
+A recipe has a name, a seed and six sections: `corpus` (preparation of the text), `objective` (whose `name` decides
+which options it has), `model`, `train`, `distil` (for runs with a teacher), `prompts` (prompted data sets). Shipped
+recipes are in `config/recipes`; a recipe may also be the path of a YAML file. A file may begin with `base: NAME` and
+list only its changes to that recipe.
 Files, overrides and the command line are read by `system.loader`, which reports all mistakes of a recipe at once.
 """
 
@@ -24,6 +25,7 @@ from blankfill.families import FAMILIES
 from blankfill.families.options import ModelOptions
 from blankfill.model.config import TransformerConfig
 from blankfill.objectives import OBJECTIVES, Objective
+from blankfill.prompts.options import PromptOptions
 from blankfill.system import reading
 from blankfill.system.bounds import out_of_bounds
 from blankfill.system.loader import MismatchError, convert, load, mismatch, one_of
@@ -42,6 +44,7 @@ class Recipe:
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     distil: DistilOptions = dataclasses.field(default_factory=DistilOptions)
+    prompts: PromptOptions = dataclasses.field(default_factory=PromptOptions)
 
     def model_config(self, vocab_size: int) -> TransformerConfig:
         """Return the model of this recipe for a vocabulary."""
@@ -51,6 +54,7 @@ class Recipe:
         """Return a sentence for each problem of the recipe, over all sections."""
         problems = self.objective.problems() + self.train.problems() + self.distil.problems()
         problems += [
+            *self.prompts.problems(),
             *self.model.problems(),
             *[within("corpus", problem) for problem in self.corpus.problems()],
             *out_of_bounds(self),
@@ -106,7 +110,7 @@ class Recipe:
         return self
 
 
-SECTIONS = ("corpus", "objective", "model", "train", "distil")
+SECTIONS = ("corpus", "objective", "model", "train", "distil", "prompts")
 """The sections of a recipe, in the order of its file."""
 _PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z0-9_]*)\b")
 
@@ -241,7 +245,7 @@ def from_values(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     problems: list[str] = []
     sections: dict[str, type | None] = {
         "corpus": PrepareConfig, "objective": None, "model": ModelOptions, "train": TrainOptions,
-        "distil": DistilOptions,
+        "distil": DistilOptions, "prompts": PromptOptions,
     }  # fmt: skip
     given: dict[str, Mapping[str, Any]] = {}
     for key, value in values.items():

@@ -84,8 +84,8 @@ def train_bilingual(
 
 
 def _rules(lowercase: bool, separates: bool) -> str:
-    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of India
-    are spelt with, into a space."""
+    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of
+    India are spelt with, into a space."""
     return "nmt_" * (not separates) + "nfkc" + "_cf" * lowercase
 
 

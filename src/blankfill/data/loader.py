@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.utils.data
 
 from blankfill.data.batching import AHEAD, collate, prefetch
-from blankfill.data.replay import Replayed
+from blankfill.data.interleave import Interleaved
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError, setting
@@ -33,7 +33,7 @@ class Phase:
     """A phase of a run with rows of one kind. start: its first step; micro: largest number of rows of a micro-batch."""
 
     start: int
-    sampler: Sampler | Replayed
+    sampler: Sampler | Interleaved
     micro: int
 
 

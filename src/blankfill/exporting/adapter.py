@@ -1,9 +1,7 @@
 """A model that was fine-tuned with LoRA → an adapter for peft, beside the model that it belongs to.
 
 The folder holds `adapter_config.json` and `adapter_model.safetensors`, and in `base` the frozen model in transformers'
-format. A matrix of ours over several of theirs (the queries, keys and values in one) becomes one for each: the thin
-matrix of the inputs is the same for all, the rows of the other are shared out. What was trained besides (the head) is
-among the `modules_to_save`.
+format; `adapt.peft` has the names. What was trained besides (the head) is among the `modules_to_save`.
 
 Shapes: I inputs, O outputs, r rank.
 """
@@ -12,14 +10,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from blankfill.adapt.lora import ALPHA
+from blankfill.adapt.peft import FILE, PREFIX, WEIGHTS, peft_matrices, same_name
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.card import README, Target
@@ -37,7 +35,6 @@ from blankfill.exporting.heads import (
     loaded_of,
 )
 from blankfill.exporting.rows import rows_to_compare
-from blankfill.families.weight_names import Rule
 from blankfill.finetuning.tuned import best_checkpoint
 from blankfill.system.environment import has_module
 from blankfill.system.files import make_folder, whole_folder, write_file
@@ -49,9 +46,6 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """Folder of the frozen model."""
-FILE, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""Prefix of all names in an adapter's file."""
 TASK_TYPES = {"text": "SEQ_CLS", "token": "TOKEN_CLS"}
 """`task_type` of peft for a kind of head; an adapter of another kind names none, and opens as any model does."""
 
@@ -120,49 +114,6 @@ def frozen_and_products(path: Path) -> tuple[dict[str, Tensor], dict[str, tuple[
             if (tensor := weights.pop(f"{layer}base.{part}", None)) is not None:
                 weights[layer + part] = tensor
     return weights, products
-
-
-def same_name(name: str) -> str:
-    """Return a name as it is."""
-    return name
-
-
-def peft_matrices(
-    rules: Sequence[Rule], products: Mapping[str, tuple[Tensor, Tensor]], rename: Callable[[str], str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield peft's matrices by name.
-
-    rules: the name table of the model. products: (down [r, I], up [O, r]) by the name of our weight. rename: from a
-    name of the table to that in the class, "" for a weight that it does not have.
-    """
-    for rule in rules:
-        if rule.ours not in products:
-            continue
-        down, up = products[rule.ours]
-        for name, rows in zip(rule.theirs, rows_of_rule(rule, up, down), strict=True):
-            if module := rename(name).removesuffix(".weight"):
-                yield f"{module}.lora_A.weight", down.clone()
-                yield f"{module}.lora_B.weight", rows
-
-
-def rows_of_rule(rule: Rule, up: Tensor, down: Tensor) -> list[Tensor]:
-    """Return the rows of `up` for each of a rule's matrices, [O', r]; UserError for a rule that does more than share
-    out the rows of a matrix, or transpose it."""
-    parts = list(rule.to_theirs(up @ down))
-    counts = [part.shape[0] if part.shape[1] == down.shape[1] else part.shape[1] for part in parts]
-    shares = list(up.split(counts)) if sum(counts) == len(up) else []
-    for share, part in zip(shares, parts, strict=False):
-        product = share @ down
-        if part.dim() != 2 or not any(made.shape == part.shape and torch.allclose(made, part, atol=1e-5)
-                                      for made in (product, product.T)):  # fmt: skip
-            shares = []
-            break
-    if not shares:
-        raise UserError(
-            f"peft has no matrices for {rule.theirs[0]}, which transformers stores in another shape; use "
-            f"{setting('lora', 'merged')}"
-        )
-    return shares
 
 
 def config_values(

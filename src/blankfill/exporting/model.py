@@ -40,8 +40,8 @@ def export_model(
         text: File whose lines are compared; None for the run's validation text, else Python's documentation and words
             of the vocabulary.
         part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
-        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them for peft, beside the model that
-            they belong to.
+        lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them or a prefix for peft, beside the
+            model that they belong to, or a prefix as ChatGLM-6B's code does.
         shards: "safetensors", or "bin" for the pickles that older programs read; of a pretrained model.
 
     Returns:
@@ -61,11 +61,22 @@ def export_model(
         return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name), shards=shards)
     predictor = opened(path, part)
     refuse_quantized(predictor.model, path)
+    if predictor.model.encoder.prefix_encoder is not None:
+        if lora != "adapter":
+            raise UserError(
+                f"{path} has a prefix, which is not a part of any class of transformers; "
+                f"{setting('lora', 'adapter')} writes it for the program that has one"
+            )
+        from blankfill.exporting.prefix import export_prefix
+
+        return export_prefix(predictor, path, out, lines)
     if lora == "adapter":
         from blankfill.exporting.adapter import export_adapter
 
         return export_adapter(predictor, path, out, lines)
     made = export_fine_tuned(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+    if template := predictor.adapter.chat_template:
+        template.save(out)
     return replace(made, note=writes_elsewhere(predictor))
 
 
@@ -98,6 +109,8 @@ def export_onnx(
 
         predictor = opened(path, part)
         refuse_quantized(predictor.model, path)
+        if predictor.model.encoder.prefix_encoder is not None:
+            raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
         return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
     import torch
 

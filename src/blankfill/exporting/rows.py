@@ -14,7 +14,7 @@ from blankfill.errors import UserError
 from blankfill.families.task_heads import HeadKind
 from blankfill.finetuning.config import read_config
 from blankfill.tasks.input_format import InputFormat
-from blankfill.tasks.items import ChoiceItem, GenerationItem, Item, QuestionItem, TaggedItem, TextItem
+from blankfill.tasks.items import ChatItem, ChoiceItem, GenerationItem, Item, QuestionItem, TaggedItem, TextItem
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -82,6 +82,9 @@ def rows_of_item(item: Item) -> list[Row]:
         return [(item.question, item.context)]
     if isinstance(item, ChoiceItem):
         return [(item.context, choice) for choice in item.choices]
+    if isinstance(item, ChatItem):
+        questions: list[Row] = [(message.content, None) for message in item.messages if message.role == "user"]
+        return questions
     return [(item.source, None)] if isinstance(item, GenerationItem) else []
 
 

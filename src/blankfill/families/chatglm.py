@@ -40,6 +40,7 @@ class ChatGlmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    released_prefix = True
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
     quantization_key = "quantization_bit"
@@ -103,5 +104,6 @@ CHATGLM = FamilySpec(
     equal_position_tables=True,  # what is written can be as long as the context
     weight_names=ChatGlmNames(),
     default_for=("chatglm",),
+    recipes=("chatglm-nano", "chatglm-6b"),
     docs="chatglm",
 )

@@ -78,5 +78,6 @@ GLM_130B = FamilySpec(
     channels=Glm130b.channels,
     weight_names=Glm130bNames(),
     default_for=("glm-130b",),
+    recipes=("glm-130b-nano", "glm-130b"),
     docs="chatglm",
 )

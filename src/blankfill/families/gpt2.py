@@ -34,6 +34,7 @@ class Gpt2Names(WeightNames):
 
     name = "gpt2"
     model_type = "gpt2"
+    counts_prefix = True
     objective = Gpt
 
     def read(self, values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:

@@ -432,6 +432,10 @@ class WeightNames(ABC):
     """Whether its files hold tied output embeddings a second time."""
     fixed_ids: ClassVar[bool] = False
     """Whether the ids of special tokens in config.json must be those of the tokenizer."""
+    released_prefix: ClassVar[bool] = False
+    """Whether the original code has prefixes in checkpoints of its own (ChatGLM-6B's `transformer.prefix_encoder`)."""
+    counts_prefix: ClassVar[bool] = False
+    """Whether peft gives transformers' class a prefix, which counts in its one table of positions (GPT-2)."""
     token_roles: ClassVar[Mapping[str, str]] = {"bos_token_id": "cls", "eos_token_id": "sep"}
     """The roles of the special tokens whose ids are in config.json, without the padding's."""
 

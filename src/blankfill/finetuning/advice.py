@@ -103,8 +103,8 @@ def _of_settings(options: FinetuneOptions, items: int, steps: int, history: Hist
     """Yield a sentence for each setting that keeps a model from learning."""
     if options.peak_lr < LOWEST_LR:
         yield (
-            f"a higher {setting('lr')}: at {options.peak_lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and more "
-            "for small models, LoRA and a frozen encoder"
+            f"a higher {setting('lr')}: at {options.peak_lr:g} the weights hardly change; usual are 1e-5 to 5e-5, and "
+            "more for small models, LoRA, a prefix and a frozen encoder"
         )
     if options.from_scratch:
         yield f"the pretrained weights: leave out {setting('from_scratch')}"

@@ -6,15 +6,19 @@ They are made once, before the first step, and kept in the run folder, so that a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blankfill.errors import UserError
 from blankfill.system.files import write_file
 from blankfill.system.reading import parse_json, read_text
 from blankfill.tasks.adapter import Adapter, Prediction
 from blankfill.tasks.items import Item
+
+if TYPE_CHECKING:
+    from blankfill.tasks.heads.models import AnswerModel
 
 BEFORE = "before.jsonl"
 """The predictions for the dev set."""
@@ -51,6 +55,17 @@ def baseline_of(
             f"{file} is damaged ({error}): it holds what the model said before its training; train again into another "
             "folder"
         ) from error
+
+
+@contextmanager
+def as_pretrained(model: AnswerModel) -> Iterator[None]:
+    """Take the prefix off a model, which is random before the training and would be read as what the model knows."""
+    encoder = model.encoder
+    prefix, encoder.prefix_encoder = encoder.prefix_encoder, None
+    try:
+        yield
+    finally:
+        encoder.prefix_encoder = prefix
 
 
 def _line(item: Item, prediction: Prediction) -> dict[str, Any]:

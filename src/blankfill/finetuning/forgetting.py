@@ -113,7 +113,7 @@ class OldText:
             np.add.at(rows[:, 1], row_K, 1.0)
             parts.append(rows)
         model.train()
-        return np.concatenate(parts)
+        return np.concatenate(parts).round(6)  # as the file has them
 
     def loss(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> float:
         """Return the mean loss of the held-out rows, in nats per target."""
@@ -137,7 +137,7 @@ class WithOldText(Batches):
         return [*self._of_items.step(step), *(as_old(collate(part, self.pad)) for part in parts)]
 
     def rows(self, step: int) -> list[int]:
-        """Return the number of the first item in each row of a step's batches; old rows are numbered after the items."""
+        """Return the number of the first item in each row of a step's batches; old rows come after the items."""
         return [*self._of_items.rows(step), *(len(self.items) + row for row in self.old_rows(step))]
 
     def old_rows(self, step: int) -> range:
@@ -194,8 +194,8 @@ class Forgetting:
         self._write()
 
     def _write(self) -> None:
-        after = {} if self.after is None else {"after": self.after.round(6).tolist()}
-        write_file(self.file, json.dumps({"before": self.before.round(6).tolist(), **after}) + "\n")
+        after = {} if self.after is None else {"after": self.after.tolist()}
+        write_file(self.file, json.dumps({"before": self.before.tolist(), **after}) + "\n")
 
     @property
     def between(self) -> Interval | None:
@@ -236,7 +236,8 @@ def sentence_of(report: dict[str, Any]) -> str:
         verdict = "no clear change"
     replayed = f"{report['replay_ratio']:.0%} of the rows were old text" if report["replay_ratio"] else "none replayed"
     times = math.exp(min(report["change"], 700.0))
+    rows = f"{report['rows']:,} {'held-out ' if report['held_out'] else ''}rows"
     return (
-        f"old text, {report['rows']:,} {'held-out ' if report['held_out'] else ''}rows: loss {report['before']:.3f} nats before, {report['after']:.3f} "
+        f"old text, {rows}: loss {report['before']:.3f} nats before, {report['after']:.3f} "
         f"after, change {report['change']:+.3f}{span} (perplexity × {times:.2f}; {replayed}): {verdict}"
     )

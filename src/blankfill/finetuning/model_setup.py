@@ -26,8 +26,9 @@ from blankfill.tasks.options import FinetuneOptions
 if TYPE_CHECKING:
     import torch
 
-    from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.load import Loaded
+    from blankfill.model.config import TransformerConfig
+    from blankfill.model.prefix import PrefixShape
     from blankfill.model.transformer import Transformer
     from blankfill.runs.context import RunContext
     from blankfill.runs.start import Start
@@ -40,14 +41,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """The model and data of a run. encoded: the training items as model inputs. note: the run's record of its
-    inputs."""
+    """The model and data of a run. encoded: the training items as model inputs. note: the run's record of its inputs.
+    base: the identity of the pretrained model, for an adapter."""
 
     loaded: Loaded
     adapter: Adapter
     encoded: list[EncodedItem]
     model: AnswerModel
     note: Note
+    base: dict[str, Any]
     old: OldText | None = None
     """The old text that is replayed or measured."""
 
@@ -69,6 +71,7 @@ def set_up(
     Raises:
         UserError: The model and the task do not fit, or an input of a resumed run has changed.
     """
+    from blankfill.adapt.identity import identity_of
     from blankfill.tasks.text.seq2seq_adapter import Write
 
     out = context.folder
@@ -87,6 +90,7 @@ def set_up(
         encoded = adapter.encode(data.learnt.items, learn=True).encoded
     if data.soft_labels is not None:
         encoded = with_soft_labels(encoded, data.soft_labels[1])
+    base = {**identity_of(loaded.model, config.model), "path": str(config.model.resolve())}
     model = build_model(loaded, adapter, data.train.items, options, context.device, context.dtype)
     model.encoder.use_kernel(context.machine.attention)
     if not start.resumed:
@@ -97,7 +101,7 @@ def set_up(
         elif patterns := patterns_of(adapter):
             write_file(out / PATTERNS, patterns)
         write_config(out, config)  # the last: with it, the folder is a run to resume
-    return TaskSetup(loaded, adapter, encoded, model, note, old)
+    return TaskSetup(loaded, adapter, encoded, model, note, base, old)
 
 
 def load_pretrained(config: FinetuneConfig) -> tuple[Loaded, Note]:
@@ -135,6 +139,8 @@ def encoder_of_tuned(path: Path) -> Loaded:
             f"{path}: this model was fine-tuned for {predictor.task.name} and is not an encoder with one head; give "
             "the pretrained model that it was made from"
         )
+    if predictor.model.encoder.prefix_encoder is not None:
+        raise UserError(f"{path}: this model has a prefix, which is not trained further; give the model below it")
     model, format = predictor.model, predictor.adapter.input_format
     model.encoder.requires_grad_(True)
     head = TrainedHead(predictor.task.kind, predictor.labels, model.head.state_dict())
@@ -186,6 +192,7 @@ def with_saved_patterns(options: FinetuneOptions, out: Path) -> FinetuneOptions:
 
 def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: FinetuneOptions) -> Adapter:
     """Return the adapter between a task and a model; UserError for a task that no head can solve."""
+    from blankfill.chatting.models import template_of
     from blankfill.tasks.adapters import ADAPTERS, CLOZE
     from blankfill.tasks.chat.adapter import Converse
     from blankfill.tasks.cloze.setup import check_model
@@ -224,7 +231,7 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
     input_format = InputFormat(loaded.objective.format(loaded.vocabulary, sizes), options.max_length, encoder_only)
     adapter = adapters[task.kind](task, task.labels or labels, options, loaded.tokenizer, input_format)
     if isinstance(adapter, Converse):
-        adapter.template = template_of(options, loaded)
+        adapter.use_template(template_of(loaded.path, options.template or None, loaded.objective.chat_template))
     return adapter
 
 
@@ -247,19 +254,6 @@ def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
         raise ConfigError(problems)
 
 
-def template_of(options: FinetuneOptions, loaded: Loaded) -> ChatTemplate:
-    """Return the chat template that is named, or else that of the model, or else the plain one. Raises UserError for a
-    template that cannot be read."""
-    from blankfill.chatting.templates import DEFAULT, built_in, template_in, template_named, token_names
-    from blankfill.checkpoint.load import tokenizer_folder
-
-    folders = [loaded.path, tokenizer_folder(loaded.path)]
-    tokens = token_names(folders)
-    if options.template:
-        return template_named(options.template, tokens)
-    return template_in(folders, tokens) or built_in(DEFAULT)
-
-
 def build_model(
     loaded: Loaded,
     adapter: Adapter,
@@ -270,17 +264,21 @@ def build_model(
 ) -> AnswerModel:
     """Return the model with a new head, or with its own language-model head (cloze), ready to be trained."""
     from blankfill.adapt.lora import add_lora
+    from blankfill.adapt.prefix import add_prefix
     from blankfill.attention.kernels import best_kernel
     from blankfill.tasks.training import balanced, check_layers
 
     check_layers(loaded.model.config, options)
-    if loaded.quantization is not None and not (options.lora_rank or options.features != "none"):
+    learns_beside = options.lora_rank or options.prefix_length or options.features != "none"
+    if loaded.quantization is not None and not learns_beside:
         raise UserError(
-            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)}, or "
-            "the model that it was made from"
+            f"{loaded.path}: the weights are quantised, so that they cannot learn; give {setting('lora_rank', 8)} or "
+            f"{setting('prefix_length', 128)}, or the model that it was made from"
         )
     if options.lora_rank:
         add_lora(loaded.model, options.lora_rank, loaded.model.config.dropout, options.seed)
+    elif options.prefix_length:
+        add_prefix(loaded.model, prefix_shape(loaded.model.config, options), options.seed)
     weights = None
     if options.class_weights == "balanced" and (sizes := adapter.classes(items)) is not None:
         weights = balanced(sizes.tolist())
@@ -290,6 +288,14 @@ def build_model(
     model = model.to(device)
     model.encoder.use_kernel(best_kernel(device, dtype))
     return model.train()
+
+
+def prefix_shape(config: TransformerConfig, options: FinetuneOptions) -> PrefixShape:
+    """Return the shape of a run's prefix."""
+    from blankfill.model.prefix import PrefixShape
+
+    inner = config.hidden_size if options.prefix_projection else 0
+    return PrefixShape(options.prefix_length, inner, options.prefix_dropout)
 
 
 def task_model(

@@ -104,12 +104,12 @@ def other_weights(notes: Sequence[Note], now: Note) -> bool:
 def check_inputs(out: Path, config: FinetuneConfig, start: Start, note: Note, tokenizer: Tokenizer) -> Note:
     """Compare the inputs of a resumed run with its notes; returns the note.
 
-    A run with a checkpoint has all weights in it, and those of the pretrained model do not matter. Raises UserError
-    when an input differs.
+    A run with a checkpoint has all weights in it, and those of the pretrained model do not matter; but that of a run
+    with a prefix has only the prefix. Raises UserError when an input differs.
     """
     problems = changed_inputs(start.notes, note)
     if other_weights(start.notes, note):
-        if start.trained:
+        if start.trained and not config.options.prefix_length:
             say(f"{config.model} has other weights than when {out} began from it; they are not needed any more")
             note = {**note, "start": start.notes[0].get("start", note["start"])}
         else:

@@ -32,6 +32,7 @@ from blankfill.system.reading import LARGE, field, parse_json, read_json, read_t
 from blankfill.tasks.cloze.pattern import pattern_text, read_patterns
 from blankfill.tasks.cloze.soft_labels import SoftLabels, combined, logs_of, score_lines
 from blankfill.tasks.content import items_mark
+from blankfill.tasks.options import WITHOUT_ADAPTER
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS, TEST_PREDICTIONS
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def untrained(requests: Sequence[FinetuneConfig], train: Split, machine: Machine
     loaded, _ = load_pretrained(requests[0])
     shares = []
     for config in requests:
-        plain = dataclasses.replace(config.options, lora_rank=0)  # LoRA has no effect before training
+        # LoRA has no effect before training, and a prefix has not learnt anything yet
+        plain = dataclasses.replace(config.options, **WITHOUT_ADAPTER)
         adapter = build_adapter(config.build_task(), train.labels, loaded, plain)
         model = build_model(loaded, adapter, train.items, plain, device, machine.dtype)
         scored = HeadEvaluator(adapter, adapter.encode(train.items), loaded.vocabulary.roles.get("pad", 0))

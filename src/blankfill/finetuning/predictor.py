@@ -24,6 +24,7 @@ from blankfill.tasks.items import ChoiceItem, Item
 from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
+    from blankfill.finetuning.tuned import TunedModel
     from blankfill.tasks.adapter import Prediction
 
 
@@ -38,10 +39,11 @@ class Predictor:
         threads: int | None = 0,
         n_best: int = 1,
         search: Mapping[str, Any] | None = None,
+        read: TunedModel | None = None,
     ) -> None:
         """n_best: for a model that generates text, the number of texts for each item. search: for such a model, options
         that differ from training (beams, length_penalty, no_repeat_ngram). threads: CPU threads; None keeps torch's
-        number.
+        number. read: the model, where it has been read already.
 
         Raises UserError when the folder holds no fine-tuned model, or the model does not have one of the options.
         """
@@ -60,11 +62,11 @@ class Predictor:
             use_threads(threads)
         self.path = path = Path(path)
         """The run or the checkpoint that was opened."""
-        read = read_tuned(path)
+        read = read or read_tuned(path)
         self.task, self.tables = read.task, read.tables
         with torch.device("meta"):
-            encoder = Transformer(read.config)
-            if read.quantization is not None:
+            encoder = read.encoder or Transformer(read.config)
+            if read.encoder is None and read.quantization is not None:
                 read.quantization.apply(encoder)
             if read.options.lora_rank:
                 add_lora(encoder, read.options.lora_rank)
@@ -80,7 +82,7 @@ class Predictor:
             self.adapter.n_best = n_best
         with torch.device("meta"):
             model = task_model(encoder, self.adapter, self.options)
-        store.put_weights(model, read.weights, read.path, assign=True)
+        store.put_weights(model, read.weights, read.path, assign=True, partial=read.encoder is not None)
         if self.options.lora_rank:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32

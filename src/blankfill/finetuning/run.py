@@ -64,5 +64,6 @@ def finetune(
             done = training.run()
             predictions = training.best_predictions(done)
             test_predictions = training.test_predictions(done)
+            training.write_adapter(done, predictions)
             training.measure_forgetting(done)
     return outcome.finish(training, done, predictions, test_predictions)

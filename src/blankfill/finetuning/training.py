@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from blankfill.checkpoint import store
-from blankfill.finetuning.before import BEFORE, BEFORE_TEST, baseline_of
+from blankfill.finetuning.before import BEFORE, BEFORE_TEST, as_pretrained, baseline_of
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.data import TaskData
 from blankfill.finetuning.forgetting import Forgetting
@@ -61,12 +61,13 @@ class Training:
         announce(config, data, setup, settings.steps, context.machine.where)
         pad = setup.loaded.vocabulary.roles.get("pad", 0)
         self.evaluator = evaluator_for(adapter, dev, pad, self.done.best_loss, options.max_eval_samples)
-        self.baseline = self._baseline(dev, BEFORE, self.evaluator)
         self.test_baseline: Sequence[Prediction] = ()
-        if data.test is not None:
-            on_test = evaluator_for(adapter, data.test.items, pad) if adapter.from_start else self.evaluator
-            self.test_baseline = self._baseline(data.test.items, BEFORE_TEST, on_test)
-        self.forgetting = self._forgetting()
+        with as_pretrained(model):
+            self.baseline = self._baseline(dev, BEFORE, self.evaluator)
+            if data.test is not None:
+                on_test = evaluator_for(adapter, data.test.items, pad) if adapter.from_start else self.evaluator
+                self.test_baseline = self._baseline(data.test.items, BEFORE_TEST, on_test)
+            self.forgetting = self._forgetting()
         note_run(data, setup, context, start, settings.steps, adapter.measure(dev, self.baseline))
         note_step(context.folder, self.done)
         self.recorder = context.record("fine-tuning", settings.steps, self.done.step)
@@ -76,6 +77,8 @@ class Training:
         if columns:  # dialogues remember only the columns that were named, since each row may have another form
             tables = options_of(columns, config.tables) if data.task.kind in ROLES else config.tables
         self.state = {**task_state(setup.loaded, adapter, options, tables), "inputs": setup.note}
+        if options.prefix_length:
+            self.state[store.BASE] = setup.base
         context.note_conditions(self.done)
         self.batches = adapter.batches(setup.encoded, adapter.epochs(setup.encoded), pad, options.micro_batch)
         if options.mlm_weight:
@@ -161,6 +164,15 @@ class Training:
         predictions, _ = evaluator.predict(self.setup.model, self.context.device, self.context.dtype)
         return predictions
 
+    def write_adapter(self, done: Progress, predictions: Sequence[Prediction]) -> None:
+        """Write the adapter of the best checkpoint, of a run that trains one. predictions: its own for the dev set."""
+        if self.options.lora_rank or self.options.prefix_length:
+            from blankfill.finetuning.adapter_folder import write_adapter
+
+            self._load_best(done)
+            self.setup.adapter.tune(self.data.dev.items, predictions)
+            write_adapter(self.context.folder, self.setup, self.options, self.state)
+
     def measure_forgetting(self, done: Progress) -> None:
         """Measure the loss of old text with the best checkpoint."""
         if self.forgetting is not None:
@@ -172,7 +184,7 @@ class Training:
         if done.best_step >= 0:
             path = self.context.folder / "checkpoints" / f"step-{done.best_step}"
             best = store.read(path, with_optimizer=False)
-            store.put_weights(self.setup.model, best.model, best.path)
+            store.put_weights(self.setup.model, best.model, best.path, partial=best.partial)
 
     def save(self, now: Progress) -> None:
         """Write a checkpoint."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.families.task_heads import HeadKind
     from blankfill.model.config import TransformerConfig
+    from blankfill.model.transformer import Transformer
     from blankfill.objectives import Objective
     from blankfill.tasks.task import Task
     from blankfill.types import Vocabulary
@@ -52,7 +53,8 @@ class TunedModel:
     path: the checkpoint or the folder, for messages. folder: the folder of the tokenizer, the patterns and the results.
     labels: in the order of their numbers. weights: of encoder and head, under the names of the module. patterns: the
     noted mark of the patterns that it was trained with. threshold: of questions without an answer. tables: how the
-    table of the training data was read, with the columns of all roles.
+    table of the training data was read, with the columns of all roles. encoder: the model itself where it is a base
+    with an adapter; weights are then those of the head.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class TunedModel:
     threshold: float | None = None
     tables: TableOptions = dataclasses.field(default_factory=TableOptions)
     quantization: Quantization | None = None
+    encoder: Transformer | None = None
 
 
 def read_tuned(path: Path) -> TunedModel:
@@ -201,10 +204,15 @@ def _from_checkpoint(path: Path) -> TunedModel:
         results = read_json(run / RESULTS)
         if results.get("threshold") is not None:
             threshold = field(results, "threshold", float, run / RESULTS)
-    return TunedModel(
+    read = TunedModel(
         checkpoint.path, run, config, objective, tokenizer, vocabulary, task, options, labels, checkpoint.model,
         patterns, threshold, _tables(noted_task, run, where), checkpoint.quantization,
     )  # fmt: skip
+    if not checkpoint.partial:
+        return read
+    from blankfill.finetuning.adapter_folder import beside_base
+
+    return beside_base(read, field(state, store.BASE, dict, where))
 
 
 def _tables(noted: Mapping[str, Any], run: Path, where: Path) -> TableOptions:

@@ -33,6 +33,8 @@ from blankfill.types import DecoderInput
 
 SLOTS = 32
 """Default number of rows that generate at a time."""
+NOT_FINITE = "not finite"
+"""Reason for which a row ends whose scores are no finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Update:
 
     token: the new token; None when the row ended without one. finish: None while the row continues; "end" (it generated
     one of its ends, which is not returned as a token), "length" (it has max_tokens), "positions" (the model has no more
-    positions) or "cancelled".
+    positions), "not finite" (the model's scores are no finite numbers, where that is checked) or "cancelled".
     """
 
     token: int | None
@@ -63,8 +65,12 @@ class _Row:
 class Scheduler:
     """The rows of one model. A handle identifies a row from `join` until its last update."""
 
-    def __init__(self, model: Transformer, slots: int = SLOTS, pad: int = 0, columns: int = 0) -> None:
-        """slots: largest number of rows at a time. pad: id of padding. columns: see `Slots`."""
+    def __init__(
+        self, model: Transformer, slots: int = SLOTS, pad: int = 0, columns: int = 0, *, finite: bool = False
+    ) -> None:
+        """slots: largest number of rows at a time. pad: id of padding. columns: see `Slots`. finite: whether a row ends
+        when its scores are not finite; otherwise its next token is arbitrary."""
+        self._finite = finite
         self._slots = Slots(model, slots, pad, columns)
         self._sampler = Sampler()
         self._running: list[_Row] = []
@@ -126,9 +132,18 @@ class Scheduler:
             scores += self._admit()
         if not scores:
             return updates
-        ids = self._sampler(scores[0] if len(scores) == 1 else torch.cat(scores))
+        scores_BV = scores[0] if len(scores) == 1 else torch.cat(scores)
+        failed: Collection[int] = ()
+        if self._finite and not (finite_BV := scores_BV.isfinite()).all():
+            failed = (~finite_BV.all(1)).nonzero()[:, 0].tolist()
+            scores_BV = scores_BV.masked_fill(~finite_BV, 0.0)  # so that a token can be chosen, which is not used
+        ids = self._sampler(scores_BV)
         over = []
         for k, (row, token) in enumerate(zip(self._running, ids, strict=True)):
+            if k in failed:
+                updates[row.handle] = Update(None, NOT_FINITE)
+                over.append(k)
+                continue
             if token in row.ends:
                 updates[row.handle] = Update(None, "end")
                 over.append(k)

@@ -63,8 +63,8 @@ def run_layers(
             arguments = (hidden_BTD, masks[kind], terms[kind], None, cross, first, prefix)
             hidden_BTD = checkpoint(layer, *arguments, use_reentrant=False)
         else:
-            kept = None if cache is None else cache[k]
-            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], kept, cross, first, prefix)
+            layer_cache = None if cache is None else cache[k]
+            hidden_BTD = layer(hidden_BTD, masks[kind], terms[kind], layer_cache, cross, first, prefix)
         if outputs is not None:
             outputs.append(hidden_BTD)
     return hidden_BTD

@@ -164,6 +164,9 @@ class Objective:
     hf_auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     """The class of transformers that loads an export whose architecture it has no class for by name."""
 
+    chat_template: ClassVar[str] = "plain"
+    """The built-in template of conversations (`chatting.templates`) for models that have none of their own."""
+
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"length": at_least(8, LONGEST)}
 
     length: int = 128

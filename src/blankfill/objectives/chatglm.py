@@ -64,6 +64,7 @@ class ChatGlm(Objective):
     cls_state: ClassVar[bool] = False
     hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
     hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "blank"
+    chat_template: ClassVar[str] = "chatglm"
 
     gmask_share: float = 0.7
     """Share of texts whose end is written behind [gMASK]; the others have [MASK]s. Usually 0.7."""
@@ -179,6 +180,7 @@ class Glm130b(ChatGlm):
     channels: ClassVar[tuple[str, ...]] = ("pos",)
     closes_context: ClassVar[bool] = True
     learns_sop: ClassVar[bool] = False
+    chat_template: ClassVar[str] = "plain"
     roles: ClassVar[tuple[str, ...]] = ("pad", "mask", "gmask", "sop", "eop", "eos")
 
     gmask_positions: Literal["frozen", "counting"] = "counting"

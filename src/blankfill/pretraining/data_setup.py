@@ -19,11 +19,13 @@ from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.unknown import check_counts
 from blankfill.corpus.words import Units, phrase_units, word_units
-from blankfill.data.replay import Replayed, Share
+from blankfill.data.interleave import Interleaved, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError, setting, within
 from blankfill.objectives import Objective
 from blankfill.planning.estimate import micro_rows
+from blankfill.prompts.rows import PromptedRows
+from blankfill.prompts.sets import read_sets
 from blankfill.system.console import say
 from blankfill.system.marks import Mark
 from blankfill.system.reading import read_array
@@ -153,14 +155,28 @@ class Rows:
     """The rows of one phase of a run. start: first step of the phase; the validation rows are the same in every run."""
 
     start: int
-    train: Sampler | Replayed
+    train: Sampler | Interleaved
     valid: Sampler | None
     micro: int
+    prompted: PromptedRows | None = None
+    """The rows of prompted data sets among those of `train`."""
 
     @property
     def new(self) -> Sampler:
-        """Return the rows of the new text, without replayed rows of the old text."""
-        return self.train.new if isinstance(self.train, Replayed) else self.train
+        """Return the rows of the new text, without replayed rows of the old text and those of prompted data sets."""
+        rows = self.train
+        while isinstance(rows, Interleaved):
+            rows = rows.new
+        return rows
+
+    def source(self, row: int) -> tuple[Sampler | PromptedRows, int]:
+        """Return the rows of the text, or those of prompted data sets, and the number there of a row of the run."""
+        if self.prompted is None or not isinstance(self.train, Interleaved):
+            return self.new, row
+        share = self.train.share
+        if share.is_old(row):
+            return self.prompted, share.old_before(row)
+        return self.new, share.new_before(row)
 
 
 def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: float = 0.0) -> list[Rows]:
@@ -179,10 +195,13 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
     if options.long_from:
         lengths = [(0, options.phase1_length), (options.long_from, objective.length)]
     parts = []
+    sets = read_sets(recipe.prompts, recipe.seed) if recipe.prompts.share else []
+    among = Share(recipe.prompts.share if sets else 0.0)
     for start, length in lengths:
         of_length = dataclasses.replace(objective, length=length)
-        cache, first = corpus.folder / "plans", options.row_schedule.first(start)
-        train: Sampler | Replayed
+        cache, begin = corpus.folder / "plans", options.row_schedule.first(start)
+        first = among.new_before(begin)
+        train: Sampler | Interleaved
         if old is not None and ratio:
             share = Share(ratio)
             new = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, share.new_before(first))
@@ -190,13 +209,20 @@ def phases(corpus: Corpus, recipe: Recipe, old: Corpus | None = None, ratio: flo
                 old.train, of_length, corpus.vocabulary, old_seed(recipe.seed), old.folder / "plans",
                 share.old_before(first),
             )  # fmt: skip
-            train = Replayed(new, replayed, share, first)
+            train = Interleaved(new, replayed, share, first)
         else:
             train = Sampler(corpus.train, of_length, corpus.vocabulary, recipe.seed, cache, first)
+        prompted = None
+        if sets:
+            prompted = PromptedRows(
+                sets, of_length, corpus.tokenizer, corpus.vocabulary, prompt_seed(recipe.seed),
+                recipe.prompts.max_length, among.old_before(begin),
+            )  # fmt: skip
+            train = Interleaved(train, prompted, among, begin)
         valid = None
         if corpus.valid is not None and len(corpus.valid):
             valid = Sampler(corpus.valid, of_length.for_validation(), corpus.vocabulary, VALIDATION_SEED, cache)
-        parts.append(Rows(start, train, valid, micro_rows(options, length, objective.length)))
+        parts.append(Rows(start, train, valid, micro_rows(options, length, objective.length), prompted))
     return parts
 
 
@@ -204,6 +230,11 @@ def old_seed(seed: int) -> int:
     """Return the seed of replayed rows, which differs so that row k of the old text has other masks than row k of the
     new."""
     return (seed + 2**31) % 2**32
+
+
+def prompt_seed(seed: int) -> int:
+    """Return the seed of the passes over prompted data sets, which differs from those of the text."""
+    return (seed + 2**30) % 2**32
 
 
 def old_validation(old: Corpus, recipe: Recipe, micro: int) -> list[Batch]:

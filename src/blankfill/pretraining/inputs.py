@@ -77,6 +77,9 @@ def open_inputs(
     warm_start = read_warm_start(out) if start.resumed else None
     if init_from is not None and not start.resumed:
         warm_start, recipe = open_warm_start(init_from, recipe)
+    if recipe.prompts.files:  # so that the run can be resumed from another folder
+        files = tuple(str(Path(file).absolute()) for file in recipe.prompts.files)
+        recipe = dataclasses.replace(recipe, prompts=dataclasses.replace(recipe.prompts, files=files))
     if start.resumed:
         check_inputs(out, start.notes, recipe, prepared_in(paths, out / "corpus"), warm_start)
         taught = read_teacher(out, teacher, context.device)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blankfill.corpus.identity import corpus_marks
 from blankfill.corpus.words import Units
 from blankfill.errors import setting
+from blankfill.prompts.sets import marks_of
 from blankfill.runs.inputs import FREE, Note, differing, plain, refuse
 from blankfill.system.console import quoted
 from blankfill.system.files import flat
@@ -30,6 +31,8 @@ def pretraining_note(
 ) -> Note:
     """Return the note of a pretraining run's inputs, except for the tokenizer. old: the corpus that is replayed."""
     note: Note = {"recipe": recipe_values(recipe), "corpus": dict(corpus.marks)}
+    if recipe.prompts.files:
+        note["prompts"] = marks_of(recipe.prompts)
     if old is not None:
         note["replay"] = dict(old.marks)
     if words := {**word_sources(old), **word_sources(corpus)}:
@@ -91,6 +94,9 @@ def check_inputs(out: Path, notes: Sequence[Note], recipe: Recipe, corpus: Path,
         if any(isinstance(note.get(name), dict) for note in notes):
             marks = corpus_marks(folder)
             problems += [f"{flat(folder)}: {phrase}" for note in notes for phrase in changes(note.get(name, {}), marks)]
+    if recipe.prompts.files and any(isinstance(note.get("prompts"), dict) for note in notes):
+        marks = marks_of(recipe.prompts)
+        problems += [phrase for note in notes for phrase in changes(note.get("prompts", {}), marks)]
     refuse(out, problems, again(out, corpus))
 
 

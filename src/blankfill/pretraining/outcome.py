@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blankfill.config.changes import changes_of
 from blankfill.config.recipe import Recipe
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
     from blankfill.pretraining.inputs import Inputs
     from blankfill.pretraining.training import Training
+    from blankfill.prompts.rows import PromptedRows
     from blankfill.runs.context import RunContext
     from blankfill.runs.start import Start
     from blankfill.training.loop import Trainer
@@ -104,12 +105,35 @@ def announce(inputs: Inputs, model: Transformer, rows: int, where: str, baseline
         say(f"unigram baseline on the validation targets: {baseline:.3f} nats (a model that learns falls below it)")
 
 
-def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer, baseline: float) -> None:
+def announce_prompts(prompted: PromptedRows, share: float) -> None:
+    """Print the prompted data sets of a run, and what is left out of each."""
+    say(f"prompted data sets: {share:.1%} of the rows")
+    for part in prompted.summary():
+        drawn = f" of {part['of']:,}" if part["of"] > part["rows"] else ""
+        left_out = [
+            f"{part[name]:,} {why}"
+            for name, why in (("empty", "without a text or an answer"), ("too_long", "too long"))
+            if part[name]
+        ]
+        say(
+            f"  {part['name']}: {part['rows']:,} rows{drawn}, {part['templates']} templates, {part['tokens']:,} tokens "
+            f"a pass{'; left out: ' + ', '.join(left_out) if left_out else ''}"
+        )
+
+
+def note_run(
+    inputs: Inputs,
+    context: RunContext,
+    start: Start,
+    trainer: Trainer,
+    baseline: float,
+    prompted: PromptedRows | None = None,
+) -> None:
     """Write facts about the run and its machine, for readers of the run folder: `run.json`."""
     from blankfill.system.environment import environment
 
     compared, changed = changes_of(inputs.recipe)
-    noted = {
+    noted: dict[str, Any] = {
         "baseline": None if math.isnan(baseline) else baseline,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "vocabulary": inputs.corpus.vocabulary.size,
@@ -125,6 +149,8 @@ def note_run(inputs: Inputs, context: RunContext, start: Start, trainer: Trainer
             "new_tokens": len(warm_start.new_tokens),
             "replay_ratio": warm_start.replay_ratio,
         }
+    if prompted is not None:
+        noted["prompts"] = prompted.summary()
     if inputs.teacher is not None:
         noted["teacher"] = str(inputs.teacher.path)
     note_facts(context.folder, noted, start.resumed)

@@ -169,19 +169,21 @@ def show(recipe: Recipe, paths: Sequence[str | Path] = (), example: int = 0, out
         corpus = data_setup.open_corpus(paths, recipe, Path(out or temporary))
         phases = data_setup.phases(corpus, recipe)
         step = recipe.train.row_schedule.step_of(example)
-        sampler = [phase.new for phase in phases if phase.start <= step][-1]
-        epoch, place = sampler.locate(example)
-        examples = sampler.row(example)
+        phase = [phase for phase in phases if phase.start <= step][-1]
+        rows, number = phase.source(example)
+        epoch, place = rows.locate(number)
+        examples = rows.row(number)
+        notes = [f"prompted examples: {'; '.join(rows.named(number))}"] if rows is phase.prompted else []
         row = ShownRow(
             title=f"{recipe.name}, seed {recipe.seed}, row {example}", epoch=epoch, place=place,
-            rows=sampler.rows_in_epoch(epoch), examples=examples, tokenizer=corpus.tokenizer,
+            rows=rows.rows_in_epoch(epoch), examples=examples, tokenizer=corpus.tokenizer,
             vocabulary=corpus.vocabulary, channels=recipe.objective.channels,
             window=int(recipe.model.spec.preset.get("window", 0)),
             scheme=str(recipe.model.spec.preset.get("position_scheme", "")),
             further=further_columns(recipe.objective, examples, corpus.unigram), objective=recipe.objective.name,
-            explanation=recipe.objective.explanation,
+            explanation=recipe.objective.explanation, notes=notes,
         )  # fmt: skip
-        del corpus, phases, sampler  # their files are open, and Windows removes no open files
+        del corpus, phases, phase, rows  # their files are open, and Windows removes no open files
     return row
 
 

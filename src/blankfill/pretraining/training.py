@@ -24,7 +24,7 @@ from blankfill.planning.flops import batch_flops
 from blankfill.pretraining.data_setup import Rows, old_validation, target_baseline, validation_batches
 from blankfill.pretraining.hidden_words import HiddenWordsWatch
 from blankfill.pretraining.inputs import Inputs
-from blankfill.pretraining.outcome import announce, note_run
+from blankfill.pretraining.outcome import announce, announce_prompts, note_run
 from blankfill.pretraining.teacher import Teacher
 from blankfill.runs.context import RunContext
 from blankfill.runs.folder import newest_whole, note_step, renew_report
@@ -79,6 +79,8 @@ class Training:
             for part, (_, batches) in zip(rows, self.validations, strict=True)
         ]
         announce(inputs, model, rows[0].train.rows_in_epoch(0), context.machine.where, self.baselines[-1])
+        if (prompted := rows[-1].prompted) is not None:
+            announce_prompts(prompted, recipe.prompts.share)
         self.recorder = context.record("training", options.steps, done.step)
         hf_layout = hf_layout_of(model.config, recipe.objective, inputs.corpus.tokenizer)
         self.writer = context.enter(store.Writer(out / "checkpoints", options.save_total_limit, hf_layout))
@@ -110,7 +112,7 @@ class Training:
         Raises NonFiniteError when numbers are not finite, unless the run may skip the step or roll back.
         """
         options, trainer = self.inputs.recipe.train, self.new_trainer()
-        note_run(self.inputs, self.context, self.start, trainer, self.baselines[-1])
+        note_run(self.inputs, self.context, self.start, trainer, self.baselines[-1], self.rows[-1].prompted)
         note_step(self.context.folder, done)
         if self.start.resumed and done.step < options.steps:
             self.recorder.event(done.step, "resumed", f"continuing from step {done.step}")

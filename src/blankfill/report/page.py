@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from blankfill.errors import UserError
 from blankfill.report import sections, several_page, tuned_page
@@ -61,6 +62,7 @@ def page_of(snapshot: Snapshot, now: datetime, live: bool = False) -> str:
         "Samples": sections.samples_section(snapshot.samples),
         "Events": sections.events_section(events, len(snapshot.events) - len(events)),
         "Recipe": sections.recipe_section(snapshot),
+        "Prompted data sets": sections.prompts_section(prompted_sets(snapshot)),
         "Corpus": sections.corpus_section(snapshot.corpus),
         "Environment": sections.environment_section(snapshot),
     }
@@ -69,6 +71,12 @@ def page_of(snapshot: Snapshot, now: datetime, live: bool = False) -> str:
     if live and not snapshot.finished:
         data["live"] = live_values(seconds_between(snapshot, now), now)
     return document(title, headline(snapshot), parts, now, data)
+
+
+def prompted_sets(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return what the run noted of each prompted data set; damaged notes are left out."""
+    noted = snapshot.facts.get("prompts")
+    return [entry for entry in noted if isinstance(entry, dict)] if isinstance(noted, list) else []
 
 
 def headline(snapshot: Snapshot) -> str:

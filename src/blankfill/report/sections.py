@@ -6,7 +6,7 @@ steps through the rows of `.sample`; everything else is static.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -203,6 +203,31 @@ def prepared_options(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     if snapshot.vocabulary is not None:
         options["vocab_size"] = snapshot.vocabulary
     return {"corpus": options}
+
+
+def prompts_section(sets: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of prompted data sets. sets: as `PromptedRows.summary` gives them."""
+    if not sets:
+        return ""
+    titles = {
+        "name": "data set", "rows": "rows", "of": "rows of the table", "templates": "templates",
+        "tokens": "tokens in a pass", "empty": "left out: empty", "too_long": "left out: too long",
+    }  # fmt: skip
+    head = "".join(f'<th scope="col"{" class=n" if key != "name" else ""}>{text}</th>' for key, text in titles.items())
+    body = "".join(
+        f"<tr>{tag('th', values.get('name', ''), scope='row')}"
+        + "".join(tag("td", _count(values.get(key)), kind="n") for key in titles if key != "name")
+        + "</tr>"
+        for values in sets
+    )
+    return (
+        '<div class="head"><h2>Prompted data sets</h2></div><div class="panel scroll"><table><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
 
 
 def corpus_section(corpus: CorpusReport | None) -> str:

@@ -92,7 +92,9 @@ def cards(tuned: Tuned) -> list[Card]:
     if score is not None and plain is not None:
         better = part(tuned.results, "baseline").get("better", score > plain) is True
         note = [] if better or score <= plain else ["may be chance"]
-        note.append(f"{plain:.4f} {tuned.compared_with}" if tuned.from_start else f"without reading the items {plain:.4f}")
+        note.append(
+            f"{plain:.4f} {tuned.compared_with}" if tuned.from_start else f"without reading the items {plain:.4f}"
+        )
         kind = "good" if better else "bad"
         shown.append(("Against the baseline", f"{score - plain:+.4f}", "; ".join(note), kind))
     for name, value in [pair for pair in metrics.items() if pair[0] != tuned.primary_metric][:2]:

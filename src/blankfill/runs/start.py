@@ -143,6 +143,6 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.opt
     from blankfill.training.progress import Progress
 
     done = Progress.from_state(checkpoint.state.get("progress"), f"{checkpoint.path / store.STATE}: `progress`")
-    store.put_weights(model, checkpoint.model, checkpoint.path)
+    store.put_weights(model, checkpoint.model, checkpoint.path, partial=checkpoint.partial)
     store.restore_optimizer(optimizer, checkpoint.optimizer)
     return done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from blankfill.errors import Problem, setting
 from blankfill.system.bounds import COUNT, SHARE, SOME, STEEPEST, Bound, above, at_least, below, out_of_bounds
@@ -24,6 +24,13 @@ HeadOn = Literal["auto", "encoder", "decoder"]
 USUAL_LR, CHAT_LR, CHAT_LORA_LR = 3e-5, 1e-4, 1e-3
 """Learning rates where none is given: of tasks, of dialogues (ChatGLM-6B's own script for all weights), and of LoRA for
 dialogues."""
+PREFIX_LR, CHAT_PREFIX_LR = 2e-2, 1e-2
+"""The same of a prefix, for tasks and for dialogues (THUDM/ChatGLM-6B, ptuning/train.sh and train_chat.sh)."""
+PREFIX_DROPOUT = 0.1
+WITHOUT_ADAPTER: dict[str, Any] = {
+    "lora_rank": 0, "prefix_length": 0, "prefix_projection": False, "prefix_dropout": PREFIX_DROPOUT,
+}  # fmt: skip
+"""Options of a model without LoRA and prefix."""
 MOST_BEAMS = 1024
 """Largest beam width."""
 
@@ -51,11 +58,13 @@ class FinetuneOptions:
         "freeze": at_least(-1),
         "lstm_size": at_least(1, 2**16),
         "lora_rank": at_least(0, 2**16),
+        "prefix_length": at_least(0, 2**16),
+        "prefix_dropout": below(1),
     }  # fmt: skip
 
     lr: float = 0.0
-    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5; for dialogues 1e-4 (ChatGLM-6B), with
-    LoRA 1e-3."""
+    """Peak learning rate; usually 1e-5 to 5e-5 (BERT: 2e-5, 3e-5 or 5e-5). 0: 3e-5, with a prefix 2e-2; for dialogues
+    1e-4 (ChatGLM-6B), with LoRA 1e-3, with a prefix 1e-2."""
     embedding_lr_multiplier: float = 0.0
     """Learning rate of the token embeddings as a multiple of lr. 0: the multiplier that the model was pretrained with;
     1 for imported models."""
@@ -160,7 +169,7 @@ class FinetuneOptions:
     schedule: Schedule = "linear"
     """Learning-rate decay after warm-up. 1-sqrt: one minus the square root of the share of the decay that is past."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, not applied to biases and norms; usually 0.01."""
+    """Decoupled weight decay, not applied to biases, norms and prefixes; usually 0.01."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm when theirs is larger; usually 1.0. 0: no clipping."""
     layer_decay: float = 1.0
@@ -180,6 +189,13 @@ class FinetuneOptions:
     lora_rank: int = 0
     """Rank of LoRA matrices beside the encoder's dense layers, which are frozen; usually 8 to 64 with a learning rate
     of 2e-4 to 1e-3. 0: no LoRA."""
+    prefix_length: int = 0
+    """Number of learnt keys and values before those of the text in every layer of the model, which is frozen (P-tuning
+    v2); ChatGLM-6B: 128. 0: no prefix."""
+    prefix_projection: bool = False
+    """Make the prefix from an embedding by two dense layers, as prefix-tuning does; off in P-tuning v2."""
+    prefix_dropout: float = PREFIX_DROPOUT
+    """Fraction of the prefix's numbers that are dropped in training; ChatGLM-6B: 0.1."""
     class_weights: ClassWeights = "none"
     """Weights of classes in the loss. balanced: inversely proportional to their frequency."""
     eval_every: int = 0
@@ -203,15 +219,18 @@ class FinetuneOptions:
     @property
     def peak_lr(self) -> float:
         """The learning rate, the usual one where none is given."""
-        return self.lr or USUAL_LR
+        return self.lr or (PREFIX_LR if self.prefix_length else USUAL_LR)
 
     def for_kind(self, kind: str) -> FinetuneOptions:
-        """Return the options with the usual learning rate of a kind of task and of its weights that learn, where none is
-        given."""
+        """Return the options with the usual learning rate of a kind of task and of the weights that learn, where none
+        is given."""
         if self.lr:
             return self
-        usual = (CHAT_LORA_LR if self.lora_rank else CHAT_LR) if kind == "chat" else USUAL_LR
-        return replace(self, lr=usual)
+        if kind != "chat":
+            return replace(self, lr=self.peak_lr)
+        if self.prefix_length:
+            return replace(self, lr=CHAT_PREFIX_LR)
+        return replace(self, lr=CHAT_LORA_LR if self.lora_rank else CHAT_LR)
 
     def problems(self) -> list[str]:
         """Return a sentence for each impossible option."""
@@ -242,7 +261,7 @@ class FinetuneOptions:
 
     def _head_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the head and of trained weights."""
-        frozen = {"lora_rank": self.lora_rank, "freeze": self.freeze}
+        frozen = {"lora_rank": self.lora_rank, "prefix_length": self.prefix_length, "freeze": self.freeze}
         if self.method != "head":
             given = {
                 "features": self.features != "none",
@@ -257,15 +276,22 @@ class FinetuneOptions:
                 )
         if self.features != "none" and any(frozen.values()):
             yield (
-                f"{setting('features')} freezes the encoder; leave out {setting('lora_rank')} and {setting('freeze')}"
+                f"{setting('features')} freezes the encoder; leave out {setting('lora_rank')}, "
+                f"{setting('prefix_length')} and {setting('freeze')}"
             )
         if self.from_scratch and (any(frozen.values()) or self.features != "none"):
             yield (
                 f"{setting('from_scratch')} needs weights that learn; leave out {setting('lora_rank')}, "
-                f"{setting('freeze')} and {setting('features')}"
+                f"{setting('prefix_length')}, {setting('freeze')} and {setting('features')}"
             )
-        if self.lora_rank and self.freeze:
-            yield f"{setting('lora_rank')} freezes the encoder's own weights; leave out {setting('freeze')}"
+        for name in ("lora_rank", "prefix_length"):
+            if frozen[name] and self.freeze:
+                yield f"{setting(name)} freezes the encoder's own weights; leave out {setting('freeze')}"
+        if self.lora_rank and self.prefix_length:
+            yield f"{setting('lora_rank')} and {setting('prefix_length')} exclude each other; leave one of the two out"
+        given = {"prefix_projection": self.prefix_projection, "prefix_dropout": self.prefix_dropout != PREFIX_DROPOUT}
+        for name in (name for name, is_given in given.items() if is_given and not self.prefix_length):
+            yield f"{setting(name)} is for a prefix; add {setting('prefix_length', 128)}, or leave it out"
 
     def _cloze_problems(self) -> Iterator[str]:
         """Yield a sentence for each impossible option of the cloze."""
@@ -299,9 +325,9 @@ class FinetuneOptions:
         steps = self.steps(items)
         evaluate = self.eval_every or max(1, -(-items // self.batch_size) // 2)
         return TrainOptions(
-            steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.peak_lr, schedule=self.schedule,
-            warmup=self.warmup, weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm, eps=1e-8,
-            precision=self.precision,
+            steps=steps, batch_size=self.batch_size, micro_batch=self.micro_batch, lr=self.peak_lr,
+            schedule=self.schedule, warmup=self.warmup, weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm, eps=1e-8, precision=self.precision,
             device=self.device, threads=self.threads, eval_every=min(steps, evaluate), save_every=steps,
             sample_every=steps, patience=self.patience, save_total_limit=1, log_every=max(1, min(50, steps // 20)),
         )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from blankfill.adapt.prefix import NAME as PREFIX_NAME
 from blankfill.errors import ConfigError, setting
 from blankfill.model.config import TransformerConfig
 from blankfill.tasks.adapter import Adapter, EncodedSet, HeadAdapter, Prediction, Scores
@@ -19,6 +20,9 @@ from blankfill.training.loss import counts
 from blankfill.training.optimizer import named_group
 from blankfill.training.options import TrainOptions
 from blankfill.training.precision import computing
+
+PREFIX = f"encoder.{PREFIX_NAME}."
+"""Names of the weights of a prefix begin with this."""
 
 
 def task_optimizer(
@@ -34,12 +38,15 @@ def task_optimizer(
         frozen = (options.freeze == -1 or options.features != "none") and name.startswith("encoder.")
         if options.lora_rank:
             frozen = name.startswith("encoder.") and not name.endswith((".down", ".up"))
+        elif options.prefix_length:
+            frozen = name.startswith("encoder.") and not name.startswith(PREFIX)
         if model.encoder_only and name.startswith("encoder."):  # the decoder is not run
-            frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.token_embeddings."))
+            frozen = frozen or not name.startswith(("encoder.encoder.", "encoder.token_embeddings.", PREFIX))
         parameter.requires_grad_(not frozen and not (options.freeze > 0 and depth <= options.freeze))
         if parameter.requires_grad:
             faster = embedding_lr_multiplier if name == "encoder.token_embeddings.weight" else 1.0
-            groups.setdefault((depth, parameter.dim() >= 2, faster), []).append((name, parameter))
+            decayed = parameter.dim() >= 2 and not name.startswith(PREFIX)
+            groups.setdefault((depth, decayed, faster), []).append((name, parameter))
     given = [
         named_group(
             parameters,

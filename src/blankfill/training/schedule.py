@@ -21,10 +21,10 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of step number `step` (0-based) of `steps`.
 
-    Linear warm-up from `begin_at` × peak over `warmup` steps, then the peak for `constant_steps` steps, then decay to `least` × peak at
-    `decay_steps` (0: the last step). A warm-up, a constant phase and a decay are together the warmup-stable-decay or
-    trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear", "cosine" or "1-sqrt":
-    1 − √s at a share s of the decay (Hägele et al. 2024, arXiv 2405.18392; ModernBERT).
+    Linear warm-up from `begin_at` × peak over `warmup` steps, then the peak for `constant_steps` steps, then decay to
+    `least` × peak at `decay_steps` (0: the last step). A warm-up, a constant phase and a decay are together the
+    warmup-stable-decay or trapezoidal schedule (`get_wsd_schedule` of transformers), whose `decay_type` is "linear",
+    "cosine" or "1-sqrt": 1 − √s at a share s of the decay (Hägele et al. 2024, arXiv 2405.18392; ModernBERT).
 
     "inverse_sqrt" decays as √(begin/step), where begin is the end of the constant phase: T5's 1/√max(step, 10⁴) is a
     peak of 0.01 for 10⁴ steps. The other schedules decay from there too, as in XLNet, GLM and fairseq; in the original

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 
 from blankfill.chatting.messages import Message
-from blankfill.chatting.templates import ChatTemplate, built_in
+from blankfill.chatting.templates import ChatTemplate
 from blankfill.errors import UserError
 from blankfill.generation.beam import Hypothesis
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.adapter import EncodedSet, Prediction
 from blankfill.tasks.batching import ANSWER, EncodedItem, Epochs, EvaluationBatches, pack
 from blankfill.tasks.chat.model import ChatModel
-from blankfill.tasks.chat.rows import ChatRows
+from blankfill.tasks.chat.rows import ChatRows, ChatWriting
 from blankfill.tasks.datasets.chat import chats
 from blankfill.tasks.heads.models import AnswerModel
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import Item
 from blankfill.tasks.metrics.dialogues import Answered
 from blankfill.tasks.text.seq2seq import encoded_item
 from blankfill.tasks.text.seq2seq_adapter import Write
-from blankfill.tasks.text.seq2seq_model import Search
 from blankfill.training.loop import Metrics
 from blankfill.training.precision import computing
 
@@ -45,16 +45,25 @@ BEGIN_ASKED, END_ASKED = "⟦", "⟧"
 
 
 class Converse(Write):
-    """Answers in dialogues. `template`, which the program sets after it has read it, writes dialogues out."""
+    """Answers in dialogues, written out by the template of `use_template`."""
 
     from_start: ClassVar[bool] = True
-    template: ChatTemplate = built_in("plain")
     _rows: ChatRows | None = None
+
+    def new_writing(self, input_format: InputFormat) -> ChatWriting:
+        """Return the encoder of prompts and answers for a model."""
+        return ChatWriting(input_format, self.max_target_length)
+
+    def use_template(self, template: ChatTemplate) -> None:
+        """Write dialogues out by a template from now on."""
+        assert isinstance(self.writing, ChatWriting)
+        limit, learn_start = self.options.max_prompt_length, self.options.learn_start
+        self._rows = ChatRows(self.writing, self.tokenizer, template, limit, learn_start)
 
     @property
     def chat_template(self) -> ChatTemplate:
         """The template that writes dialogues out."""
-        return self.template
+        return self.rows.template
 
     @property
     def max_target_length(self) -> int:
@@ -64,21 +73,9 @@ class Converse(Write):
 
     @property
     def rows(self) -> ChatRows:
-        """The maker of rows."""
-        if self._rows is None:
-            self._rows = ChatRows(
-                self.input_format, self.tokenizer, self.template, self.writing.longest, self.options.max_prompt_length,
-                self.options.learn_start,
-            )
+        """The maker of rows; there is one once a template is in use."""
+        assert self._rows is not None
         return self._rows
-
-    @property
-    def search(self) -> Search:
-        """The settings of the search for answers."""
-        return Search(
-            self.writing.longest, self.rows.end, max(self.options.beams, self.n_best), self.options.length_penalty,
-            self.options.no_repeat_ngram,
-        )  # fmt: skip
 
     def model(self, encoder: Transformer) -> ChatModel:
         """Return the model that is trained."""
@@ -116,7 +113,8 @@ class Converse(Write):
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """Raise UserError when no dialogue has an answer, or the metrics' libraries are missing."""
-        self.measure(items, [Prediction(Answered("", 1.0, len(item.answers)), {}) for item in chats(items)])
+        counts = [len({*item.answers} - {*item.unasked}) for item in chats(items)]
+        self.measure(items, [Prediction(Answered("", 1.0, count), {}) for count in counts])
 
     def predictions(
         self, hypotheses: Sequence[Sequence[Sequence[Hypothesis]]], nats: Sequence[tuple[float, int]]
@@ -174,17 +172,17 @@ class Converse(Write):
     def _shown(self, item: EncodedItem) -> str:
         """Return a row as a text: runs of read tokens, and of those that are learnt."""
         example, (columns,) = item.examples[0], item.columns
-        asked = np.zeros(len(example), bool)
         learnt = np.asarray(item.answers)
         decode = self.tokenizer.decode
         before = "" if example.context is None else decode(example.context.input_ids.tolist(), skip_special=False) + " "
         runs, at = [], 0
-        asked[columns] = True
+        # A token that is masked later is predicted at its own column.
+        behind = 0 if (example.input_ids[columns] == learnt).all() else 1
         order = np.argsort(columns, kind="stable")
         breaks = np.flatnonzero(np.diff(columns[order]) != 1) + 1
         for part in np.split(order, breaks):
             first, stop = int(columns[part[0]]), int(columns[part[-1]]) + 1
-            read = example.input_ids[at : max(at, first + 1)].tolist()
+            read = example.input_ids[at : max(at, first + behind)].tolist()
             runs.append(decode(read, skip_special=False) if read else "")
             runs.append(BEGIN_ASKED + decode(learnt[part].tolist(), skip_special=False) + END_ASKED)
             at = stop
@@ -196,10 +194,10 @@ class Converse(Write):
         batch = pack(items, pad).batch
         used, rows = sum(map(len, items)), batch.input_ids.shape[0]
         sides = batch.input_ids.numel() + (0 if batch.context is None else batch.context.input_ids.numel())
-        asked = sum(len(item.answers) for item in items)
+        targets = sum(len(item.answers) for item in items)
         return (
-            f"{len(items):,} examples of a step are packed into {rows:,} rows, {used / sides:.0%} full; {asked / used:.0%}"
-            " of their tokens are learnt"
+            f"{len(items):,} examples of a step are packed into {rows:,} rows, {used / sides:.0%} full; "
+            f"{targets / used:.0%} of their tokens are learnt"
         )
 
 
@@ -267,7 +265,7 @@ class ChatEvaluator:
         rows, search, vocabulary = self.adapter.rows, self.adapter.search, self.adapter.input_format.vocabulary
         written: list[list[list[Hypothesis]]] = [[] for _ in self.items]
         spoken = {k: list(self.dialogues[k].messages) for k in self.sample}
-        for k, messages in spoken.items():
+        for messages in spoken.values():
             if messages[-1].role == "assistant":
                 del messages[-1]
         left = {k: list(self.dialogues[k].later) for k in self.sample}

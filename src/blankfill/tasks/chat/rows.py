@@ -19,8 +19,8 @@ from blankfill.chatting.messages import Message
 from blankfill.chatting.templates import ChatTemplate
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import Problem, UserError, setting
-from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChatItem, listed
+from blankfill.tasks.text.seq2seq import Source, Writing
 from blankfill.types import DecoderInput, Example
 
 
@@ -46,32 +46,54 @@ class Prompt:
     system: bool = True
 
 
+class ChatWriting(Writing):
+    """Encodes prompts and answers, given as ids: a prompt is laid out as the text before an answer."""
+
+    ended_by = -1
+    """The id that ends an answer by the chat template; negative where the model's own does."""
+
+    @property
+    def end(self) -> int:
+        """The id that ends an answer."""
+        return self.ended_by if self.ended_by >= 0 else self.format.target_end
+
+    @property
+    def specials(self) -> int:
+        """Number of special tokens around a prompt."""
+        return len(self.format.before_answer([0]).ids) - 1
+
+    def room(self, answer: int) -> int:
+        """Return the most tokens of a prompt before an answer of some tokens."""
+        return self.input_format.length - self.specials - self.format.target_columns(answer)
+
+    def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
+        """Lay out a prompt, which loses its end where it is too long."""
+        prompt = first[: max(1, self.room(self.longest))]
+        return Source(self.format.before_answer(prompt), len(first) - len(prompt))
+
+
 class ChatRows:
-    """Makes rows of dialogues. longest: most tokens of an answer; prompt_limit: most tokens of a prompt, 0 for what a
-    row holds."""
+    """Makes rows of dialogues. prompt_limit: most tokens of a prompt, 0 for what a row holds."""
 
     def __init__(
         self,
-        input_format: InputFormat,
+        writing: ChatWriting,
         tokenizer: Tokenizer,
         template: ChatTemplate,
-        longest: int,
         prompt_limit: int = 0,
         learn_start: bool = True,
     ) -> None:
         """learn_start: whether training rows may have a target at the mask, the token that begins an answer."""
-        self.input_format, self.format = input_format, input_format.format
+        self.writing, self.format, self.longest = writing, writing.format, writing.longest
         self.tokenizer, self.template = tokenizer, template
-        self.longest, self.prompt_limit, self.learn_start = longest, prompt_limit, learn_start
+        self.prompt_limit, self.learn_start = prompt_limit, learn_start
         self.cuts = Cuts()
         closing = template.closing(tokenizer)
-        self.end = closing[0] if closing else self.format.target_end
-        """The id that ends an answer: the token of the template, or else the one of the model."""
-        self._specials = len(self.format.before_answer([0]).ids) - 1
+        writing.ended_by = closing[0] if closing else -1
 
     def room(self, answer: int) -> int:
         """Return the most tokens of a prompt before an answer of some tokens."""
-        left = self.input_format.length - self._specials - self.format.target_columns(answer)
+        left = self.writing.room(answer)
         return min(left, self.prompt_limit) if self.prompt_limit else left
 
     def rows(self, item: ChatItem, learn: bool = False) -> list[Example]:
@@ -118,7 +140,7 @@ class ChatRows:
         """Return an answer as it is read, and its targets."""
         ids: list[int] = self.tokenizer.encode_plain([item.messages[index].content])[0].tolist()
         if len(ids) <= self.longest:
-            return ids, [*ids, self.end]
+            return ids, [*ids, self.writing.end]
         if learn and index not in item.unasked:
             self.cuts.answer.append(item.line)
         return ids[: self.longest], ids[: self.longest]
@@ -142,25 +164,25 @@ class ChatRows:
             return Prompt(ids, start, not begin)
         self.cuts.message += count
         whole = last.content
-        kept = bisect.bisect_left(
+        size_kept = bisect.bisect_left(
             range(1, len(whole) + 1), True, key=lambda size: len(self._ids([Message("user", whole[:size])])) > room
         )
-        if not kept:
+        if not size_kept:
             raise UserError(
                 f"the chat template alone takes more than the {room} tokens that a row has for a prompt; give a larger "
                 f"{setting('max_length')} or a smaller {setting('max_target_length')}"
             )
-        return Prompt(self._ids([Message("user", whole[:kept])]), start, not begin)
+        return Prompt(self._ids([Message("user", whole[:size_kept])]), start, not begin)
 
     def _ids(self, messages: Sequence[Message], start: int = 0, system: bool = True) -> list[int]:
         """Return the ids of a prompt without its oldest `start` messages. system: with that of the system."""
         begin = int(messages[0].role == "system")
-        kept = [*(messages[:begin] if system else ()), *messages[begin + start :]]
-        return self.template.prompt_ids(kept, self.tokenizer)
+        left = [*(messages[:begin] if system else ()), *messages[begin + start :]]
+        return self.template.prompt_ids(left, self.tokenizer)
 
     def remarks(self) -> list[str]:
         """Return sentences on what did not fit."""
-        cuts, length = self.cuts, self.input_format.length
+        cuts, length = self.cuts, self.writing.input_format.length
         said = []
         if cuts.history:
             said.append(
@@ -174,12 +196,15 @@ class ChatRows:
         if cuts.answer:
             said.append(
                 f"{len(cuts.answer):,} answers are longer than {self.longest} tokens; they are learnt up to there, "
-                f"without an end (line or record {listed(cuts.answer)}); see {setting('max_target_length')}"
+                f"without an end (line or record {listed(sorted(set(cuts.answer)))} of the training data); see "
+                f"{setting('max_target_length')}"
             )
         return [Problem(sentence) for sentence in said]
 
 
 def without_start(row: Example, blank: int) -> Example:
     """Return a row without a target at the mask of its answer, the column `blank`."""
-    kept = row.target_index != blank
-    return row if kept.all() else replace(row, target_index=row.target_index[kept], target_ids=row.target_ids[kept])
+    others = row.target_index != blank
+    if others.all():
+        return row
+    return replace(row, target_index=row.target_index[others], target_ids=row.target_ids[others])

@@ -30,7 +30,7 @@ GROUP = "blankfill.tasks"
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, *GENERATION, *TABULAR, CHAT)
+    for task in (*GLUE, *SUPERGLUE, CHNSENTICORP, *CLUE, *QUESTIONS, *CHOICES, *TAGGED, CHAT, *GENERATION, *TABULAR)
 }
 """All tasks by name."""
 

@@ -15,6 +15,7 @@ from blankfill.model.transformer import Transformer
 from blankfill.objectives import TargetNoise
 from blankfill.tasks.adapter import EncodedSet, LMHeadAdapter, Prediction
 from blankfill.tasks.batching import Batches, EncodedItem, Epochs
+from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import GenerationItem, Item
 from blankfill.tasks.metrics.generation import text_scores, without_spaces
 from blankfill.tasks.options import FinetuneOptions
@@ -35,9 +36,13 @@ class Write(LMHeadAdapter):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         if self._input_format is not None:
-            self._writing = Writing(self._input_format, self.max_target_length, self.options.blank)
+            self._writing = self.new_writing(self._input_format)
         self.long = self.without = 0
         """Numbers of truncated targets, and of items without a target, in the training items."""
+
+    def new_writing(self, input_format: InputFormat) -> Writing:
+        """Return the encoder of sources and targets for a model."""
+        return Writing(input_format, self.max_target_length, self.options.blank)
 
     @property
     def max_target_length(self) -> int:

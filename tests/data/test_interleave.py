@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blankfill.data.replay import Replayed, Share
+from blankfill.data.interleave import Interleaved, Share
 from blankfill.data.sampler import Sampler
 from blankfill.objectives import Gpt
 from conftest import covering, same_examples, write_corpus
@@ -36,7 +36,7 @@ def test_rows_are_those_of_the_two_texts(first: int, tmp_path: Path) -> None:
     vocabulary, share = covering(old_text), Share(0.4)
     new = Sampler(new_text, Gpt(32), vocabulary, 1, None, share.new_before(first))
     old = Sampler(old_text, Gpt(32), vocabulary, 2, None, share.old_before(first))
-    rows = Replayed(new, old, share, first)
+    rows = Interleaved(new, old, share, first)
     count = rows.rows_in_epoch(0)
     taken = [row for row in range(first, first + count) if not share.is_old(row)]
     assert len(taken) == new.rows_in_epoch(0) == 12

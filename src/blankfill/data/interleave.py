@@ -1,16 +1,19 @@
-"""Replay: rows of old text among those of new text, by arithmetic on row numbers.
+"""Rows of another source among those of the text, by arithmetic on row numbers.
 
-A model that learns from new text forgets the old text; rows of the old text among the new ones prevent it (see
-`docs/continue.md`). Of the first i rows ⌊i·ratio⌋ are old ones, so they are spread evenly, and each row of the run is a
-numbered row of one of two samplers: nothing is drawn, and no state is needed.
+The other source is old text (replay: a model that learns from new text forgets the old text; rows of it among the new
+ones prevent it, see `docs/continue.md`), or prompted data sets (`blankfill.prompts`). Of the first i rows ⌊i·ratio⌋ are
+of the other source, so they are spread evenly, and each row of the run is a numbered row of one of two sources: nothing
+is drawn, and no state is needed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from blankfill.data.sampler import Sampler
-from blankfill.types import Example
+from blankfill.objectives import Objective
+from blankfill.types import Example, Vocabulary
 
 PARTS = 1_000_000
 """Ratios are counted in millionths, so that row numbers of any size are exact."""
@@ -18,7 +21,7 @@ PARTS = 1_000_000
 
 @dataclass(frozen=True)
 class Share:
-    """The share of old rows in a run, from 0 to below 1."""
+    """The share of the rows of the other source in a run ("old" ones, others are "new"), from 0 to below 1."""
 
     ratio: float
 
@@ -44,20 +47,27 @@ class Share:
         return (new_rows - 1) * PARTS // (PARTS - self.parts) + 1 if new_rows else 0
 
 
-class Replayed:
-    """Rows of a run over new and old text, by number; has the interface of a `Sampler`.
+class NumberedRows(Protocol):
+    """Rows by number."""
 
-    new and old: samplers whose first rows are `share.new_before(first)` and `share.old_before(first)`. first: number of
-    the first row in the run.
+    def row(self, row: int) -> list[Example]:
+        """Return the Examples of a row."""
+
+
+class Interleaved:
+    """Rows of a run over new text and another source, by number; has the interface of a `Sampler`.
+
+    new and old: rows of the text and of the other source, whose first rows are `share.new_before(first)` and
+    `share.old_before(first)`. first: number of the first row in the run.
     """
 
-    def __init__(self, new: Sampler, old: Sampler, share: Share, first: int = 0) -> None:
+    def __init__(self, new: Sampler | Interleaved, old: NumberedRows, share: Share, first: int = 0) -> None:
         self.new = new
         self.old = old
         self.share = share
         self.first = first
-        self.objective = new.objective
-        self.vocabulary = new.vocabulary
+        self.objective: Objective = new.objective
+        self.vocabulary: Vocabulary = new.vocabulary
 
     def row(self, row: int) -> list[Example]:
         """Return the Examples of row number `row` of the run."""

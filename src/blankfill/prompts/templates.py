@@ -1,0 +1,88 @@
+"""A template of a prompted data set: Jinja that writes a row of a table as a text and its answer.
+
+As in PromptSource (Bach et al. 2022), `|||` separates the two, and `answer_choices` is the list of the data set's
+choices: `{{ premise }} Does it follow that {{ hypothesis }}? ||| {{ answer_choices[label] }}`. The answer is written
+behind the text, or into the one [MASK] of the text. Both signs count in the template only, never in a cell. White space
+at the ends of both is removed.
+
+A template runs in Jinja's sandbox and sees one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blankfill.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
+ANSWER, MASK = "|||", "[MASK]"
+_ANSWER, _MASK = "\ufdd0", "\ufdd1"
+"""Noncharacters of Unicode in place of both, which no cell has."""
+
+
+class Prompted(NamedTuple):
+    """A row of a table as a text with a blank, and the answer. after: the text behind the blank; None where the answer
+    follows the text."""
+
+    before: str
+    answer: str
+    after: str | None = None
+
+
+class PromptTemplate:
+    """A compiled template. where: its place, for messages."""
+
+    def __init__(self, source: str, where: str, choices: Sequence[str] = ()) -> None:
+        """Raises UserError for a template that is not Jinja, or has no answer, or several blanks."""
+        from jinja2 import Template, TemplateSyntaxError
+
+        self.source, self.where, self.choices = source, where, list(choices)
+        text, sign, answer = source.partition(ANSWER)
+        if not sign or ANSWER in answer:
+            raise UserError(
+                f"{where}: the sign {ANSWER}, which separates the text and its answer, must be there once; write "
+                f"`{{{{ question }}}} {ANSWER} {{{{ answer }}}}`"
+            )
+        if text.count(MASK) > 1:
+            raise UserError(
+                f"{where}: the text has several {MASK}; the answer is written into one, so leave out others"
+            )
+        environment = _environment()
+        try:
+            code = environment.compile(text.replace(MASK, _MASK) + _ANSWER + answer, filename=where)
+        except TemplateSyntaxError as error:
+            raise UserError(f"{where}, line {error.lineno}: the template cannot be read ({error.message})") from None
+        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
+            raise UserError(f"{where}: the template cannot be read ({error or type(error).__name__})") from None
+        self._template = Template.from_code(environment, code, environment.globals)
+
+    def write(self, row: Mapping[str, Any], place: str) -> Prompted | None:
+        """Write a row; None where its text or its answer is empty. place: of the row, for messages. Raises UserError
+        for a row that the template cannot write."""
+        from jinja2 import UndefinedError
+
+        try:
+            whole: str = self._template.render({**row, "answer_choices": self.choices})
+        except UndefinedError as error:
+            columns = ", ".join(map(str, row)) or "none"
+            raise UserError(f"{self.where}: {error.message} in {place}; the columns are {columns}") from None
+        except Exception as error:  # whatever an expression of the template may do wrong
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{self.where} fails on {place} ({type(error).__name__}: {what}); correct either") from None
+        text, _, answer = whole.partition(_ANSWER)
+        before, blank, after = text.strip().partition(_MASK)
+        answer = answer.strip()
+        if not answer or not (before + after).strip():
+            return None
+        return Prompted(before.rstrip() if not blank else before, answer, after if blank else None)
+
+
+def _environment() -> SandboxedEnvironment:
+    """Make the environment of templates: a name that the row lacks is an error, not an empty text."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
