@@ -76,7 +76,7 @@ def main() -> None:
                 row = {"step": step, **({"dtype": dtype} if dtype else {}), **json.loads(done.stdout.splitlines()[-1])}
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-                if step == "import":
+                if step == "import" and not args.keep:
                     shutil.rmtree(source)  # the disk has room for two of them at most
     finally:
         if not args.keep:
@@ -116,7 +116,7 @@ def write_checkpoint(folder: Path, args: argparse.Namespace) -> int:
         shapes[f"{base}attention.rotary_emb.inv_freq"] = (HEAD // 4,)
     shapes["transformer.final_layernorm.weight"] = shapes["transformer.final_layernorm.bias"] = (args.width,)
     shapes["lm_head.weight"] = (args.vocabulary, args.width)
-    block = torch.randn(BYTES // 2, generator=torch.Generator().manual_seed(0)).half()
+    block = torch.randn(BYTES // 2, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
 
     def random(name: str) -> torch.Tensor:
         shape = shapes[name]
@@ -127,11 +127,12 @@ def write_checkpoint(folder: Path, args: argparse.Namespace) -> int:
             count *= size
         start = 0 if name == "lm_head.weight" else sum(map(ord, name)) % 1000  # the head equals the word table
         start = 0 if name == "transformer.word_embeddings.weight" else start
-        return block.roll(-start).repeat(count // len(block) + 1)[:count].mul(0.02).view(shape)
+        return block.roll(-start).repeat(count // len(block) + 1)[:count].view(shape)
 
     plan = {name: torch.empty(shape, dtype=torch.float16, device="meta") for name, shape in shapes.items()}
     total = sum(2 * tensor.numel() for tensor in plan.values())
-    write_shards(folder, Stream(plan, random), total // SHARDS + max(2 * p.numel() for p in plan.values()) // 2, "bin")
+    gap = max(2 * tensor.numel() for tensor in plan.values()) // 4
+    write_shards(folder, Stream(plan, random), total // SHARDS + gap, "bin")
     return total
 
 

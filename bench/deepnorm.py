@@ -3,11 +3,11 @@
     python bench/deepnorm.py TEXT... --runs deepnorm.jsonl
     python bench/deepnorm.py --runs deepnorm.jsonl --table
 
-GLM-130B (Zeng et al. 2022, arXiv 2210.02414, section 2 and appendix B) reports that training with Pre-LN diverged and
-with DeepNorm did not, and that the gradient of the token embeddings spikes before the loss does, which the shrink by
-0.1 prevents. Here the same narrow model of GLM-130B's kind (rotary positions, GeGLU, tied output embeddings) is trained
-with each of them at several depths and learning rates, on the same rows for the same seed, in fp32 and without dropout.
-The three differ in norms, residual scale and initial weights alone (`model_config`).
+GLM-130B (Zeng et al. 2022, arXiv 2210.02414) chose DeepNorm since Pre-LN's main branch grows with depth, and reports
+that the gradient of the token embeddings is orders of magnitude larger than the others and spikes before the loss does,
+which the shrink by 0.1 cured. Here the same narrow model of GLM-130B's kind (rotary positions, GeGLU, tied output
+embeddings) is trained with each of them at several depths and learning rates, on the same rows for the same seed, in
+fp32 and without dropout. The three differ in norms, residual scale and initial weights alone (`model_config`).
 
 A run is one line of the file of --runs, which is read again on the next call: finished runs are not repeated, so the
 command can be interrupted at any time. The seeds are the outermost loop: the first seed of the whole grid comes first.
@@ -99,13 +99,13 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     grid = itertools.product(given.seeds, given.rates, given.depths, given.norms, given.shrink)
     sizes = {"width": given.width, "rows": given.rows, "length": given.length, "steps": given.steps}
-    asked: list[Settings] = [
+    grid_settings: list[Settings] = [
         {"norm": norm, "shrink": shrink, "depth": depth, "rate": rate, "seed": seed, **sizes}
         for seed, rate, depth, norm, shrink in grid
     ]
     done = [run["settings"] for run in finished]
-    open_runs = [settings for settings in asked if settings not in done]
-    print(f"{len(asked) - len(open_runs)} of {len(asked)} runs are finished", flush=True)
+    open_runs = [settings for settings in grid_settings if settings not in done]
+    print(f"{len(grid_settings) - len(open_runs)} of {len(grid_settings)} runs are finished", flush=True)
     with tempfile.TemporaryDirectory(prefix="blankfill-") as folder:
         texts = Texts(given.paths, Path(folder), given.length, given.vocabulary, given.rows * given.steps)
         for number, settings in enumerate(open_runs, 1):
@@ -137,12 +137,14 @@ class Texts:
         self.recipe = dataclasses.replace(
             recipe,
             objective=OBJECTIVES["glm-130b"](length=length),
-            corpus=dataclasses.replace(recipe.corpus, vocab_size=vocabulary),
+            corpus=dataclasses.replace(recipe.corpus, vocab_size=vocabulary, validation=0.05),
         )
         self.corpus = open_corpus(paths, self.recipe, folder / "corpus")
         (part,) = phases(self.corpus, self.recipe)
         self.rows = rows
         self.validation = validation_batches(part.valid, 4 * PROBED, PROBED)
+        if not self.validation:
+            raise SystemExit("no document of the text is in its validation part; give more or longer documents")
         self.unigram = target_baseline(self.corpus, part.new, self.validation)
         self._batches: dict[tuple[int, int], list[Batch]] = {}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+import deepnorm_study  # noqa: E402
 import home  # noqa: E402
 import options  # noqa: E402
 import pictures  # noqa: E402
@@ -46,5 +47,6 @@ suppress_warnings = ["ref.python"]
 def setup(app):
     """Draw the pictures and teach Sphinx the `options` directive."""
     pictures.make(HERE / "_build" / "generated")
+    deepnorm_study.make(HERE / "_build" / "generated")
     home.make(HERE / "_build" / "generated")
     app.add_directive("options", options.Options)

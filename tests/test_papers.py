@@ -97,7 +97,8 @@ def test_options_of_an_objective_belong_to_one_of_its_part() -> None:
 
 
 @pytest.mark.parametrize("paper", ["BERT", "RoBERTa", "ALBERT", "DistilBERT", "ERNIE", "SpanBERT", "XLNet", "UniLM",
-                                   "ELECTRA", "ModernBERT", "GPT and GPT-2", "T5", "BART", "GLM"])  # fmt: skip
+                                   "ELECTRA", "ModernBERT", "GPT and GPT-2", "T5", "BART", "GLM", "GLM-130B", "DeepNet",
+                                   "ChatGLM-6B", "Prefix tuning and P-tuning v2"])  # fmt: skip
 def test_each_paper_has_its_part(paper: str) -> None:
     (part,) = re.findall(rf"^## {re.escape(paper)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert BLOCK.search(part)

@@ -208,6 +208,11 @@ PLAIN = {
         "device",
         "threads",
     },
+    "chat": {
+        "model", "adapter", "template", "system", "messages", "allow-unknown", "no-allow-unknown", "max-new-tokens",
+        "max-length", "temperature", "top-k", "top-p", "repetition-penalty", "no-repeat-ngram", "process", "no-process",
+        "seed", "dtype", "device", "threads",
+    },  # fmt: skip
     "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
     "export": {"out", "format", "lora", "part", "text", "threads"},
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},

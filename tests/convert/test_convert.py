@@ -153,11 +153,12 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(tmp_path: Path, m
     pytest.importorskip("transformers")
     folder = write_model(tmp_path / "model", "bert")
 
-    def spoiled(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        tensors["cls.predictions.bias"] = tensors["cls.predictions.bias"] + torch.eye(len(WORDS))[3] * 1e-3
-        store.write_weights(path, tensors)
+    def spoiled(folder: Path, stream: Any, *others: Any) -> None:
+        tensors = {name: stream[name].clone() for name in stream}
+        tensors["cls.predictions.bias"] += torch.eye(len(WORDS))[3] * 1e-3
+        store.write_weights(folder / "model.safetensors", tensors)
 
-    monkeypatch.setattr(exporting, "write_weights", spoiled)
+    monkeypatch.setattr(exporting, "write_shards", spoiled)
     with pytest.raises(UserError, match=r"differ by up to 0\.001, and 0\.0001 is allowed"):
         export_model(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

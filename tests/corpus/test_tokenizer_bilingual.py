@@ -131,6 +131,8 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     assert tokenizer.size == 150_344
     for case in cases()["cases"]:
         assert plain(tokenizer, case["text"]) == [20_000 + id for id in case["ids"]]
+        if known := case.get("ids_150528_special_tokens_encoded"):
+            assert tokenizer.encode(case["text"], inline=True) == known
         assert tokenizer.decode([7, *(20_000 + id for id in case["ids"]), 19_999]) == case["decoded"]
     roles = tokenizer.vocabulary().roles
     assert (roles["mask"], roles["gmask"], roles["sop"], roles["eop"], roles["eos"]) == (
@@ -139,11 +141,14 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     (tmp_path / "slim").mkdir()
     (tmp_path / "slim" / "ice_text.model").write_bytes(MODEL.read_bytes())
     (tmp_path / "slim" / "tokenizer_config.json").write_text('{"num_image_tokens": 20000}')
-    assert Tokenizer.load(tmp_path / "slim").fingerprint == tokenizer.fingerprint
+    same = Tokenizer.load(tmp_path / "slim")
+    assert same.files()["tokenizer.json"] == tokenizer.files()["tokenizer.json"]
     where = "m/config.json"
     check_layout(tokenizer, 150_528, {"gmask": 150_001}, where)
     check_layout(original(), 130_528, {"gmask": 130_001}, where)
-    with pytest.raises(UserError, match=r"m/config\.json is of the layout of the first release .*slim layout \(130,344"):
+    with pytest.raises(
+        UserError, match=r"m/config\.json is of the layout of the first release .*slim layout"
+    ):
         check_layout(original(), 150_528, {}, where)
     with pytest.raises(UserError, match=r"m/config\.json is of the slim layout .*first release \(150,344 ids\)"):
         check_layout(tokenizer, 130_528, {}, where)
@@ -212,9 +217,9 @@ def test_a_vocabulary_that_the_text_cannot_fill_or_that_is_too_small_names_the_n
 ODD = st.lists(
     st.one_of(
         st.sampled_from([
-            *KEPT[:4], BLANKS[-1], *SPECIAL, "<0x41>", "<|blank_81|>", "<n", "\n", "\t", " ", "   ", " " * 81, " " * 163,
-            "\r\n", "▁", "\u0301", "\u0338", "o\u0323\u0302", "ｶﾞ", "각", "ﷺ", "１２", "，", "the", "海鸥", "🧬", "❤️", "\0",
-            "\u200b", "\ud800", "<unk>", "</s>", "image 3",
+            *KEPT[:4], BLANKS[-1], *SPECIAL, "<0x41>", "<|blank_81|>", "<n", "\n", "\t", " ", "   ", " " * 81,
+            " " * 163, "\r\n", "▁", "\u0301", "\u0338", "o\u0323\u0302", "ｶﾞ", "각", "ﷺ", "１２", "，", "the", "海鸥",
+            "🧬", "❤️", "\0", "\u200b", "\ud800", "<unk>", "</s>", "image 3",
         ]),
         st.text(max_size=6),
     ),
@@ -270,6 +275,21 @@ def test_what_a_user_types_is_no_special_token_unless_it_is_asked_for() -> None:
     assert not special & set(tokenizer.encode("［MASK］"))
     # Pieces for new lines and blanks do come out of text, as in the original.
     assert tokenizer.decode(plain(tokenizer, "a<n>b<|blank_3|>c")) == "a\nb   c"
+
+
+def test_special_tokens_inside_a_text_leave_its_other_ids_alone() -> None:
+    tokenizer = trained()
+    sp = pytest.importorskip("sentencepiece")
+    data = sentencepiece_file(tokenizer)
+    assert data is not None
+    # GLM-130B's second SentencePiece: the special tokens are user-defined.
+    for name in SPECIAL:
+        score = name.encode() + b"\x15\0\0\0\0\x18"
+        assert score + b"\x03" in data
+        data = data.replace(score + b"\x03", score + b"\x04")
+    second = sp.SentencePieceProcessor(model_proto=data)
+    for text in ("[MASK]", "船[MASK]港口", "the [MASK] of\n[gMASK]", " [sMASK]  <sop>３[MASK]\u0338 <eop> "):
+        assert tokenizer.encode(text, inline=True) == second.encode(rewritten(text)), text
 
 
 def test_sentences_that_go_on_have_no_mark_of_a_beginning() -> None:
@@ -347,7 +367,7 @@ def test_broken_files_get_a_sentence(tmp_path: Path) -> None:
     pieces, _, charsmap, _ = parse_sentencepiece(data)
     path = tmp_path / "ice_text.model"
     path.write_bytes(model_file([*pieces[:-300], pieces[10], *pieces[-300:]], charsmap))
-    with pytest.raises(UserError, match="has the piece .* twice"):
+    with pytest.raises(UserError, match=r"has the piece .* twice"):
         Tokenizer.load(path)
     path.write_bytes(model_file(pieces, charsmap[:100]))
     with pytest.raises(UserError, match="has a table of characters that is cut short"):

@@ -1,4 +1,4 @@
-"""Learning to chat from end to end: tiny models learn to answer, keep old text, go on where they stopped, and refuse."""
+"""Learning to chat from end to end: tiny models learn to answer, keep old text, resume, and refuse."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.checkpoint import store
 from blankfill.chatting.messages import Message
 from blankfill.chatting.templates import template_in
+from blankfill.checkpoint import store
 from blankfill.cli.main import main
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.before import BEFORE
@@ -89,7 +89,9 @@ def test_a_model_learns_to_answer(name: str, tmp_path: Path, capsys: pytest.Capt
     assert template is not None and template.source == TEMPLATE
     predictor = Predictor(out, "cpu", 1)
     first = predict(predictor, ["cat dog"])[0]
-    again = predict(predictor, [[Message("user", "red mat"), Message("assistant", "mat red"), Message("user", "cat dog")]])
+    again = predict(
+        predictor, [[Message("user", "red mat"), Message("assistant", "mat red"), Message("user", "cat dog")]]
+    )
     assert first.value.text == again[0].value.text == "dog cat"
 
 
@@ -116,7 +118,9 @@ def test_a_run_with_old_text_goes_on_where_it_was_stopped(
         patched.setattr(models, "task_losses", failing)
         with pytest.raises(KeyboardInterrupt):
             run(data, model, tmp_path / "run", **options)
-    config = FinetuneConfig("chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options))
+    config = FinetuneConfig(
+        "chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options)
+    )
     resumed = finetune(config, tmp_path / "run", resume=True)
     assert resumed.steps == whole.steps and resumed.metrics == whole.metrics and resumed.baseline == whole.baseline
     assert resumed.forgetting == whole.forgetting
@@ -149,7 +153,7 @@ def test_replayed_text_is_forgotten_less(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_old_rows_are_spread_over_the_steps() -> None:
-    from blankfill.data.interleave import Share
+    from blankfill.data.replay import Share
     from blankfill.tasks.batching import Batches, Epochs
 
     batches = WithOldText(Batches([], Epochs(96, 16, 0), 0), None, Share(0.2))  # type: ignore[arg-type]
@@ -186,6 +190,39 @@ def test_lora_and_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
              for row in table["settings"]}  # fmt: skip
     assert rates == {"lora_rank-0": CHAT_LR, "lora_rank-4": CHAT_LORA_LR}
     assert main(command) == 0  # nothing is trained again
+
+
+def test_a_prefix_is_compared_with_the_model_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the training a prefix is random; what the model said and knew before is that of the model itself."""
+    data, model, old = turned(tmp_path / "data", 48), writing_model(tmp_path), old_text(tmp_path)
+    options = {"epochs": 1, "replay": str(old), "max_eval_samples": 4}
+    whole = run(data, model, tmp_path / "whole", **options)
+    tuned = run(data, model, tmp_path / "prefix", **options, prefix_length=4, lr=0.1)
+    assert tuned.baseline == whole.baseline and tuned.forgetting["before"] == whole.forgetting["before"]
+    assert (tmp_path / "prefix" / "adapter" / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "cat dog", "response": "dog cat"}])
+    end = [str(tmp_path / "rows.jsonl"), "--threads", "1", "--allow-unknown"]
+    capsys.readouterr()
+    assert main(["predict", "--model", str(tmp_path / "prefix"), *end]) == 0
+    beside = ["--model", str(model), "--adapter", str(tmp_path / "prefix" / "adapter")]
+    assert main(["predict", *beside, *end]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == second and first["tokens"] == 3
+
+
+def test_chat_answers_as_predict_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model, out = turned(tmp_path / "data"), writing_model(tmp_path), tmp_path / "run"
+    run(data, model, out, epochs=8)
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("cat dog", "red mat")]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    shared = ["--model", str(out), "--threads", "1", "--allow-unknown"]
+    capsys.readouterr()
+    assert main(["predict", *shared, str(tmp_path / "rows.jsonl")]) == 0
+    predicted = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    command = ["chat", *shared, "--messages", str(tmp_path / "rows.jsonl"), "--temperature", "0", "--json"]
+    assert main(command) == 0
+    answered = [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert predicted == answered == ["dog cat", "mat red"]
 
 
 def test_usual_rates() -> None:
@@ -231,7 +268,9 @@ def test_predictions_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
         assert message in capsys.readouterr().err
     assert main([*command, "--data", str(data), "--split", "dev"]) == 0
     assert "chat, dev: log-likelihood -" in capsys.readouterr().err
-    assert main(["evaluate", "--task", "chat", "--data", str(data), "--split", "dev", str(out / "predictions.jsonl")]) == 0
+    assert (
+        main(["evaluate", "--task", "chat", "--data", str(data), "--split", "dev", str(out / "predictions.jsonl")]) == 0
+    )
     assert f"log-likelihood {results(out)['metrics']['log-likelihood']:.3f}"[:-1] in capsys.readouterr().out
 
 
@@ -257,11 +296,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         finetune(FinetuneConfig("seq2seq", tmp_path / "pairs", model, dataclasses.replace(QUICK, template="plain")),
                  tmp_path / "x")  # fmt: skip
     write_lines(tmp_path / "open" / "train.jsonl", [{"prompt": word} for word in NOUNS])
-    with pytest.raises(UserError, match="none of its 4 dialogues has an answer of the assistant"):
+    with pytest.raises(UserError, match="none of its dialogues has an answer of the assistant"):
         run(tmp_path / "open", model, tmp_path / "x", template="plain")
     unlearnt = [[{"role": "user", "content": word}, {"role": "assistant", "content": "dog", "weight": 0}]
                 for word in NOUNS]  # fmt: skip
     write_lines(tmp_path / "unlearnt" / "train.jsonl", [{"messages": messages} for messages in unlearnt])
+    with pytest.raises(UserError, match="none of the dialogues has an answer"):
+        run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
+    write_lines(tmp_path / "unlearnt" / "dev.jsonl", [{"prompt": "cat", "response": "dog"}])
     with pytest.raises(UserError, match="no dialogue to train on has an answer"):
         run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
     with pytest.raises(UserError, match="reads texts and does not write any"):
@@ -281,19 +323,21 @@ def test_a_resumed_run_needs_what_was_said_before(tmp_path: Path, monkeypatch: p
         patched.setattr(Training, "best_predictions", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(data, model, out, **options)
-    config = FinetuneConfig("chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options))
+    config = FinetuneConfig(
+        "chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options)
+    )
     before = (out / BEFORE).read_text(encoding="utf-8")
     (out / BEFORE).write_text(before.split("\n", 1)[1], encoding="utf-8")
-    with pytest.raises(UserError, match="before.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"before.jsonl is damaged"):
         finetune(config, out, resume=True)
     (out / BEFORE).write_text(before, encoding="utf-8")
     forgetting = (out / FORGETTING).read_text(encoding="utf-8")
     (out / FORGETTING).write_text('{"before": [1, 2]}', encoding="utf-8")
-    with pytest.raises(UserError, match="forgetting.json is damaged"):
+    with pytest.raises(UserError, match=r"forgetting.json is damaged"):
         finetune(config, out, resume=True)
     (out / FORGETTING).write_text(forgetting, encoding="utf-8")
     (out / "chat_template.jinja").write_text(TEMPLATE + " ", encoding="utf-8")
     with pytest.raises(UserError, match="the chat template, are others"):
         finetune(config, out, resume=True)
-    with pytest.raises(UserError, match="chat_template.jinja is not what the model was trained with"):
+    with pytest.raises(UserError, match=r"chat_template.jinja is not what the model was trained with"):
         Predictor(out, "cpu", 1)

@@ -30,7 +30,8 @@ QUICK = FinetuneOptions(
 
 
 MORE: dict[str, dict[str, Any]] = {
-    "t5": {"lr": 1e-2, "epochs": 16}, "unilm": {"epochs": 12}, "chatglm": {"lr": 1e-2, "epochs": 16}, "glm-130b": {"lr": 1e-2, "epochs": 16},
+    "t5": {"lr": 1e-2, "epochs": 16}, "unilm": {"epochs": 12}, "chatglm": {"lr": 1e-2, "epochs": 16},
+    "glm-130b": {"lr": 1e-2, "epochs": 16},
 }  # fmt: skip
 """T5's words are large, so that a step moves them little; of UniLM's targets a part is masked at a time."""
 
@@ -53,7 +54,7 @@ def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:
         ("glm", "mask"),
         ("glm", "gmask"),
         ("chatglm", "auto"),
-        ("glm-130b", "mask"),
+        ("glm-130b", "auto"),
         *((name, "mask") for name in ("gpt", "unilm", "unilm2", "t5", "bart")),
     ],
 )

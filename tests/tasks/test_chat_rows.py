@@ -172,7 +172,7 @@ def test_what_is_too_long_is_cut_and_counted() -> None:
     item = dialogue("red", "cat dog mat", "big", "sat", line=7)
     (row,) = long.rows(item, learn=True)
     assert row.target_ids.tolist() == [*ids("cat dog"), *ids("sat"), ROLES["eos"]]  # the first without an end
-    assert long.cuts.answer == [7] and "(line or record 7)" in long.remarks()[0]
+    assert long.cuts.answer == [7] and "(line or record 7 of the training data)" in long.remarks()[0]
     with pytest.raises(UserError, match="the chat template alone takes more than the 1 tokens"):
         maker("glm", prompt_limit=1).rows(dialogue("red", "cat"))
 

@@ -13,8 +13,9 @@ from blankfill.tasks.datasets.chat import chat_task, read_dialogues
 from blankfill.tasks.datasets.held_out import hold_out
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import ChatItem, Split
+from conftest import DATA
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "chat"
+SHARED = DATA / "chat"
 
 
 def read(tmp_path: Path, rows: list[Any], *columns: str, name: str = "train.jsonl") -> Split:
@@ -38,7 +39,8 @@ ROWS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         [("system", "Be short."), *TEA],
     ),
     "parts": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "tea?"}]},
+        {"messages": [{"role": "user",
+                       "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "tea?"}]},
                       {"role": "assistant", "content": [{"type": "text", "value": "A drink."}], "loss_weight": 1.0}]},
         TEA,
     ),
@@ -46,7 +48,8 @@ ROWS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"conversations": [{"from": "human", "value": "What is tea?"}, {"from": "gpt", "value": "A drink."}]}, TEA,
     ),
     "sgd": (
-        {"turns": [{"speaker": "USER", "utterance": "What is tea?"}, {"speaker": "SYSTEM", "utterance": "A drink."}]}, TEA,
+        {"turns": [{"speaker": "USER", "utterance": "What is tea?"}, {"speaker": "SYSTEM", "utterance": "A drink."}]},
+        TEA,
     ),
     "kdconv": ({"messages": [{"message": "What is tea?"}, {"message": "A drink.", "attrs": []}]}, TEA),
     "chatglm": ({"content": "What is tea?", "summary": "A drink."}, TEA),
@@ -129,12 +132,15 @@ def test_calls_of_tools_and_weights_are_told(tmp_path: Path) -> None:
         ("system", '[{"name": "search"}]'), ("user", "Cook"), ("assistant", '{"name": "search"}'),
         ("user", '{"found": 1}'), ("assistant", "Soup"),
     ]  # fmt: skip
-    told = " ".join(split.problems)
-    assert "1 calls of tools are read as written by the assistant, 1 results of tools as messages of the user" in told
-    assert "1 dialogues describe tools" in told and not split.losses()
+    problems = " ".join(split.problems)
+    assert (
+        "1 calls of tools are read as written by the assistant, 1 results of tools as messages of the user" in problems
+    )
+    assert "1 dialogues describe tools" in problems and not split.losses()
     calls = {"messages": [{"role": "user", "content": "Cook"},
                           {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]},
-                          {"role": "tool", "content": "1"}, {"role": "assistant", "content": "Soup", "weight": 0}]}  # fmt: skip
+                          {"role": "tool", "content": "1"},
+                          {"role": "assistant", "content": "Soup", "weight": 0}]}  # fmt: skip
     split = read(tmp_path, [calls])
     assert split.chats()[0].messages[1] == Message("assistant", '[{"name": "search"}]')
     assert split.chats()[0].unasked == (3,)
@@ -154,7 +160,9 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> No
         ),
         "has two answers in a row": row(("user", "a"), ("assistant", "b"), ("assistant", "c")),
         "begins with an answer, to which there is no message of the user": row(("system", "s"), ("assistant", "b")),
-        "has a message of the system that is not the first one": row(("user", "a"), ("system", "s"), ("assistant", "b")),
+        "has a message of the system that is not the first one": row(
+            ("user", "a"), ("system", "s"), ("assistant", "b")
+        ),
         "has no message of the user": row(("system", "s")),
         "has no messages in 'messages'": {"messages": []},
     }
@@ -177,7 +185,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> No
         ({"messages": [{"role": "user"}]}, "line 1, message 1 has no content, but role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
          "line 1, message 1 has a part of the type 'image_url'; a dialogue here is text alone"),
-        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "line 1, message 1 has an object where a text is wanted"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]},
+         "line 1, message 1 has an object where a text is wanted"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "loss_weight": 0.5}]},
          "has the loss_weight 0.5; a message is learnt from"),
         ({"prompt": "x", "response": "y", "history": "z"}, "line 1 has a string in 'history' where a list of"),
@@ -211,9 +220,9 @@ def test_open_dialogues_and_slots_are_told(tmp_path: Path) -> None:
     split = read(tmp_path, rows)
     first, second = split.chats()
     assert first.open and second.later == ("Second question",)
-    told = " ".join(split.problems)
-    assert "2 dialogues end with a message of the user" in told and "(line 1, 2)" in told
-    assert "1 dialogues have a slot such as {{name}} in an answer" in told
+    problems = " ".join(split.problems)
+    assert "2 dialogues end with a message of the user" in problems and "(line 1, 2)" in problems
+    assert "1 dialogues have a slot such as {{name}} in an answer" in problems
     with pytest.raises(UserError, match="every row has answers without the messages that they answer"):
         read(tmp_path, [{"choices": [{"turns": ["x"]}]}])
 
@@ -221,8 +230,8 @@ def test_open_dialogues_and_slots_are_told(tmp_path: Path) -> None:
 def test_dialogues_with_the_same_questions_are_held_out_together(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{k % 5}", "response": f"a{k}"} for k in range(40)]
     left, held = hold_out(read(tmp_path, rows), 0.2)
-    asked = [{item.messages[0].content for item in part.chats()} for part in (left, held)]
-    assert not asked[0] & asked[1] and len(held) == 8
+    questions = [{item.messages[0].content for item in part.chats()} for part in (left, held)]
+    assert not questions[0] & questions[1] and len(held) == 8
     assert task_named("chat").kind == "chat"
 
 
@@ -231,8 +240,9 @@ def test_dialogues_with_the_same_questions_are_held_out_together(tmp_path: Path)
 def test_real_files_are_read_or_refused_in_a_sentence() -> None:
     counts = {
         "advertisegen/dev.json": 1070, "belle/zh_seed_tasks.json": 175, "chatglm_improve/data_sample.jsonl": 100,
-        "kdconv_music/dev.json": 150, "llama_factory/alpaca_en_demo.json": 999, "llama_factory/alpaca_zh_demo.json": 1000,
-        "llama_factory/glaive_toolcall_en_demo.json": 300, "llama_factory/identity.json": 91,
+        "kdconv_music/dev.json": 150, "llama_factory/alpaca_en_demo.json": 999,
+        "llama_factory/alpaca_zh_demo.json": 1000, "llama_factory/glaive_toolcall_en_demo.json": 300,
+        "llama_factory/identity.json": 91,
         "llama_factory/v1_sft_demo.jsonl": 500, "mt_bench/question.jsonl": 80,
         "openai_messages/toy_chat_fine_tuning.jsonl": 4, "self_instruct/seed_tasks.jsonl": 175,
         "sgd/dialogues_007.json": 68, "sharegpt_form/dummy_conversation.json": 500,

@@ -165,7 +165,7 @@ class Chat:
             raise UserError(f"the message{with_system} does not fit into the model: {last.template}")
         if not last.most:
             raise UserError(
-                f"the message has {last.row.columns:,} tokens with those around it, so that "
+                f"the message has {len(last.row):,} tokens with those around it, so that "
                 f"{setting('max_length', self.options.max_length)} leaves no room for an answer; shorten the message"
             )
         quarter = min(MOST_COLUMNS, (last.row.columns + last.row.room) // 4)
@@ -195,7 +195,7 @@ class Chat:
             return error
         limits = [row.room + 1, *(limit for limit in (self.options.max_new_tokens, self.speaker.longest) if limit)]
         if self.options.max_length:
-            limits.append(self.options.max_length - row.columns)
+            limits.append(self.options.max_length - len(row))
         return Prompt(shorter, row, ids, max(0, min(limits)), dropped)
 
     def answer(self, messages: Sequence[Message], cancel: CancelFlag | None = None, number: int = 0) -> Answering:

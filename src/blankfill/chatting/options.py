@@ -1,8 +1,9 @@
 """How a model answers: lengths, sampling, template; and where its folder says so.
 
-`generation_config.json` and, as older models have it, `config.json` of a folder name values for sampling. What neither
-they nor the caller say depends on the template: models that read ChatGLM's rounds answer as ChatGLM-6B was released,
-others as `blankfill generate` continues a text.
+`generation_config.json` of a folder may name values for sampling and lengths. What neither it nor the caller says
+depends on the template: models that read ChatGLM's rounds answer as ChatGLM-6B was released, others as `blankfill
+generate` continues a text. A file that does not say `do_sample` leaves sampling on, unlike transformers, whose default
+is greedy.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from blankfill.corpus.tokenizer_chat import GENERATION
 from blankfill.errors import ConfigError, UserError
 from blankfill.generation.sampling import Sampling
 from blankfill.system.bounds import COUNT, Bound, out_of_bounds
 from blankfill.system.reading import read_json
-
-GENERATION = "generation_config.json"
-"""Name of the file with the values for generation, in a folder of transformers."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class ChatOptions:
     max_new_tokens: int = 512
     """Largest number of tokens of an answer; 0: as many as there is room for."""
     max_length: int = 0
-    """Largest number of columns of a conversation and its answer; 0: as many as the model has."""
+    """Largest number of tokens of a conversation and its answer, of models with an encoder of the answer alone; 0: as
+    many as the model has."""
     process: bool = False
     """Write Chinese punctuation beside Chinese characters, as ChatGLM-6B's own code does with its answers."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))

@@ -161,8 +161,7 @@ def _counted(rounds: int) -> str:
 
 
 def _help(_: str) -> str:
-    width = max(map(len, HELP))
-    return "\n".join(f"{usage.ljust(width)}  {purpose}" for usage, purpose in HELP.items())
+    return "\n".join(f"{usage}: {purpose}" for usage, purpose in HELP.items())
 
 
 def _exit(_: str) -> str:

@@ -24,21 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blankfill.chatting.messages import Message, check
+from blankfill.corpus.tokenizer_chat import LONGEST, TEMPLATE, template_source
+from blankfill.corpus.tokenizer_chat import token_names as names_in
 from blankfill.errors import UserError, setting
 from blankfill.system.files import write_file
-from blankfill.system.reading import read_json, read_text
+from blankfill.system.reading import read_text
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
     from blankfill.corpus.tokenizer import Tokenizer
 
-FILE = "chat_template.jinja"
+FILE = TEMPLATE
 """Name of the file with the template, in the folder of a model."""
 MARK = "\ufdd0"
 """A noncharacter of Unicode, which no text has."""
-LONGEST = 1 << 20
-"""Largest size in bytes of a template."""
 DEFAULT = "plain"
 """The built-in template of models that have none of their own."""
 
@@ -247,11 +247,7 @@ def built_in(name: str) -> ChatTemplate:
 
 def read_template(path: Path, tokens: Mapping[str, str] | None = None) -> ChatTemplate:
     """Return the template in a file. Raises UserError for a file that cannot be read, or that is not Jinja."""
-    source = read_text(path, LONGEST)
-    same = next((name for name, known in BUILT_IN.items() if known == source), "")
-    template = ChatTemplate(source, same, str(path), tokens or {})
-    template.check()
-    return template
+    return _checked(read_text(path, LONGEST), str(path), tokens)
 
 
 def template_named(value: str, tokens: Mapping[str, str] | None = None) -> ChatTemplate:
@@ -266,36 +262,24 @@ def template_named(value: str, tokens: Mapping[str, str] | None = None) -> ChatT
 
 
 def template_in(folders: Iterable[Path], tokens: Mapping[str, str] | None = None) -> ChatTemplate | None:
-    """Return the template of a model: of `chat_template.jinja`, or of `tokenizer_config.json` as older versions of
-    transformers have it, in the first of the folders with one; None without any. Raises UserError for a bad file."""
+    """Return the template of a model, of the first of the folders with one (`corpus.tokenizer_chat`); None without any.
+    Raises UserError for a bad file."""
     for folder in folders:
-        if (folder / FILE).is_file():
-            return read_template(folder / FILE, tokens)
-        config = folder / "tokenizer_config.json"
-        source = read_json(config).get("chat_template") if config.is_file() else None
-        if isinstance(source, list):  # several by name
-            named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-            source = named.get("default", next(iter(named.values()), None))
-        if isinstance(source, str):
-            template = ChatTemplate(source, where=f"chat_template of {config}", tokens=tokens or {})
-            template.check()
-            return template
+        if source := template_source(folder):
+            return _checked(source.text, source.where, tokens)
     return None
 
 
 def token_names(folders: Iterable[Path]) -> dict[str, str]:
     """Return the special tokens that the files of a tokenizer name, e.g. {"bos_token": "<s>"}, for templates."""
-    said: dict[str, str] = {}
-    for folder in folders:
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second file overrides the first
-            values = read_json(folder / name) if (folder / name).is_file() else {}
-            for key, token in values.items():
-                token = token.get("content") if isinstance(token, dict) else token
-                if key.endswith("_token") and isinstance(token, str):
-                    said[key] = token
-        if said:
-            break
-    return said
+    return next(filter(None, map(names_in, folders)), {})
+
+
+def _checked(source: str, where: str, tokens: Mapping[str, str] | None) -> ChatTemplate:
+    same = next((name for name, known in BUILT_IN.items() if known == source), "")
+    template = ChatTemplate(source, same, where, tokens or {})
+    template.check()
+    return template
 
 
 def marked(text: str, special: Collection[str]) -> str:

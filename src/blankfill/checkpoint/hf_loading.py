@@ -61,6 +61,9 @@ class ExternalCheckpoint:
     qkv: QkvRows = "heads"
     """The order of the joint rows of queries, keys and values, where the family's own is by heads."""
 
+    dropped_rows: int = 0
+    """Number of first rows of the word tables that are left out, with their tokens."""
+
     @property
     def table(self) -> Table:
         """The name table of the file."""
@@ -154,6 +157,13 @@ def ranks(folder: Path) -> list[Path]:
     return sorted(folder.glob("mp_rank_[0-9][0-9]_model_states.pt"))
 
 
+def check_parts(shapes: Mapping[str, tuple[int, ...]], folder: Path, parts: int) -> None:
+    """Raise UserError for a checkpoint of SwissArmyTransformer with fewer parts than it was cut into."""
+    rows, columns = shapes.get(chatglm_layout.DENSE, (1, 1))
+    if chatglm_layout.is_sat(shapes) and columns * parts != rows:
+        raise UserError(f"{folder} has {parts} of {rows // max(1, columns)} parts of a model; copy or download all parts")
+
+
 def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
     """Open a checkpoint of SwissArmyTransformer that is split over several files, as one. UserError for one of another
     program, with a missing part, or quantised."""
@@ -174,11 +184,7 @@ def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
             f"{file.parent} holds quantised parts with scales of their own, which cannot be joined; import the "
             "checkpoint that is not quantised, and use `blankfill quantize`"
         )
-    rows, columns = shapes[chatglm_layout.DENSE]
-    if columns * len(parts) != rows:
-        raise UserError(
-            f"{file.parent} has {len(parts)} of {rows // max(1, columns)} parts of a model; copy or download all parts"
-        )
+    check_parts(shapes, file.parent, len(parts))
     gated = chatglm_layout.is_gated(shapes)
     weights = Weights(file.parent, dtype)
     joined = JoinedFile(
@@ -217,12 +223,16 @@ def open_external(
         weights = open_split(file, qkv, dtype)
     else:
         weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
+        if file.suffix == ".pt":
+            check_parts(weights.shapes, file.parent, 1)
     if (folder / CONFIG).is_file():
         values = read_config(folder / CONFIG)
     else:
         values = values_without_config(weights, file, heads)
     family = family_of(values.get("model_type"), str(folder / CONFIG))
+    dropped = 0
     if not image_rows:
+        dropped = family.image_rows(values)
         values = without_image_rows(weights, family, values, path)
     given = left_out(weights, leave_out)
     head, head_state = find_head(family, values, weights), {}
@@ -251,7 +261,7 @@ def open_external(
         raise UserError(f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}")
     checkpoint = ExternalCheckpoint(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
-        head if with_head else None, head_state, values, quantization, qkv,
+        head if with_head else None, head_state, values, quantization, qkv, dropped,
     )  # fmt: skip
     refuse_heads(checkpoint)
     check_shapes(checkpoint)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blankfill.checkpoint.hf_loading import ExternalCheckpoint
+from blankfill.checkpoint.hf_loading import CONFIG, ExternalCheckpoint
 from blankfill.corpus.tokenizer import Tokenizer
+from blankfill.corpus.tokenizer_layout import check_layout, without_images
 from blankfill.errors import UserError, setting
 from blankfill.system.console import say
 from blankfill.types import Vocabulary
@@ -23,6 +24,13 @@ def read_tokenizer(checkpoint: ExternalCheckpoint, given: Path | None = None) ->
         raise UserError(
             f"{error.template} Put the model's own beside its weights, or name it with {setting('tokenizer')}."
         ) from error
+    if checkpoint.dropped_rows:
+        tokenizer = without_images(tokenizer)
+    family, config = checkpoint.checkpoint_format.family, checkpoint.checkpoint_format.config
+    if family.fixed_ids:
+        keys = {role: checkpoint.values.get(key) for key, role in family.token_roles.items()}
+        ids = {role: id for role, id in keys.items() if isinstance(id, int)}
+        check_layout(tokenizer, config.vocab_size, ids, str(folder / CONFIG))
     if added := checkpoint.checkpoint_format.family.added_roles:
         missing = tokenizer.vocabulary().missing(added)
         if missing and not tokenizer.is_wordpiece:  # other vocabularies have gaps of their own

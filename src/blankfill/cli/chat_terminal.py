@@ -83,7 +83,7 @@ def converse(session: Session) -> None:
                 show("")
                 return
             if is_command(text) and "\n" not in text:
-                show(session.command(text))
+                show(_carried_out(session, text))
             else:
                 _answer(session, message_in(text))
         except EndedError:
@@ -97,6 +97,16 @@ def converse(session: Session) -> None:
             complain(f"the line cannot be read as {error.encoding}: byte {error.start + 1}; type it again")
         except UserError as error:
             complain(worded(error.template))
+
+
+def _carried_out(session: Session, line: str) -> str:
+    """Carry out a command; returns what to print. The help is laid out for the terminal's width."""
+    from blankfill.chatting.session import HELP
+    from blankfill.cli.layout import columns, group
+
+    if line.strip() != "/help":
+        return session.command(line)
+    return group("", [((usage,), purpose) for usage, purpose in HELP.items()], columns(), 20)
 
 
 def _answer(session: Session, text: str) -> None:

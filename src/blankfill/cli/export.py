@@ -46,6 +46,8 @@ class ExportArguments:
     lora: Literal["merged", "adapter"] = "merged"
     """Matrices of LoRA, or a prefix. merged: added to the weights; adapter: written for peft, with the model that they
     belong to in the folder `base`, or a prefix of ChatGLM as its own code writes it."""
+    shards: Literal["safetensors", "bin"] = "safetensors"
+    """Files of the weights of a pretrained model, of at most 5 GiB each. bin: pickles, as older programs read them."""
     text: Path | None = None
     """UTF-8 file whose lines are compared; without it the dev set of a fine-tuned model, the validation text of a
     pretraining run, else Python's documentation and words of the vocabulary."""
@@ -63,7 +65,7 @@ def main(argv: Sequence[str]) -> Result:
         return to_onnx(args)
     from blankfill.exporting.model import export_model
 
-    made = export_model(args.model, args.out, args.text, args.part, args.lora)
+    made = export_model(args.model, args.out, args.text, args.part, args.lora, args.shards)
     return Result(values=as_json(made), show=lambda: show_export(made))
 
 

@@ -157,4 +157,5 @@ def show_result(task: str, metric: str, result: FinetuneResult, out: Path) -> No
     show(f"{result.items_per_second:.1f} items a second; the scores {so_far}are in {out / RESULTS}")
     show_page(out)
     if result.complete and not result.stopped:
-        show(f"try: blankfill predict --model {quoted(out)} rows.txt")
+        chats = result.kind == "chat"
+        show(f"try: blankfill {'chat' if chats else 'predict'} --model {quoted(out)}{'' if chats else ' rows.txt'}")

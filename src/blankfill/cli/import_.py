@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class ImportArguments:
     """Import a model that another program trained.
 
-    PATH is a transformers folder (config.json, safetensors or .bin, a tokenizer), or a checkpoint of the original GLM.
+    PATH is a transformers folder (config.json, safetensors or .bin, a tokenizer), ChatGLM-6B as released, or a
+    checkpoint of the original GLM or of SwissArmyTransformer.
     No code in it is run. The new folder works with fill, generate, finetune, embed and export. A model with a
     fine-tuned head (classes, numbers, labels, tags, answers, choices) keeps it, and works with predict and finetune.
     """
@@ -36,12 +37,20 @@ class ImportArguments:
     tokenizer: Path | None = None
     """File or folder of the tokenizer, where it is not beside the weights."""
     heads: int | None = None
-    """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64."""
+    """Number of attention heads of a GLM checkpoint, which does not store it; without it, heads of width 64, or 128 for
+    GLM-130B."""
     dtype: WeightType = "auto"
     """Number type of the weights in the new folder: fp32, bf16 or fp16; auto: as they are stored."""
     leave_out: tuple[str, ...] = ()
     """Beginnings of the names of weights to leave out, such as cls.species: heads that this program does not have. With
     the head of a fine-tuned model, such as classifier, the encoder alone is imported."""
+    qkv: Literal["heads", "blocks"] = "heads"
+    """Order of the joint rows of queries, keys and values in a ChatGLM-6B or GLM-130B. heads: those of each head
+    together, as released; blocks: all queries, all keys, all values, as SwissArmyTransformer writes ChatGLM-6B since
+    version 0.4.1."""
+    drop_image_rows: bool = False
+    """Leave out the 20,000 rows of image tokens in the first release of ChatGLM-6B; the model gets the ids of the later
+    one."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -54,7 +63,7 @@ def main(argv: Sequence[str]) -> Result:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out)
+    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out, args.qkv, args.drop_image_rows)
     return Result(values=as_json(made), show=lambda: show_made(made))
 
 

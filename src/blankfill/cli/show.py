@@ -177,13 +177,12 @@ def vocabulary_of(args: ShowArguments) -> tuple[Tokenizer | None, Loaded | None]
 
 def template_of(args: ShowArguments, loaded: Loaded | None) -> ChatTemplate:
     """Return the chat template that is named, or else that of the model, or else the plain one. Raises UserError."""
+    from blankfill.chatting import models
     from blankfill.chatting.templates import DEFAULT, template_named
-    from blankfill.finetuning import model_setup
-    from blankfill.tasks.options import FinetuneOptions
 
     if loaded is None:
         return template_named(args.template or DEFAULT)
-    return model_setup.template_of(FinetuneOptions(template=args.template), loaded)
+    return models.template_of(loaded.path, args.template or None, loaded.objective.chat_template)
 
 
 def row_of_run(args: ShowArguments, recipe: Recipe) -> ShownRow:

@@ -93,6 +93,8 @@ def difference_of(loaded: Loaded, theirs: Any, folder: Path, texts: Sequence[str
         inputs = tokenizer(text, truncation=True, max_length=min(LONGEST, format.max_columns), return_tensors="pt")
         ids = inputs["input_ids"][0]
         check_ids(loaded, text, ids.tolist())
+        if loaded.objective.hf_frame == "blank":  # the row of the comparison has its own [gMASK] <sop>
+            ids = ids[:-2]
         row = format.export_row(ids[: format.export_room].numpy())
         if loaded.objective.two_sided:
             start = torch.tensor([theirs.config.decoder_start_token_id])
@@ -133,7 +135,7 @@ def _scores(out: Any) -> torch.Tensor:
 def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
     """Raise UserError if transformers' tokenizer gives other ids than ours, special tokens around the text aside."""
     own = loaded.tokenizer.encode(text)
-    frame = {loaded.vocabulary.roles.get(role) for role in ("cls", "sep", "eos")}
+    frame = {loaded.vocabulary.roles.get(role) for role in ("cls", "sep", "eos", "gmask", "sop")}
     if ids[: len(own)] == own[: len(ids)]:
         return
     inner = [k for k in ids if k not in frame]

@@ -5,24 +5,33 @@ The GLM family has no class in transformers: its folder opens once `blankfill.hf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from blankfill.checkpoint.dtypes import name_of
+from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.quantization import holds_quantized, with_scales
-from blankfill.checkpoint.store import MODEL, write_weights
+from blankfill.checkpoint.streams import Renamed, ShardKind, Stream, write_shards
 from blankfill.convert.card import README, Describe, Target
 from blankfill.convert.check import TOLERANCE, difference, real_text
+from blankfill.corpus.tokenizer_layout import images_of, sentencepiece_file
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
-from blankfill.system.environment import has_module
+from blankfill.system.console import amount
+from blankfill.system.environment import has_module, usable_memory
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
 
+SHARD = 5 << 30
+"""Largest number of bytes of a file of weights."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
 ModelPart = Literal["model", "generator"]
 
 
@@ -50,11 +59,12 @@ def export_loaded(
     lines: Sequence[str] | None = None,
     describe: Describe | None = None,
     more: Mapping[str, str] | None = None,
+    shards: ShardKind = "safetensors",
 ) -> Exported:
     """Write a pretrained model as a folder for transformers, and compare what transformers computes from it.
 
     See `exporting.model.export_model`. lines: texts to compare; None for those of the run at `path`. describe: writes
-    the model card. more: texts of further files, by name.
+    the model card. more: texts of further files, by name. shards: kind of the files of weights.
     """
     checkpoint_format = export_format(loaded)
     largest = None
@@ -62,11 +72,16 @@ def export_loaded(
     with whole_folder(out) as folder:
         dtype = name_of(loaded.model.token_embeddings.weight.dtype)
         hf_layout = make_hf_layout(checkpoint_format, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
-        for name, content in {**hf_layout.files, **(more or {})}.items():
+        for name, content in with_notes(hf_layout.files, loaded, checkpoint_format).items():
             write_file(folder / name, content)
-        weights = loaded.model.state_dict()
-        write_weights(folder / MODEL, checkpoint_format.table.to_theirs(weights))
-        if has_module("transformers"):
+        for file, data in {**(more or {}), **extra_files(loaded, checkpoint_format)}.items():
+            write_file(folder / file, data)
+        weights, table = loaded.model.state_dict(), checkpoint_format.table
+        if loaded.quantization is not None:
+            table = with_scales(table, loaded.quantization.layers)
+        write_shards(folder, with_copies(Renamed(table, weights), checkpoint_format), SHARD, shards)
+        note = uncompared(loaded)
+        if not note and has_module("transformers"):
             largest = difference(loaded, folder, texts)
             if not largest <= TOLERANCE:
                 raise UserError(differs(path, largest))
@@ -76,7 +91,45 @@ def export_loaded(
         if describe is not None:
             target = Target("transformers", architecture, len(texts), largest, absent)
             write_file(folder / README, describe(target))
-    return Exported(out, architecture, len(texts), largest, absent)
+    return Exported(out, architecture, len(texts), largest, absent, note)
+
+
+def with_copies(stream: Stream, form: CheckpointFormat) -> Stream:
+    """Return the weights of a family whose files hold a weight twice, with the copies at the end."""
+    copies = form.table.copies if form.family.writes_copies else {}
+    plan = stream.plan | {copy: stream.plan[source] for copy, source in copies.items()}
+    return Stream(plan, lambda name: stream[copies.get(name, name)])
+
+
+def extra_files(loaded: Loaded, form: CheckpointFormat) -> dict[str, str | bytes]:
+    """Return the tokenizer file of the original code, for a family that has one."""
+    words = sentencepiece_file(loaded.tokenizer) if form.family.fixed_ids else None
+    return {} if words is None else {"ice_text.model": words}
+
+
+def with_notes(files: Mapping[str, str], loaded: Loaded, form: CheckpointFormat) -> dict[str, str]:
+    """Return the files beside the weights, with what the original code reads in them."""
+    files = dict(files)
+    if loaded.quantization is not None:
+        values = {**json.loads(files[CONFIG]), form.family.quantization_key: loaded.quantization.bits}
+        files[CONFIG] = json.dumps(values, indent=2) + "\n"
+    if form.family.fixed_ids:
+        values = {**json.loads(files[TOKENIZER_CONFIG]), "num_image_tokens": images_of(loaded.tokenizer)}
+        files[TOKENIZER_CONFIG] = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+    return files
+
+
+def uncompared(loaded: Loaded) -> str:
+    """Return why transformers cannot compare a model here; empty if it can."""
+    weights = loaded.model.state_dict().values()
+    copies = 1 if loaded.model.token_embeddings.weight.dtype == torch.float32 else 2
+    need, free = copies * 4 * sum(tensor.numel() for tensor in weights), usable_memory()
+    if need <= free:
+        return ""
+    return (
+        f"the export was not compared: transformers needs {amount(need, 'B')} of memory for it, and {amount(free, 'B')} "
+        "is free"
+    )
 
 
 def differs(path: str | Path, largest: float) -> str:

@@ -18,11 +18,12 @@ from blankfill.checkpoint.hf_words import read_tokenizer, roles_unsaid
 from blankfill.checkpoint.load import check_vocabulary, load_model, with_roles_of
 from blankfill.checkpoint.missing import check_exists
 from blankfill.checkpoint.quantization import KEY
+from blankfill.corpus.tokenizer_chat import chat_files
 from blankfill.errors import UserError, setting
 from blankfill.model.config import config_values
 from blankfill.system.console import amount, say
 from blankfill.system.environment import usable_memory
-from blankfill.system.files import whole_folder
+from blankfill.system.files import whole_folder, write_file
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,17 @@ def import_pretrained(source: ExternalCheckpoint, out: Path, tokenizer: Path | N
         vocabulary = with_roles_of(words.vocabulary(), roles)
         hf_layout = make_hf_layout(source.checkpoint_format, source.objective, words, vocabulary, made.dtype)
         store.write_files(folder, 0, source.stream(), {}, state, hf_layout)
+        for name, text in chat_files(path if path.is_dir() else path.parent).items():
+            write_file(folder / name, text)
         source.weights.release()  # so that what is read again is not in memory twice
         load_model(folder)
     return made
 
 
-def check_room(source: ExternalCheckpoint, out: Path) -> None:
-    """Print the memory and disk space that an import needs; UserError if there is less."""
-    need, free, size = source.memory, usable_memory(), source.disk
+def check_room(source: ExternalCheckpoint, out: Path, memory: int | None = None) -> None:
+    """Print the memory and disk space that an import needs; UserError if there is less. memory: where it is more than
+    for one weight at a time."""
+    need, free, size = memory or source.memory, usable_memory(), source.disk
     say(
         f"{source.path}: {source.checkpoint_format.family.name}, about {amount(need, 'B')} of memory and "
         f"{amount(size, 'B')} of disk"

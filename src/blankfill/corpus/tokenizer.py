@@ -43,6 +43,7 @@ from blankfill.types import Vocabulary
 if TYPE_CHECKING:
     import tokenizers
 
+
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of blankfill's special tokens."""
 
@@ -226,11 +227,14 @@ class Tokenizer:
             )
         return Tokenizer(grown._full, self._said)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, inline: bool = False) -> list[int]:
         """Return the ids of a text, without adding special tokens.
 
         Args:
             text: the text; special tokens written out in it, such as `[MASK]`, are recognised.
+            inline: whether what stands behind a special token goes on from what stands before it. Only ChatGLM's
+                tokenizers make a difference: as ChatGLM-6B's code in transformers, they put ▁ before each of the two;
+                inline, as GLM-130B's code, only before the first.
 
         Returns:
             The token ids.
@@ -239,7 +243,7 @@ class Tokenizer:
         if self._rules is None:
             ids = self._full.encode(mended(text), add_special_tokens=False).ids
         else:
-            (ids,) = self._plain_encoder.encode_marked([text])
+            (ids,) = self._plain_encoder.encode_marked([text], inline)
         counted(self, [text], [ids], self.unknown, self._hidden)
         return ids
 
@@ -479,4 +483,3 @@ def _from_json(text: str, said: Mapping[str, str]) -> Tokenizer:
     import tokenizers
 
     return Tokenizer(tokenizers.Tokenizer.from_str(text), said)
-

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.tokenizer_charsmap import Charsmap
+from blankfill.corpus.tokenizer_charsmap import NOTHING, Charsmap
 
 if TYPE_CHECKING:
     import tokenizers
@@ -79,8 +79,8 @@ def bilingual(
 ) -> tokenizers.Tokenizer:
     """Make the tokenizer of a SentencePiece Unigram model with byte fallback and the rules of this module.
 
-    pieces: (text, score), by id; `<unk>`, `KEPT` and `BYTES` are among them. special: the control pieces. images: number
-    of ids of the older layout before the pieces.
+    pieces: (text, score), by id; `<unk>`, `KEPT` and `BYTES` are among them. special: the control pieces. images:
+    number of ids of the older layout before the pieces.
 
     Raises `ValueError` for a charsmap that is cut short.
     """
@@ -168,6 +168,9 @@ class Rules:
     def __init__(self, charsmap: bytes) -> None:
         """charsmap: the compiled table of its normaliser."""
         self.charsmap = charsmap
+        self._names: tuple[str, ...] = ()
+        self._marks = re.compile(f"({NOTHING})")
+        self._marked_table: Charsmap | None = None
 
     @classmethod
     def of(cls, spec: dict[str, Any]) -> Rules | None:
@@ -183,10 +186,10 @@ class Rules:
     def _table(self) -> Charsmap:
         return Charsmap(self.charsmap, KEPT)
 
-    def spelled(self, text: str, prefix: bool = True) -> str:
+    def spelled(self, text: str, prefix: bool = True, table: Charsmap | None = None) -> str:
         """Return a text as the model reads it, ▁ before each word. prefix: whether a text begins here; otherwise it
-        goes on, and only a blank at its beginning becomes ▁."""
-        text = _BLANKS.sub(" ", self._table.normalize(rewritten(text)))
+        goes on, and only a blank at its beginning becomes ▁. table: one that keeps more pieces than `KEPT`."""
+        text = _BLANKS.sub(" ", (table or self._table).normalize(rewritten(text)))
         if prefix:
             text = text.removeprefix(" ")
             text = "▁" + text if text else ""
@@ -195,13 +198,17 @@ class Rules:
     def chunks(self, text: str, prefix: bool = True) -> list[str]:
         """Return the parts of a spelled text that the model may read separately: no piece reaches across a ▁, and a
         byte such as <0x41> that is written out must not meet the piece of that byte."""
-        first, *others = self.spelled(text, prefix).split("▁")
-        chunks = ["▁" + chunk for chunk in others]
-        if first:
-            chunks.insert(0, first)
-        if "<0x" in text:
-            chunks = [part for chunk in chunks for part in _TYPED_BYTE.split(chunk)]
-        return chunks
+        return _chunks(self.spelled(text, prefix))
+
+    def marked_chunks(self, text: str, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Return the special tokens that are written out in a text, and the chunks before, between and behind them. As
+        in GLM-130B, whose code knows them as pieces of the text, they change nothing around them."""
+        if names != self._names:
+            self._names = tuple(names)
+            choices = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+            self._marks, self._marked_table = re.compile(f"({choices})"), Charsmap(self.charsmap, (*KEPT, *names))
+        parts = self._marks.split(self.spelled(text, table=self._marked_table))
+        return parts[1::2], list(map(_chunks, parts[::2]))
 
     def places(
         self, text: str, tokenize: Callable[[str], Sequence[tuple[int, tuple[int, int]]]]
@@ -272,6 +279,16 @@ class Rules:
         if pending:
             parts.append(_characters_of(pending))
         return restored("".join(parts).replace("▁", " "))
+
+
+def _chunks(spelled: str) -> list[str]:
+    first, *others = spelled.split("▁")
+    chunks = ["▁" + chunk for chunk in others]
+    if first:
+        chunks.insert(0, first)
+    if "<0x" in spelled:
+        chunks = [part for chunk in chunks for part in _TYPED_BYTE.split(chunk)]
+    return chunks
 
 
 def _characters_of(data: bytes | bytearray) -> str:

@@ -1,5 +1,5 @@
-"""Writes the files of a tokenizer as transformers' `AutoTokenizer` opens them, and the special tokens that it puts around
-a text. Not here: reading them (`tokenizer_formats`)."""
+"""Writes the files of a tokenizer as transformers' `AutoTokenizer` opens them, and the special tokens that it puts
+around a text. Not here: reading them (`tokenizer_formats`)."""
 
 from __future__ import annotations
 

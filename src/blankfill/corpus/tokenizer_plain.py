@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from operator import not_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,16 +47,21 @@ class PlainEncoder:
         `Tokenizer.encode_plain`."""
         sentences = list(map(mended, sentences))
         chunked, rules = self._chunking.chunks, self._chunking.rules
-        parts = [b""] * len(sentences)
+        if rules is not None and goes_on is not None:
+            return self._by_chunks([rules.chunks(*pair) for pair in zip(sentences, map(not_, goes_on), strict=True)])
+        return self._by_chunks(list(map(chunked, sentences)), sentences)
+
+    def _by_chunks(
+        self, rows: Sequence[list[str] | None], sentences: Sequence[str] = ()
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids of sentences that were cut into chunks, and the number of ids of each. sentences: of the rows
+        that are None, which are encoded whole."""
+        parts = [b""] * len(rows)
         whole: list[int] = []
         pending: list[tuple[int, list[str]]] = []
         missing: set[str] = set()
         known, lookup, join = self._cache, self._cache.__getitem__, b"".join
-        for index, sentence in enumerate(sentences):
-            if rules is not None and goes_on is not None and goes_on[index]:
-                chunks: list[str] | None = rules.chunks(sentence, prefix=False)
-            else:
-                chunks = chunked(sentence)
+        for index, chunks in enumerate(rows):
             if chunks is None:
                 whole.append(index)
                 continue
@@ -94,23 +100,27 @@ class PlainEncoder:
         places = _trimmed(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
         return (ids if table is None else table[ids]), places
 
-    def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text; special tokens written out in it are recognised, and what lies between two of
-        them is encoded as a text of its own."""
-        parts = [self._marks.split(mended(text)) for text in texts]
-        between = [part for row in parts for part in row[::2]]
-        ids, lengths = self.encode(between)
+    def encode_marked(self, texts: Sequence[str], inline: bool = False) -> list[list[int]]:
+        """Return the ids of each text; special tokens written out in it are recognised; inline: see
+        `Tokenizer.encode`."""
+        rules = self._chunking.rules
+        assert rules is not None
+        names = tuple(self._special_tokens)
+        cut: list[tuple[list[str], list[list[str]]]] = []
+        for text in map(mended, texts):
+            if inline:
+                cut.append(rules.marked_chunks(text, names))
+            else:
+                parts = self._marks.split(text)
+                cut.append((parts[1::2], list(map(rules.chunks, parts[::2]))))
+        ids, lengths = self._by_chunks([chunks for _, between in cut for chunks in between])
+        runs = iter(np.split(ids, np.cumsum(lengths)))
         rows: list[list[int]] = []
-        ends, number = np.cumsum(lengths).tolist(), 0
-        for row in parts:
-            out: list[int] = []
-            for index, part in enumerate(row):
-                if index % 2:
-                    out.append(self._special_tokens[part])
-                else:
-                    out += ids[ends[number] - int(lengths[number]) : ends[number]].tolist()
-                    number += 1
-            rows.append(out)
+        for marks, _ in cut:
+            row = next(runs).tolist()
+            for mark in marks:
+                row += [self._special_tokens[mark], *next(runs).tolist()]
+            rows.append(row)
         return rows
 
     @cached_property

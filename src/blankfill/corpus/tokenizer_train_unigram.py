@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.tokenizer_bilingual import BYTES, FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
+from blankfill.corpus.tokenizer_bilingual import FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
 from blankfill.corpus.tokenizer_roles import SPECIAL_TOKENS
 from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting
@@ -84,8 +84,8 @@ def train_bilingual(
 
 
 def _rules(lowercase: bool, separates: bool) -> str:
-    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of India
-    are spelt with, into a space."""
+    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of
+    India are spelt with, into a space."""
     return "nmt_" * (not separates) + "nfkc" + "_cf" * lowercase
 
 

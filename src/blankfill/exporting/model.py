@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.store import pointed
+from blankfill.checkpoint.streams import ShardKind
 from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
@@ -29,6 +30,7 @@ def export_model(
     text: str | Path | None = None,
     part: ModelPart = "model",
     lora: LoraExport = "merged",
+    shards: ShardKind = "safetensors",
 ) -> Exported:
     """Write a model as a folder for transformers, and compare what transformers computes from it.
 
@@ -40,6 +42,7 @@ def export_model(
         part: "model", or "generator" for the small language model that a model for replaced tokens was trained with.
         lora: "merged" adds the matrices of LoRA to the weights; "adapter" writes them or a prefix for peft, beside the
             model that they belong to, or a prefix as ChatGLM-6B's code does.
+        shards: "safetensors", or "bin" for the pickles that older programs read; of a pretrained model.
 
     Returns:
         The folder, the class of transformers, and the largest difference of scores.
@@ -55,7 +58,7 @@ def export_model(
         if lora == "adapter":
             raise UserError(f"{path} was not fine-tuned with LoRA; leave out {setting('lora')}")
         loaded = part_of(load_model(path), part)
-        return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+        return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name), shards=shards)
     predictor = opened(path, part)
     refuse_quantized(predictor.model, path)
     if predictor.model.encoder.prefix_encoder is not None:
@@ -121,7 +124,9 @@ def refuse_quantized(model: nn.Module, path: Path) -> None:
     from blankfill.model.quantized import quantized_bits
 
     if quantized_bits(model):
-        raise UserError(f"{path} is quantised and cannot be written in this format; export the model that it was made from")
+        raise UserError(
+            f"{path} is quantised and cannot be written in this format; export the model that it was made from"
+        )
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

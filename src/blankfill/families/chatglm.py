@@ -7,7 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.families.chatglm_layout import is_gated, is_sat, read_sizes, sizes_from_shapes, weight_table, written_sizes
+from blankfill.families.chatglm_layout import (
+    is_gated,
+    is_sat,
+    read_sizes,
+    sizes_from_shapes,
+    weight_table,
+    written_sizes,
+)
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import WHERE, Rule, Table, WeightNames, flag, number, refuse_options
 from blankfill.model.config import TransformerConfig
@@ -18,8 +25,8 @@ ALPHA = math.sqrt(2 * 28)
 """Factor of the residual stream in the original code, whatever the number of layers."""
 ROUNDING: RotaryRounding = "frequencies"
 """The original rounds the frequencies to fp16, in every type of weights."""
-IMAGES, SLIM_SOP, SLIM_PAD = 20000, 130004, 3
-"""Number of image tokens of the first release, and two ids of the later, slim vocabulary without them."""
+IMAGES, SLIM_PAD = 20000, 3
+"""Number of image tokens of the first release, and the padding of the later, slim vocabulary without them."""
 SUCCESSORS = ("multi_query_attention", "ffn_hidden_size", "padded_vocab_size", "rmsnorm")
 """Keys of the config.json of ChatGLM2-6B and later models, whose `model_type` is the same."""
 PRESET: dict[str, Any] = {
@@ -37,7 +44,7 @@ class ChatGlmNames(WeightNames):
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
     quantization_key = "quantization_bit"
-    fixed_ids = True
+    fixed_ids = writes_copies = True
     token_roles = {  # noqa: RUF012
         "bos_token_id": "sop", "eos_token_id": "eop", "mask_token_id": "mask", "gmask_token_id": "gmask",
     }  # fmt: skip
@@ -76,7 +83,8 @@ class ChatGlmNames(WeightNames):
 
     def image_rows(self, values: Mapping[str, Any]) -> int:
         """Return the image tokens of the first release, which stand before the pieces of text."""
-        return IMAGES if number(values, "vocab_size") > IMAGES and values.get("bos_token_id", 0) > SLIM_SOP else 0
+        slim = values.get("pad_token_id") == SLIM_PAD or number(values, "vocab_size") <= IMAGES
+        return 0 if slim else IMAGES
 
     def without_image_rows(self, values: Mapping[str, Any], rows: int) -> dict[str, Any]:
         """Return the values with smaller ids; the padding is that of the slim layout."""
@@ -96,5 +104,6 @@ CHATGLM = FamilySpec(
     equal_position_tables=True,  # what is written can be as long as the context
     weight_names=ChatGlmNames(),
     default_for=("chatglm",),
+    recipes=("chatglm-nano", "chatglm-6b"),
     docs="chatglm",
 )

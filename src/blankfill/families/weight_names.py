@@ -428,6 +428,8 @@ class WeightNames(ABC):
     the token types are zeros."""
     quantization_key: ClassVar[str] = ""
     """Key of config.json with the bits of the quantised layers; empty if its files have none."""
+    writes_copies: ClassVar[bool] = False
+    """Whether its files hold tied output embeddings a second time."""
     fixed_ids: ClassVar[bool] = False
     """Whether the ids of special tokens in config.json must be those of the tokenizer."""
     released_prefix: ClassVar[bool] = False

@@ -72,7 +72,7 @@ def prefix_in_peft(model: Transformer, base: str, kind: str) -> tuple[dict[str, 
     prefix, config = model.prefix_encoder, model.config
     assert prefix is not None
     values = {
-        "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM" if kind == "generate" else None,
+        "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM" if kind in ("generate", "chat") else None,
         "base_model_name_or_path": base, "inference_mode": True, "num_virtual_tokens": prefix.shape.length,
         "token_dim": config.kv_width, "num_transformer_submodules": 1, "num_attention_heads": config.kv_heads,
         "num_layers": prefix.layers, "encoder_hidden_size": config.hidden_size, "prefix_projection": False,

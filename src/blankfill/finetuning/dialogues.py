@@ -1,5 +1,5 @@
-"""Dialogues that a user gives to a model that has learnt to chat: rows of a table in any form of data sets, JSON objects
-or lists of messages on lines, or plain lines, each a message of the user."""
+"""Dialogues that a user gives to a model that has learnt to chat: rows of a table in any form of data sets, JSON
+objects or lists of messages on lines, or plain lines, each a message of the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blankfill.tasks.datasets.files import UnusableError
 from blankfill.tasks.datasets.task_table import is_empty
 from blankfill.tasks.items import ChatItem, listed
 
-NAMES = frozenset((*LISTS, *PROMPTS))
+NAMES_OF_DIALOGUES = frozenset((*LISTS, *PROMPTS))
 """Names of columns by which a file is recognised as a table of dialogues."""
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.data.interleave import Share
+from blankfill.data.replay import Share
 from blankfill.errors import UserError
 from blankfill.runs.inputs import Note
 from blankfill.system.files import write_file
@@ -137,7 +137,7 @@ class WithOldText(Batches):
         return [*self._of_items.step(step), *(as_old(collate(part, self.pad)) for part in parts)]
 
     def rows(self, step: int) -> list[int]:
-        """Return the number of the first item in each row of a step's batches; old rows are numbered after the items."""
+        """Return the number of the first item in each row of a step's batches; old rows come after the items."""
         return [*self._of_items.rows(step), *(len(self.items) + row for row in self.old_rows(step))]
 
     def old_rows(self, step: int) -> range:
@@ -236,7 +236,8 @@ def sentence_of(report: dict[str, Any]) -> str:
         verdict = "no clear change"
     replayed = f"{report['replay_ratio']:.0%} of the rows were old text" if report["replay_ratio"] else "none replayed"
     times = math.exp(min(report["change"], 700.0))
+    rows = f"{report['rows']:,} {'held-out ' if report['held_out'] else ''}rows"
     return (
-        f"old text, {report['rows']:,} {'held-out ' if report['held_out'] else ''}rows: loss {report['before']:.3f} nats before, {report['after']:.3f} "
+        f"old text, {rows}: loss {report['before']:.3f} nats before, {report['after']:.3f} "
         f"after, change {report['change']:+.3f}{span} (perplexity × {times:.2f}; {replayed}): {verdict}"
     )

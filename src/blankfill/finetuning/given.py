@@ -68,9 +68,9 @@ def table_form(model: AnyPredictor, path: Path, options: TableOptions) -> str:
     """Return the kind of table that a file is (`corpus.tables.reading.KINDS`), "" for lines of text."""
     task = model.task
     if task.kind == "chat":
-        from blankfill.finetuning.dialogues import NAMES as names_of_dialogues
+        from blankfill.finetuning.dialogues import NAMES_OF_DIALOGUES
 
-        return given_kind(path, options, names_of_dialogues)
+        return given_kind(path, options, NAMES_OF_DIALOGUES)
     if isinstance(task, Mixture):
         names = frozenset({"task"})
     elif task.name in NEEDED:

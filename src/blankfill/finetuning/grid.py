@@ -18,8 +18,8 @@ import numpy as np
 
 from blankfill.errors import ConfigError, Problem, UserError, setting
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.verdict import baseline_name
 from blankfill.finetuning.several import check_inputs_unchanged, finish_run, shared_machine
+from blankfill.finetuning.verdict import baseline_name
 from blankfill.runs.folder import renew_report
 from blankfill.system.console import say, worded
 from blankfill.system.files import write_file
@@ -149,7 +149,8 @@ def run_grid(config: FinetuneConfig, settings: Sequence[Setting], out: Path) -> 
         counted = f"{row['runs']} runs" if row["runs"] > 1 else "1 run"
         spread = f"{figure(row['mean'], row.get('interval'))} ± {row['deviation']:.4f}"
         yield f"{row['setting']}: {main} {spread} ({counted}, best {row['best']:.4f})"
-    yield f"{baseline_name(config.build_task().kind)}: {runs_done[0]['baseline']['score']:.4f}; the best setting: {best['setting']}"
+    plain = f"{baseline_name(config.build_task().kind)}: {runs_done[0]['baseline']['score']:.4f}"
+    yield f"{plain}; the best setting: {best['setting']}"
     if "test" in best:
         test = best["test"]
         yield (

@@ -24,7 +24,7 @@ from blankfill.system.console import say
 from blankfill.system.files import whole_folder, write_file
 
 if TYPE_CHECKING:
-    from blankfill.checkpoint.hf_loading import ExternalCheckpoint
+    from blankfill.checkpoint.hf_loading import ExternalCheckpoint, QkvRows
 
 
 def import_model(
@@ -34,6 +34,8 @@ def import_model(
     heads: int | None = None,
     dtype: WeightType = "auto",
     leave_out: Sequence[str] = (),
+    qkv: QkvRows = "heads",
+    drop_image_rows: bool = False,
 ) -> Imported:
     """Import a transformers folder or an original GLM checkpoint.
 
@@ -45,6 +47,9 @@ def import_model(
         dtype: Type of the weights in the new folder; "auto" keeps the stored type. A fine-tuned model is float32.
         leave_out: Beginnings of the names of weights to leave out: heads that this program does not have, or the head
             of a fine-tuned model, of which the encoder is then imported.
+        qkv: Order of the joint rows of queries, keys and values of a ChatGLM-6B or GLM-130B: "heads" as released, or
+            "blocks" as SwissArmyTransformer writes ChatGLM-6B since its version 0.4.1.
+        drop_image_rows: Leave out the rows of image tokens of ChatGLM-6B's first release.
 
     Returns:
         The folder, the family, the number of parameters and their type; of a fine-tuned model its task and labels.
@@ -55,7 +60,9 @@ def import_model(
     path, out = Path(path), Path(out)
     check_source(path, out)
     given = None if tokenizer is None else Path(tokenizer)
-    source = open_external(path, heads, dtype_named(dtype), leave_out, with_head=True)
+    source = open_external(
+        path, heads, dtype_named(dtype), leave_out, with_head=True, qkv=qkv, image_rows=not drop_image_rows
+    )
     if source.head is None:
         return import_pretrained(source, out, given)
     if dtype not in ("auto", "fp32"):
@@ -70,7 +77,7 @@ def _import_fine_tuned(source: ExternalCheckpoint, out: Path, tokenizer: Path | 
     from blankfill.model.transformer import Transformer
 
     assert source.head is not None
-    check_room(source, out)
+    check_room(source, out, 2 * 4 * source.parameters)  # its weights are converted together
     read = from_external(source, tokenizer)
     if source.weights.converted:
         say(f"{source.path}: {source.weights.converted} weights are converted to {name_of(source.weights.target)}")

@@ -239,7 +239,9 @@ def check_dialogue_options(task: Task, options: FinetuneOptions) -> None:
     """Raise ConfigError for options of dialogues with another task, and for those that dialogues do not have."""
     if task.kind == "chat":
         given = {"blank": options.blank != FinetuneOptions.blank, "method": options.method != "head"}
-        problems = [f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given]
+        problems = [
+            f"{setting(name)} is not for dialogues; leave it out" for name, is_given in given.items() if is_given
+        ]
     else:
         names = ("template", "max_prompt_length", "replay", "replay_ratio")
         given = {name: bool(getattr(options, name)) for name in names} | {"learn_start": not options.learn_start}

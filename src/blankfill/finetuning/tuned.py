@@ -26,8 +26,8 @@ from blankfill.tasks.run_files import CONFIG, RESULTS
 if TYPE_CHECKING:
     import torch
 
-    from blankfill.checkpoint.quantization import Quantization
     from blankfill.checkpoint.hf_loading import ExternalCheckpoint
+    from blankfill.checkpoint.quantization import Quantization
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.families.task_heads import HeadKind
     from blankfill.model.config import TransformerConfig

@@ -137,7 +137,7 @@ class Filler:
         if mask is None:
             return tuple(tuple(tokenizer.encode(piece)) for piece in pieces)
         runs: list[list[int]] = [[]]
-        for token in tokenizer.encode(tokenizer.token(mask).join(pieces)):
+        for token in tokenizer.encode(tokenizer.token(mask).join(pieces), inline=True):
             if token == mask:
                 runs.append([])
             else:

@@ -57,10 +57,17 @@ def quantize(weight_OI: Tensor, bits: int, scale_type: torch.dtype = torch.float
     largest = LARGEST.get(bits)
     if largest is None or (bits == 4 and weight_OI.shape[1] % 2):
         raise ValueError(f"{bits} bits, {weight_OI.shape[1]} inputs")
+    step = max(1, BLOCK // max(1, weight_OI.shape[1]))  # blocks that fit into the cache
+    parts = [_quantize_rows(weight_OI[k : k + step], bits, scale_type) for k in range(0, len(weight_OI), step)]
+    return torch.cat([stored for stored, _ in parts]), torch.cat([scale_O for _, scale_O in parts])
+
+
+def _quantize_rows(weight_OI: Tensor, bits: int, scale_type: torch.dtype) -> tuple[Tensor, Tensor]:
+    largest = LARGEST[bits]
     scale_O = (weight_OI.abs().amax(1) / largest).to(scale_type)
     divisor_O = torch.where(scale_O == 0, torch.ones_like(scale_O), scale_O)
     q_OI = torch.round(weight_OI / divisor_O[:, None]).clamp_(-largest, largest)
-    q_OI = torch.where(scale_O[:, None] == 0, 0, q_OI)
+    q_OI.masked_fill_(scale_O[:, None] == 0, 0)
     return pack(q_OI.to(torch.int8), bits), scale_O
 
 
@@ -259,10 +266,19 @@ def quantized_bits(model: nn.Module) -> dict[str, int]:
 
 
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
-    """Look for kernels for the quantised layers of a model that computes in a type; see `Kernel`."""
+    """Look for kernels for the quantised layers of a model that computes in a type; see `Kernel`.
+
+    A kernel is compared with the dequantised product in the first layer of each shape.
+    """
+    works: dict[tuple[int, ...], bool] = {}
     for _, layer in dense_layers(model):
-        if isinstance(layer, QuantizedDense):
-            layer.prepare(dtype)
+        if not isinstance(layer, QuantizedDense):
+            continue
+        shape = (layer.bits, layer.in_features, layer.out_features)
+        if shape not in works:
+            works[shape] = layer.prepare(dtype)
+        elif works[shape]:
+            layer.kernel = Kernel(layer, dtype)
 
 
 def float_weight(layer: Dense) -> Tensor:

@@ -149,8 +149,8 @@ class Adapter(ABC):
     def samples(
         self, items: Sequence[Item], before: Sequence[Prediction], after: Sequence[Prediction]
     ) -> list[dict[str, Any]]:
-        """Return predictions before and after the training to be shown beside each other, as JSON values; none for kinds
-        whose baseline is not the model before its training."""
+        """Return predictions before and after the training to be shown beside each other, as JSON values; none for
+        kinds whose baseline is not the model before its training."""
         return []
 
     def examples(self, encoded: Sequence[EncodedItem]) -> list[str]:

@@ -222,8 +222,8 @@ class FinetuneOptions:
         return self.lr or (PREFIX_LR if self.prefix_length else USUAL_LR)
 
     def for_kind(self, kind: str) -> FinetuneOptions:
-        """Return the options with the usual learning rate of a kind of task and of its weights that learn, where none is
-        given."""
+        """Return the options with the usual learning rate of a kind of task and of the weights that learn, where none
+        is given."""
         if self.lr:
             return self
         if kind != "chat":

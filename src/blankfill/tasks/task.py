@@ -12,7 +12,16 @@ from blankfill.tasks.datasets.files import find_file
 from blankfill.tasks.items import Item, Split
 
 Kind = Literal[
-    "classify", "regress", "multilabel", "choice", "tag", "answer", "generate", "chat", "language", "last-word",
+    "classify",
+    "regress",
+    "multilabel",
+    "choice",
+    "tag",
+    "answer",
+    "generate",
+    "chat",
+    "language",
+    "last-word",
     "mixture",
 ]
 

@@ -15,7 +15,7 @@ from blankfill.tasks.batching import ANSWER
 from blankfill.tasks.heads.models import lm_loss_of
 from blankfill.tasks.text.seq2seq_model import WritingModel
 from blankfill.training.loss import LossSums
-from blankfill.types import Batch, Int32
+from blankfill.types import Batch
 
 OLD = "old"
 """Name of the targets of replayed text in a batch, and of their loss."""
@@ -51,6 +51,5 @@ class ChatModel(WritingModel):
 
 def as_old(batch: Batch) -> Batch:
     """Return rows of pretraining whose targets are those of old text. Further answers of the rows are left out."""
-    none: Int32 | Tensor = batch.target_index[:0]
     labels = {OLD: (batch.target_index, batch.target_ids)}
-    return replace(batch, target_index=none, target_ids=batch.target_ids[:0], labels=labels)
+    return replace(batch, target_index=batch.target_index[:0], target_ids=batch.target_ids[:0], labels=labels)

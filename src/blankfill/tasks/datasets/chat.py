@@ -104,7 +104,9 @@ def _remarks(dialogues: Dialogues, items: Sequence[ChatItem]) -> list[Remark]:
     answered = [item for item in items if item.answers]
     said = []
     if decided["by turns"]:
-        said.append(f"{decided['by turns']:,} dialogues have no roles, so user and assistant take turns, the user first")
+        said.append(
+            f"{decided['by turns']:,} dialogues have no roles, so user and assistant take turns, the user first"
+        )
     if decided["calls"] or decided["results"]:
         said.append(
             f"{decided['calls']:,} calls of tools are read as written by the assistant, {decided['results']:,} results "
@@ -122,15 +124,15 @@ def _remarks(dialogues: Dialogues, items: Sequence[ChatItem]) -> list[Remark]:
     slots = [item.line for item in items if any(_SLOT.search(item.messages[k].content) for k in item.answers)]
     if slots:
         said.append(
-            f"{len(slots):,} dialogues have a slot such as {_slot_in(items)} in an answer, which is learnt as it stands; "
-            f"fill it in ({unit} {listed(slots)})"
+            f"{len(slots):,} dialogues have a slot such as {_slot_in(items)} in an answer, which is learnt as it "
+            f"stands; fill it in ({unit} {listed(slots)})"
         )
     return [Remark(f"{path}: {sentence}.") for sentence in said]
 
 
 def _slot_in(items: Sequence[ChatItem]) -> str:
-    found = (_SLOT.search(item.messages[k].content) for item in items for k in item.answers)
-    return next(match[0] for match in found if match is not None)
+    matches = (_SLOT.search(item.messages[k].content) for item in items for k in item.answers)
+    return next(match[0] for match in matches if match is not None)
 
 
 def chats(items: Sequence[Item]) -> list[ChatItem]:

@@ -43,7 +43,8 @@ PROMPTS = ("instruction", "prompt", "question", "query", "content")
 """Names of a prompt in a row without an answer."""
 SPOKEN: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr", "用户", "问"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model", "助手", "答"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "chatglm", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("助手", "答"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("observation", "tool", "function", "tool_response"), "user"),
@@ -186,9 +187,7 @@ class Reading:
             return 1.0
         weight = entry[name]
         if not isinstance(weight, int | float) or weight not in (0, 1):
-            raise UserError(
-                f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)"
-            )
+            raise UserError(f"{where} has the {name} {str(weight)[:20]}; a message is learnt from (1) or not (0)")
         return float(weight)
 
     # prompts with their answers
@@ -198,9 +197,9 @@ class Reading:
         prompt, answer = (next(iter(self.roles.get(role, ())), "") for role in ("prompt", "response"))
         lowered = {name.lower(): name for name in row if isinstance(name, str)}
         if not prompt:
-            found = [pair for pair in PAIRS if pair[0] in lowered and (answer or pair[1] in lowered)]
-            prompt = lowered[found[0][0]] if found else next((lowered[n] for n in PROMPTS if n in lowered), "")
-            answer = answer or (lowered[found[0][1]] if found else "")
+            pairs = [pair for pair in PAIRS if pair[0] in lowered and (answer or pair[1] in lowered)]
+            prompt = lowered[pairs[0][0]] if pairs else next((lowered[n] for n in PROMPTS if n in lowered), "")
+            answer = answer or (lowered[pairs[0][1]] if pairs else "")
         elif not answer:
             answer = next((lowered[name] for _, name in PAIRS if name in lowered and lowered[name] != prompt), "")
         if not prompt and isinstance(row.get("choices"), list):
@@ -218,10 +217,10 @@ class Reading:
         self.chosen.setdefault("prompt", prompt)
         if answer:
             self.chosen.setdefault("response", answer)
-        asked = self._cell(row, prompt, where)
+        question = self._cell(row, prompt, where)
         more = self._role_or(row, "input", ("input",) if prompt.lower() == "instruction" else ())
         if more and more != prompt and (beside := self._cell(row, more, where)):
-            asked = f"{asked}\n{beside}" if asked else beside
+            question = f"{question}\n{beside}" if question else beside
         messages: list[Message] = []
         before = self._role_or(row, "system", ("system", "system_prompt"))
         if before and (said := self._cell(row, before, where)):
@@ -229,7 +228,7 @@ class Reading:
         history = self._role_or(row, "history", ("history",))
         if history:
             messages += self._history(_parsed(cell_at(row, history)), history, where)
-        messages.append(Message("user", asked))
+        messages.append(Message("user", question))
         written = cell_at(row, answer) if answer else MISSING
         if written is not MISSING and written is not None:
             messages.append(Message("assistant", _text(written, f"{where}, {answer!r}")))
@@ -253,11 +252,12 @@ class Reading:
 
     def _history(self, rounds: Any, name: str, where: str) -> list[Message]:
         if isinstance(rounds, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+            place = f"{where}, {name!r}"
             return [
-                Message(role, _text(text, f"{where}, {name!r}"))
-                for pair in rounds
-                for role, text in zip(("user", "assistant"), pair, strict=True)
-            ]  # type: ignore[arg-type,unused-ignore]
+                message
+                for question, answer in rounds
+                for message in (Message("user", _text(question, place)), Message("assistant", _text(answer, place)))
+            ]
         if isinstance(rounds, list) and all(isinstance(entry, Mapping) for entry in rounds):
             return self._from_list(rounds, name, where).messages
         raise UserError(f"{where} has {kind_of(rounds)} in {name!r} where a list of [question, answer] is wanted")

@@ -22,8 +22,8 @@ _CONLL = "Anna B-PER\nlives O\nin O\nLisbon B-LOC\n. O\n\n"
 
 EXAMPLES: dict[str, str] = {
     "chat": (
-        '{"messages": [{"role": "user", "content": "What is tea?"}, {"role": "assistant", "content": "A hot drink."}]}\n'
-        '{"prompt": "And coffee?", "response": "Another one.", "history": [["What is tea?", "A hot drink."]]}\n'
+        '{"messages": [{"role": "user", "content": "What is tea?"}, {"role": "assistant", "content": "A drink."}]}\n'
+        '{"prompt": "And coffee?", "response": "Another one.", "history": [["What is tea?", "A drink."]]}\n'
         '{"instruction": "Answer in one word.", "input": "Is tea cold?", "output": "No."}\n'
     ),
     "cola": "ours01\t1\t\tThe cat sat on the mat.\nours01\t0\t*\tThe cat mat the on sat.\n",

@@ -23,8 +23,9 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
 
     predicted: for "classify" and "choice" the index of a label or choice for each item; for "regress" a number; for
     "multilabel" the indices of labels; for "tag" a BIO tag for each word; for "answer" a mapping of question ids to
-    texts; for "generate" and "last-word" a text for each item; for "chat" an `Answered` ("language" is measured, not predicted, and is not scored
-    here). Raises UserError when the split has no labels, or predictions are missing or not finite.
+    texts; for "generate" and "last-word" a text for each item; for "chat" an `Answered` ("language" is measured, not
+    predicted, and is not scored here). Raises UserError when the split has no labels, or predictions are missing or not
+    finite.
     """
     known = tuple(name for name in task.metrics if name not in task.own_metrics)
     values = _SCORES[task.kind](replace(task, metrics=known), split, predicted)

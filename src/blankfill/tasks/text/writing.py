@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 
 from blankfill.tasks.adapter import Adapter, Prediction
-from blankfill.tasks.chat.adapter import ChatEvaluator, Converse
 from blankfill.tasks.batching import ANSWER, EvaluationBatches
+from blankfill.tasks.chat.adapter import ChatEvaluator, Converse
 from blankfill.tasks.heads.models import AnswerModel, task_losses
 from blankfill.tasks.items import Item
 from blankfill.tasks.text.seq2seq_adapter import Write

@@ -1,17 +1,9 @@
-"""GLM for transformers, which has no class for it; `import blankfill.hf` registers this one with the Auto classes.
+"""GLM for transformers: our Transformer with the module names of the original code (THUDM/GLM).
 
-    import blankfill.hf
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    inputs = blankfill.hf.blank_inputs(model, tokenizer, ["The lamp [gMASK]", "A [MASK] on the sea."])
-    written = model.generate(**inputs, max_new_tokens=20)
-
-`GlmForBlankFilling` is our Transformer with the module names of the original code (THUDM/GLM), so it loads the weights
-of the released checkpoints. The columns before the start token (`sop`) are Part A, with bidirectional attention; the
-columns after it are the predicted text of the mask, one token at a time, with GLM's two positions: the position of the
-mask, and the position inside the blank. With several masks, the first one is filled.
+`GlmForBlankFilling` loads the weights of the released checkpoints. The columns before the start token (`sop`) are Part
+A, with bidirectional attention; the columns after it are the predicted text of the mask, one token at a time, with
+GLM's two positions: the position of the mask, and the position inside the blank. With several masks, the first one is
+filled. `BlankFilling` is what ChatGLM-6B has in common with it.
 
 Shapes: B rows, T columns, S columns in the cache, V vocabulary.
 """
@@ -81,33 +73,28 @@ class GlmConfig(PreTrainedConfig):
         super().__init__(**{"tie_word_embeddings": True, **others})
 
 
-class GlmForBlankFilling(PreTrained, GenerationMixin):
-    """GLM with its language-model head, whose weights are the token embeddings."""
+class BlankFilling(PreTrained, GenerationMixin):
+    """A model that writes after its prompt, whose columns see one another, with two positions."""
 
-    config_class = GlmConfig
     base_model_prefix = ""
     _supports_sdpa = True
+    _model: list[Transformer]
+    """In a list, so that its parts are registered once, under the original names."""
 
-    def __init__(self, config: GlmConfig) -> None:
-        super().__init__(config)
-        model = Transformer(GlmNames().read(config.to_dict(), ()))
-        self.word_embeddings = model.token_embeddings
-        self.transformer = original_tree(model)
-        self._model = [model]  # in a list, so that its parts are registered once, under the original names
-        self.post_init()
+    def row_positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the positions of rows, int64[B, 2, T]; the second is 0 in the prompt."""
+        raise NotImplementedError
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Draw a weight that the folder lacks."""
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-        elif isinstance(module, Dense | nn.Embedding):
-            module.weight.data.normal_(std=self.config.initializer_range)
-            if isinstance(module, Dense):
-                module.bias.data.zero_()
+    def scores(self, inputs: Inputs, cache: list[KeyValues] | None) -> Tensor:
+        """Return the scores of all columns, [B, T, V]."""
+        logits = self._model[0](inputs, self.dtype, cache=cache, logits_at="all").logits
+        assert isinstance(logits, Tensor)
+        return logits
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the token embeddings."""
-        return self.word_embeddings
+    @property
+    def most_positions(self) -> int:
+        """The number of positions."""
+        return self._model[0].config.position_sizes[0]
 
     def forward(
         self,
@@ -126,17 +113,17 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         column, not shifted. attention_mask: [B, S + T], 0 for padding. With a cache, one column at a time.
         """
         if position_ids is None:
-            position_ids = positions(input_ids, attention_mask, self.config)
+            position_ids = self.row_positions(input_ids, attention_mask)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
         mask = rows_mask(position_ids[:, 1], attention_mask, seen, self.dtype)
-        model = self._model[0].train(self.training)
+        self._model[0].train(self.training)
         cache: list[KeyValues] | None = None
         if past_key_values is not None:
-            cache = [Borrowed(past_key_values, k) for k in range(self.config.num_hidden_layers)]
+            cache = [Borrowed(past_key_values, k) for k in range(self._model[0].config.num_layers)]
         inputs = Inputs(input_ids, position_ids.transpose(0, 1), mask)
-        logits_BTV = model(inputs, self.dtype, cache=cache, logits_at="all").logits
+        logits_BTV = self.scores(inputs, cache)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), labels.flatten())
@@ -150,10 +137,10 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
         **others: Any,
     ) -> dict[str, Any]:
         """Return the columns that the cache lacks, with their positions."""
-        position_ids = positions(input_ids, attention_mask, self.config)
-        if int(position_ids.max()) >= self.config.max_position_embeddings:
+        position_ids = self.row_positions(input_ids, attention_mask)
+        if int(position_ids.max()) >= self.most_positions:
             raise UserError(
-                f"the text and the generated tokens need more than the model's {self.config.max_position_embeddings} "
+                f"the text and the generated tokens need more than the model's {self.most_positions} "
                 "positions; lower max_new_tokens or shorten the text"
             )
         seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -164,6 +151,37 @@ class GlmForBlankFilling(PreTrained, GenerationMixin):
             "attention_mask": attention_mask,
             "use_cache": others.get("use_cache"),
         }
+
+
+class GlmForBlankFilling(BlankFilling):
+    """GLM with its language-model head, whose weights are the token embeddings."""
+
+    config_class = GlmConfig
+
+    def __init__(self, config: GlmConfig) -> None:
+        super().__init__(config)
+        model = Transformer(GlmNames().read(config.to_dict(), ()))
+        self.word_embeddings = model.token_embeddings
+        self.transformer = original_tree(model)
+        self._model = [model]
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw a weight that the folder lacks."""
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, Dense | nn.Embedding):
+            module.weight.data.normal_(std=self.config.initializer_range)
+            if isinstance(module, Dense):
+                module.bias.data.zero_()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embeddings."""
+        return self.word_embeddings
+
+    def row_positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return GLM's positions; see `positions`."""
+        return positions(input_ids, attention_mask, self.config)
 
 
 class Borrowed(KeyValues):
