@@ -279,8 +279,7 @@ class TransformerConfig:
             )
         if self.encoder_layers and (not self.residual_scale or self.init == "deepnorm"):
             problems.append(
-                "DeepNorm is for models of one stack here; with an encoder leave model.residual_scale above 0 and "
-                "model.init at another value"
+                "DeepNorm is for models of one stack here, and this family has an encoder; leave model.norm at family"
             )
         plain = self.position_scheme in ("learned", "relative") and not (self.head_size or self.num_kv_heads)
         if self.locality and (self.encoder_layers or not plain):
