@@ -1,4 +1,4 @@
-"""Learning to chat from end to end: tiny models learn to answer, keep old text, go on where they stopped, refuse."""
+"""Learning to chat from end to end: tiny models learn to answer, keep old text, resume, and refuse."""
 
 import dataclasses
 import json
@@ -192,6 +192,39 @@ def test_lora_and_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(command) == 0  # nothing is trained again
 
 
+def test_a_prefix_is_compared_with_the_model_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the training a prefix is random; what the model said and knew before is that of the model itself."""
+    data, model, old = turned(tmp_path / "data", 48), writing_model(tmp_path), old_text(tmp_path)
+    options = {"epochs": 1, "replay": str(old), "max_eval_samples": 4}
+    whole = run(data, model, tmp_path / "whole", **options)
+    tuned = run(data, model, tmp_path / "prefix", **options, prefix_length=4, lr=0.1)
+    assert tuned.baseline == whole.baseline and tuned.forgetting["before"] == whole.forgetting["before"]
+    assert (tmp_path / "prefix" / "adapter" / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "cat dog", "response": "dog cat"}])
+    end = [str(tmp_path / "rows.jsonl"), "--threads", "1", "--allow-unknown"]
+    capsys.readouterr()
+    assert main(["predict", "--model", str(tmp_path / "prefix"), *end]) == 0
+    beside = ["--model", str(model), "--adapter", str(tmp_path / "prefix" / "adapter")]
+    assert main(["predict", *beside, *end]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == second and first["tokens"] == 3
+
+
+def test_chat_answers_as_predict_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model, out = turned(tmp_path / "data"), writing_model(tmp_path), tmp_path / "run"
+    run(data, model, out, epochs=8)
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in ("cat dog", "red mat")]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    shared = ["--model", str(out), "--threads", "1", "--allow-unknown"]
+    capsys.readouterr()
+    assert main(["predict", *shared, str(tmp_path / "rows.jsonl")]) == 0
+    predicted = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    command = ["chat", *shared, "--messages", str(tmp_path / "rows.jsonl"), "--temperature", "0", "--json"]
+    assert main(command) == 0
+    answered = [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert predicted == answered == ["dog cat", "mat red"]
+
+
 def test_usual_rates() -> None:
     assert FinetuneConfig("chat", Path("a"), Path("b")).options.lr == CHAT_LR == 1e-4
     assert FinetuneConfig("cola", Path("a"), Path("b")).options.lr == USUAL_LR == 3e-5
@@ -263,11 +296,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         finetune(FinetuneConfig("seq2seq", tmp_path / "pairs", model, dataclasses.replace(QUICK, template="plain")),
                  tmp_path / "x")  # fmt: skip
     write_lines(tmp_path / "open" / "train.jsonl", [{"prompt": word} for word in NOUNS])
-    with pytest.raises(UserError, match="none of its 4 dialogues has an answer of the assistant"):
+    with pytest.raises(UserError, match="none of its dialogues has an answer of the assistant"):
         run(tmp_path / "open", model, tmp_path / "x", template="plain")
     unlearnt = [[{"role": "user", "content": word}, {"role": "assistant", "content": "dog", "weight": 0}]
                 for word in NOUNS]  # fmt: skip
     write_lines(tmp_path / "unlearnt" / "train.jsonl", [{"messages": messages} for messages in unlearnt])
+    with pytest.raises(UserError, match="none of the dialogues has an answer"):
+        run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
+    write_lines(tmp_path / "unlearnt" / "dev.jsonl", [{"prompt": "cat", "response": "dog"}])
     with pytest.raises(UserError, match="no dialogue to train on has an answer"):
         run(tmp_path / "unlearnt", model, tmp_path / "x", template="plain")
     with pytest.raises(UserError, match="reads texts and does not write any"):

@@ -132,9 +132,11 @@ def test_calls_of_tools_and_weights_are_told(tmp_path: Path) -> None:
         ("system", '[{"name": "search"}]'), ("user", "Cook"), ("assistant", '{"name": "search"}'),
         ("user", '{"found": 1}'), ("assistant", "Soup"),
     ]  # fmt: skip
-    told = " ".join(split.problems)
-    assert "1 calls of tools are read as written by the assistant, 1 results of tools as messages of the user" in told
-    assert "1 dialogues describe tools" in told and not split.losses()
+    problems = " ".join(split.problems)
+    assert (
+        "1 calls of tools are read as written by the assistant, 1 results of tools as messages of the user" in problems
+    )
+    assert "1 dialogues describe tools" in problems and not split.losses()
     calls = {"messages": [{"role": "user", "content": "Cook"},
                           {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]},
                           {"role": "tool", "content": "1"},
@@ -218,9 +220,9 @@ def test_open_dialogues_and_slots_are_told(tmp_path: Path) -> None:
     split = read(tmp_path, rows)
     first, second = split.chats()
     assert first.open and second.later == ("Second question",)
-    told = " ".join(split.problems)
-    assert "2 dialogues end with a message of the user" in told and "(line 1, 2)" in told
-    assert "1 dialogues have a slot such as {{name}} in an answer" in told
+    problems = " ".join(split.problems)
+    assert "2 dialogues end with a message of the user" in problems and "(line 1, 2)" in problems
+    assert "1 dialogues have a slot such as {{name}} in an answer" in problems
     with pytest.raises(UserError, match="every row has answers without the messages that they answer"):
         read(tmp_path, [{"choices": [{"turns": ["x"]}]}])
 
@@ -228,8 +230,8 @@ def test_open_dialogues_and_slots_are_told(tmp_path: Path) -> None:
 def test_dialogues_with_the_same_questions_are_held_out_together(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{k % 5}", "response": f"a{k}"} for k in range(40)]
     left, held = hold_out(read(tmp_path, rows), 0.2)
-    asked = [{item.messages[0].content for item in part.chats()} for part in (left, held)]
-    assert not asked[0] & asked[1] and len(held) == 8
+    questions = [{item.messages[0].content for item in part.chats()} for part in (left, held)]
+    assert not questions[0] & questions[1] and len(held) == 8
     assert task_named("chat").kind == "chat"
 
 
@@ -239,7 +241,8 @@ def test_real_files_are_read_or_refused_in_a_sentence() -> None:
     counts = {
         "advertisegen/dev.json": 1070, "belle/zh_seed_tasks.json": 175, "chatglm_improve/data_sample.jsonl": 100,
         "kdconv_music/dev.json": 150, "llama_factory/alpaca_en_demo.json": 999,
-        "llama_factory/alpaca_zh_demo.json": 1000, "llama_factory/glaive_toolcall_en_demo.json": 300, "llama_factory/identity.json": 91,
+        "llama_factory/alpaca_zh_demo.json": 1000, "llama_factory/glaive_toolcall_en_demo.json": 300,
+        "llama_factory/identity.json": 91,
         "llama_factory/v1_sft_demo.jsonl": 500, "mt_bench/question.jsonl": 80,
         "openai_messages/toy_chat_fine_tuning.jsonl": 4, "self_instruct/seed_tasks.jsonl": 175,
         "sgd/dialogues_007.json": 68, "sharegpt_form/dummy_conversation.json": 500,

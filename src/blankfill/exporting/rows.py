@@ -83,8 +83,8 @@ def rows_of_item(item: Item) -> list[Row]:
     if isinstance(item, ChoiceItem):
         return [(item.context, choice) for choice in item.choices]
     if isinstance(item, ChatItem):
-        asked: list[Row] = [(message.content, None) for message in item.messages if message.role == "user"]
-        return asked
+        questions: list[Row] = [(message.content, None) for message in item.messages if message.role == "user"]
+        return questions
     return [(item.source, None)] if isinstance(item, GenerationItem) else []
 
 

@@ -135,7 +135,7 @@ def _without_labels(file: Path, split: Split, tables: TableOptions | None) -> st
 
     if split.items and isinstance(split.items[0], ChatItem):
         return (
-            f"{file}: none of its {len(split):,} dialogues has an answer of the assistant, so there is nothing to "
+            f"{file}: none of its dialogues has an answer of the assistant, so there is nothing to "
             f"learn: give dialogues with answers, or name their column with {setting('columns', 'response=NAME')}."
         )
     if not split.columns:

@@ -52,14 +52,14 @@ def forgetting_section(results: Values) -> str:
     elif span is not None and span[1] < 0:
         verdict = "the model knows it better than before"
     count = number(report.get("rows")) or 0
-    kept = (
+    which = (
         "held-out rows of old text"
         if report.get("held_out", True)
         else "rows of the old text, which was replayed whole"
     )
     replayed = f"{ratio:.0%} of the rows of the training were old text" if ratio else "no old text was replayed"
     body = table(("old text", "nats per target", "95% interval"), lines)
-    return head("Forgetting", f"{count:,.0f} {kept}; {replayed}") + panel("", body + tag("p", verdict, kind="note"))
+    return head("Forgetting", f"{count:,.0f} {which}; {replayed}") + panel("", body + tag("p", verdict, kind="note"))
 
 
 def examples_section(results: Values) -> str:

@@ -113,7 +113,8 @@ class Converse(Write):
 
     def check_answers(self, items: Sequence[Item]) -> None:
         """Raise UserError when no dialogue has an answer, or the metrics' libraries are missing."""
-        self.measure(items, [Prediction(Answered("", 1.0, len(item.answers)), {}) for item in chats(items)])
+        counts = [len({*item.answers} - {*item.unasked}) for item in chats(items)]
+        self.measure(items, [Prediction(Answered("", 1.0, count), {}) for count in counts])
 
     def predictions(
         self, hypotheses: Sequence[Sequence[Sequence[Hypothesis]]], nats: Sequence[tuple[float, int]]
@@ -171,17 +172,17 @@ class Converse(Write):
     def _shown(self, item: EncodedItem) -> str:
         """Return a row as a text: runs of read tokens, and of those that are learnt."""
         example, (columns,) = item.examples[0], item.columns
-        asked = np.zeros(len(example), bool)
         learnt = np.asarray(item.answers)
         decode = self.tokenizer.decode
         before = "" if example.context is None else decode(example.context.input_ids.tolist(), skip_special=False) + " "
         runs, at = [], 0
-        asked[columns] = True
+        # A token that is masked later is predicted at its own column.
+        behind = 0 if (example.input_ids[columns] == learnt).all() else 1
         order = np.argsort(columns, kind="stable")
         breaks = np.flatnonzero(np.diff(columns[order]) != 1) + 1
         for part in np.split(order, breaks):
             first, stop = int(columns[part[0]]), int(columns[part[-1]]) + 1
-            read = example.input_ids[at : max(at, first + 1)].tolist()
+            read = example.input_ids[at : max(at, first + behind)].tolist()
             runs.append(decode(read, skip_special=False) if read else "")
             runs.append(BEGIN_ASKED + decode(learnt[part].tolist(), skip_special=False) + END_ASKED)
             at = stop
@@ -193,10 +194,10 @@ class Converse(Write):
         batch = pack(items, pad).batch
         used, rows = sum(map(len, items)), batch.input_ids.shape[0]
         sides = batch.input_ids.numel() + (0 if batch.context is None else batch.context.input_ids.numel())
-        asked = sum(len(item.answers) for item in items)
+        targets = sum(len(item.answers) for item in items)
         return (
             f"{len(items):,} examples of a step are packed into {rows:,} rows, {used / sides:.0%} full; "
-            f"{asked / used:.0%} of their tokens are learnt"
+            f"{targets / used:.0%} of their tokens are learnt"
         )
 
 

@@ -68,8 +68,8 @@ class ChatWriting(Writing):
 
     def source(self, first: Sequence[int], second: Sequence[int] | None = None) -> Source:
         """Lay out a prompt, which loses its end where it is too long."""
-        kept = first[: max(1, self.room(self.longest))]
-        return Source(self.format.before_answer(kept), len(first) - len(kept))
+        prompt = first[: max(1, self.room(self.longest))]
+        return Source(self.format.before_answer(prompt), len(first) - len(prompt))
 
 
 class ChatRows:
@@ -164,21 +164,21 @@ class ChatRows:
             return Prompt(ids, start, not begin)
         self.cuts.message += count
         whole = last.content
-        kept = bisect.bisect_left(
+        size_kept = bisect.bisect_left(
             range(1, len(whole) + 1), True, key=lambda size: len(self._ids([Message("user", whole[:size])])) > room
         )
-        if not kept:
+        if not size_kept:
             raise UserError(
                 f"the chat template alone takes more than the {room} tokens that a row has for a prompt; give a larger "
                 f"{setting('max_length')} or a smaller {setting('max_target_length')}"
             )
-        return Prompt(self._ids([Message("user", whole[:kept])]), start, not begin)
+        return Prompt(self._ids([Message("user", whole[:size_kept])]), start, not begin)
 
     def _ids(self, messages: Sequence[Message], start: int = 0, system: bool = True) -> list[int]:
         """Return the ids of a prompt without its oldest `start` messages. system: with that of the system."""
         begin = int(messages[0].role == "system")
-        kept = [*(messages[:begin] if system else ()), *messages[begin + start :]]
-        return self.template.prompt_ids(kept, self.tokenizer)
+        left = [*(messages[:begin] if system else ()), *messages[begin + start :]]
+        return self.template.prompt_ids(left, self.tokenizer)
 
     def remarks(self) -> list[str]:
         """Return sentences on what did not fit."""
@@ -196,12 +196,15 @@ class ChatRows:
         if cuts.answer:
             said.append(
                 f"{len(cuts.answer):,} answers are longer than {self.longest} tokens; they are learnt up to there, "
-                f"without an end (line or record {listed(cuts.answer)}); see {setting('max_target_length')}"
+                f"without an end (line or record {listed(sorted(set(cuts.answer)))} of the training data); see "
+                f"{setting('max_target_length')}"
             )
         return [Problem(sentence) for sentence in said]
 
 
 def without_start(row: Example, blank: int) -> Example:
     """Return a row without a target at the mask of its answer, the column `blank`."""
-    kept = row.target_index != blank
-    return row if kept.all() else replace(row, target_index=row.target_index[kept], target_ids=row.target_ids[kept])
+    others = row.target_index != blank
+    if others.all():
+        return row
+    return replace(row, target_index=row.target_index[others], target_ids=row.target_ids[others])

@@ -131,8 +131,8 @@ def _remarks(dialogues: Dialogues, items: Sequence[ChatItem]) -> list[Remark]:
 
 
 def _slot_in(items: Sequence[ChatItem]) -> str:
-    found = (_SLOT.search(item.messages[k].content) for item in items for k in item.answers)
-    return next(match[0] for match in found if match is not None)
+    matches = (_SLOT.search(item.messages[k].content) for item in items for k in item.answers)
+    return next(match[0] for match in matches if match is not None)
 
 
 def chats(items: Sequence[Item]) -> list[ChatItem]:

@@ -197,9 +197,9 @@ class Reading:
         prompt, answer = (next(iter(self.roles.get(role, ())), "") for role in ("prompt", "response"))
         lowered = {name.lower(): name for name in row if isinstance(name, str)}
         if not prompt:
-            found = [pair for pair in PAIRS if pair[0] in lowered and (answer or pair[1] in lowered)]
-            prompt = lowered[found[0][0]] if found else next((lowered[n] for n in PROMPTS if n in lowered), "")
-            answer = answer or (lowered[found[0][1]] if found else "")
+            pairs = [pair for pair in PAIRS if pair[0] in lowered and (answer or pair[1] in lowered)]
+            prompt = lowered[pairs[0][0]] if pairs else next((lowered[n] for n in PROMPTS if n in lowered), "")
+            answer = answer or (lowered[pairs[0][1]] if pairs else "")
         elif not answer:
             answer = next((lowered[name] for _, name in PAIRS if name in lowered and lowered[name] != prompt), "")
         if not prompt and isinstance(row.get("choices"), list):
@@ -217,10 +217,10 @@ class Reading:
         self.chosen.setdefault("prompt", prompt)
         if answer:
             self.chosen.setdefault("response", answer)
-        asked = self._cell(row, prompt, where)
+        question = self._cell(row, prompt, where)
         more = self._role_or(row, "input", ("input",) if prompt.lower() == "instruction" else ())
         if more and more != prompt and (beside := self._cell(row, more, where)):
-            asked = f"{asked}\n{beside}" if asked else beside
+            question = f"{question}\n{beside}" if question else beside
         messages: list[Message] = []
         before = self._role_or(row, "system", ("system", "system_prompt"))
         if before and (said := self._cell(row, before, where)):
@@ -228,7 +228,7 @@ class Reading:
         history = self._role_or(row, "history", ("history",))
         if history:
             messages += self._history(_parsed(cell_at(row, history)), history, where)
-        messages.append(Message("user", asked))
+        messages.append(Message("user", question))
         written = cell_at(row, answer) if answer else MISSING
         if written is not MISSING and written is not None:
             messages.append(Message("assistant", _text(written, f"{where}, {answer!r}")))
@@ -255,8 +255,8 @@ class Reading:
             place = f"{where}, {name!r}"
             return [
                 message
-                for asked, answer in rounds
-                for message in (Message("user", _text(asked, place)), Message("assistant", _text(answer, place)))
+                for question, answer in rounds
+                for message in (Message("user", _text(question, place)), Message("assistant", _text(answer, place)))
             ]
         if isinstance(rounds, list) and all(isinstance(entry, Mapping) for entry in rounds):
             return self._from_list(rounds, name, where).messages
