@@ -99,13 +99,13 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     grid = itertools.product(given.seeds, given.rates, given.depths, given.norms, given.shrink)
     sizes = {"width": given.width, "rows": given.rows, "length": given.length, "steps": given.steps}
-    asked: list[Settings] = [
+    grid_settings: list[Settings] = [
         {"norm": norm, "shrink": shrink, "depth": depth, "rate": rate, "seed": seed, **sizes}
         for seed, rate, depth, norm, shrink in grid
     ]
     done = [run["settings"] for run in finished]
-    open_runs = [settings for settings in asked if settings not in done]
-    print(f"{len(asked) - len(open_runs)} of {len(asked)} runs are finished", flush=True)
+    open_runs = [settings for settings in grid_settings if settings not in done]
+    print(f"{len(grid_settings) - len(open_runs)} of {len(grid_settings)} runs are finished", flush=True)
     with tempfile.TemporaryDirectory(prefix="blankfill-") as folder:
         texts = Texts(given.paths, Path(folder), given.length, given.vocabulary, given.rows * given.steps)
         for number, settings in enumerate(open_runs, 1):

@@ -155,7 +155,7 @@ def estimated(setup: Setup) -> int:
     from blankfill.planning import estimate
 
     shapes = [estimate.batch_shape(batch) for step in setup.batches for batch in step]
-    computing = estimate.Computing(setup.dtype.itemsize, best_kernel("cpu", setup.dtype))
+    computing = estimate.Computing.of(setup.dtype, best_kernel("cpu", setup.dtype))
     rows, again = len(setup.batches[0][0].input_ids), setup.options.gradient_checkpointing
     widest = max(shapes, key=lambda shape: shape.columns)
     needed = estimate.memory(setup.config, widest, setup.options, computing, rows, again)

@@ -1,7 +1,7 @@
 """Draws the charts and the table of the page on DeepNorm from the record of `bench/deepnorm.py` in `docs/deepnorm`.
 
-`python docs/deepnorm_study.py RUNS.jsonl` makes the record from the runs of that script: what became of each run, and the
-means over the seeds that the charts show. Charts and table are made when the documentation is built.
+`python docs/deepnorm_study.py RUNS.jsonl` makes the record from the runs of that script: what became of each run, and
+the means over the seeds that the charts show. Charts and table are made when the documentation is built.
 """
 
 import importlib.util
@@ -94,15 +94,15 @@ def over_depth(held, rate):
     lines = []
     for place, norm in enumerate(NAMES):
         for shrink, dashed in ((1.0, 0), (0.1, DASHED)):
-            cells = [cell for cell in held["cells"] if (cell["norm"], cell["shrink"], cell["rate"]) == (norm, shrink, rate)]
+            cells = [
+                cell for cell in held["cells"] if (cell["norm"], cell["shrink"], cell["rate"]) == (norm, shrink, rate)
+            ]
             points = sorted((cell["depth"], mean_loss(cell)) for cell in cells if mean_loss(cell) is not None)
             name = NAMES[norm] + (", shrink 0.1" if dashed else "")
             lines.append(Line(name, place + dashed, *np.array(points, float).reshape(-1, 2).T))
     depths = np.array(sorted({cell["depth"] for cell in held["cells"]}), float)
     lines.append(Line("word frequencies", 7, depths, np.full(len(depths), held["unigram"])))
-    return lines_svg(
-        lines, f"Validation loss, rate {rate:g}", "nats", "layers", "{:.2f}".format, "{:.0f}".format, 0.1
-    )
+    return lines_svg(lines, f"Validation loss, rate {rate:g}", "nats", "layers", "{:.2f}".format, "{:.0f}".format, 0.1)
 
 
 def chart(cells, key, title, unit, label, span, logarithmic=True):
@@ -126,13 +126,16 @@ def mean_loss(cell):
 def table(held):
     """The table of all runs: for each cell its mean validation loss, and what became of its runs."""
     rates = sorted({cell["rate"] for cell in held["cells"]})
-    lines = ["| | layers | " + " | ".join(f"rate {rate:g}" for rate in rates) + " |", "| --- | --- |" + " --- |" * len(rates)]
-    keys = {(cell["norm"], cell["shrink"], cell["depth"]) for cell in held["cells"]}
+    lines = [
+        "| | layers | " + " | ".join(f"rate {rate:g}" for rate in rates) + " |",
+        "| --- | --- |" + " --- |" * len(rates),
+    ]
+    cells = {tuple(cell[key] for key in ("norm", "shrink", "depth", "rate")): cell for cell in held["cells"]}
+    keys = {key[:3] for key in cells}
     for norm, shrink, depth in sorted(keys, key=lambda key: (list(NAMES).index(key[0]), -key[1], key[2])):
         row = [NAMES[norm] + ("" if shrink == 1 else f", shrink {shrink:g}"), str(depth)]
         for rate in rates:
-            found = [cell for cell in held["cells"] if (cell["norm"], cell["shrink"], cell["depth"], cell["rate"]) == (norm, shrink, depth, rate)]
-            row.append(said(found[0]) if found else "")
+            row.append(said(cells[norm, shrink, depth, rate]) if (norm, shrink, depth, rate) in cells else "")
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 

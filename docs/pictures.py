@@ -58,6 +58,11 @@ BLANKS = [*(VOCABULARY[role] for role in ("mask", "gmask", "smask", "dblock", "p
 MASK = VOCABULARY["mask"]
 
 
+def chatglm_choice(spans, order, mask="mask"):
+    """A choice of ChatGLM that blanks spans of the whole text."""
+    return ChatGlmChoice((((0, 11), GlmChoice(spans, order, mask)),))
+
+
 def examples():
     """The Examples of each picture by its name; the part before the dash is the objective."""
     pair = document(TEXT[:6] + TEXT[7:], [0, 6, 10], label=0)
@@ -71,6 +76,8 @@ def examples():
     shuffled = T5Choice(np.ones(6, np.bool_), short.ids[[2, 5, 0, 3, 1, 4]])
     order = XlnetChoice((0, 6), (6, 10), ids(2, 3, 9), ids(5, 6, 8, 0, 9, 10, 2, 7, 11, 4, 12, 3, 1))
     return {
+        "chatglm": [ChatGlm(length=16).build(whole, VOCABULARY, chatglm_choice(((6, 11),), (0,), "gmask"))],
+        "chatglm-mask": [ChatGlm(length=16).build(whole, VOCABULARY, chatglm_choice(((2, 3), (5, 7)), (1, 0)))],
         "bert": [Bert(length=16).build(pair, VOCABULARY, BertChoice((0, 6), (6, 10), masked))],
         "albert": [Albert(length=16).build(pair, VOCABULARY, AlbertChoice((6, 10), (0, 6), 1, run))],
         "spanbert": [SpanBert(length=16).build(whole, VOCABULARY, SpanChoice(((3, 6),), (ids(MASK, MASK, MASK),)))],

@@ -35,7 +35,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_examples_run_one_after_the_other(examples: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(examples) == 10
+    assert len(examples) == 11
     names: dict[str, Any] = {}
     for number, example in enumerate(examples):
         exec(compile(example, f"example {number} of api.md", "exec"), names)
@@ -47,11 +47,12 @@ def test_the_examples_run_one_after_the_other(examples: list[str], capsys: pytes
 
 def test_the_page_is_in_the_order_of_use() -> None:
     titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
-    assert titles[:9] == [
+    assert titles[:10] == [
         "Prepare text",
         "Look at training examples",
         "Pretrain",
         "Load a model: fill, generate, embed",
+        "Chat",
         "Fine-tune",
         "Predict",
         "Evaluate",

@@ -35,6 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows").mkdir()
     for split in ("train", "dev"):
         (folder / "rows" / f"{split}.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    talk = {"messages": [{"role": "user", "content": "the farmer"}]}
+    (folder / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
     (folder / "lines.txt").write_text("the cat sat\nthe dog ran\n", encoding="utf-8")
     return folder
 
@@ -70,9 +72,11 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
         "evaluate": ["--model", run, "--task", "perplexity", "--data", lines, "--limit", "2"],
         "fill": ["the farmer [MASK] a boat", "a [MASK]", "--model", run],
         "generate": ["--model", run, "--prompt", "the", "--max-tokens", "3"],
+        "chat": ["--model", run, "--messages", str(place / "talk.json"), "--max-new-tokens", "3"],
         "embed": [lines, "--model", run],
         "import": [str(out / "exported"), "--out", str(out / "imported")],
         "export": [model, "--out", str(out / "exported")],
+        "quantize": ["--model", model, "--out", str(out / "quantised")],
         "bench": ["--shapes", "gpt-1x64", "--tokens", "64", "--length", "16", "--vocabulary", "50",
                   "--seconds", "0.01"],
         "doctor": ["--out", str(out)],
@@ -97,18 +101,20 @@ EXPECTED = {
     "evaluate": {"task", "metrics"},
     "fill": {"text", "filled", "blanks"},
     "generate": {"prompt", "text", "whole", "finish"},
+    "chat": {"answer", "finish", "messages"},
     "embed": {"text", "vector"},
     "import": {"folder", "family", "parameters"},
     "export": {"folder", "architecture", "difference"},
+    "quantize": {"folder", "bits", "before", "after", "error"},
     "bench": {"shapes"},
     "doctor": {"environment", "measured", "warnings"},
     "help": {"help"},
     "completion": {"shell", "script"},
 }
 """Some keys of the JSON of each command."""
-ROWS = ("predict", "fill", "embed")
+ROWS = ("predict", "fill", "chat", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import")
+SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import", "quantize")
 """Commands whose result is files: with --quiet they print nothing."""
 
 

@@ -166,7 +166,7 @@ def test_dense_layers_are_made_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "nn.Linear"
     }
-    assert named == {"model/dense.py", "kernels/capability.py", "kernels/feed_forward.py"}
+    assert named == {"model/dense.py", "kernels/capability.py", "kernels/feed_forward.py", "kernels/half.py"}
 
 
 class Wrapped(nn.Module):

@@ -159,7 +159,7 @@ def test_activations_are_what_autograd_keeps(
     model.use_kernel(kernel)
     losses = lm_loss_bytes(made, 5 * rows) * (2 if made.max_span_positions else 1)
     saved = kept_bytes(model, batch_of(made, rows, shape), dtype) - losses
-    reckoned = activations(made, shape, estimate.Computing(dtype.itemsize, kernel)).kept(made, rows)
+    reckoned = activations(made, shape, estimate.Computing.of(dtype, kernel)).kept(made, rows)
     assert reckoned == pytest.approx(saved, rel=0.02)
 
 
@@ -187,7 +187,7 @@ def test_activations_of_two_stacks(
     model = build(made).train()
     model.use_kernel(kernel)
     saved = kept_bytes(model, batch_of(made, rows, shape), dtype) - lm_loss_bytes(made, 5 * rows)
-    reckoned = activations(made, shape, estimate.Computing(dtype.itemsize, kernel)).kept(made, rows)
+    reckoned = activations(made, shape, estimate.Computing.of(dtype, kernel)).kept(made, rows)
     assert reckoned == pytest.approx(saved, rel=0.02)
 
 

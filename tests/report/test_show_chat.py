@@ -1,4 +1,4 @@
-"""A dialogue as the rows that a model learns to chat from: rounds, what is asked, and what sees what."""
+"""A dialogue as the rows that a model learns to chat from: rounds, targets, and what sees what."""
 
 import json
 from pathlib import Path

@@ -14,6 +14,7 @@ head, N blocks of queries.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ from blankfill.kernels.blocked_attention import (
     blocked_cross_attention,
     blocked_prefix_attention,
 )
+from blankfill.kernels.half import product_dtype
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
 
@@ -49,6 +51,11 @@ def attend(
     2023). "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability of
     dropping a weight. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
+    dtype = query.dtype
+    if query.shape[2] > 1 and product_dtype(query.device, dtype) != dtype:
+        with torch.autocast("cpu", enabled=False):
+            wide = (query.float(), key.float(), value.float(), _widened(mask))
+            return attend(*wide, dropout, kernel, None if added is None else added.float(), scale).to(dtype)
     if key.shape[1] != query.shape[1]:
         shared = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
@@ -156,6 +163,12 @@ def _attend_band(
     rows = query_BNHQE.reshape(B * N, H, size, E)
     mixed = attend(rows, near(key), near(value), mask, dropout, kernel, scale=scale)
     return mixed.view(B, N, H, size, E).transpose(1, 2).reshape(B, H, N * size, E)[:, :, :T]
+
+
+def _widened(mask: Mask) -> Mask:
+    """Return the mask for scores in fp32."""
+    bias = None if mask.bias is None else mask.bias.float()
+    return replace(mask, bias=bias, band=None if mask.band is None else replace(mask.band, bias=mask.band.bias.float()))
 
 
 def _joined(added: Tensor, mask: Mask, query: Tensor, key: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from torch import Tensor
 from blankfill.attention.relative import Distances
 from blankfill.types import LayerKind, RotaryRounding
 
-
 PORTION = 1 << 17
 """Numbers of queries and keys that are rotated at a time."""
 

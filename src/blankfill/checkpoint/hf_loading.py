@@ -157,6 +157,15 @@ def ranks(folder: Path) -> list[Path]:
     return sorted(folder.glob("mp_rank_[0-9][0-9]_model_states.pt"))
 
 
+def check_parts(shapes: Mapping[str, tuple[int, ...]], folder: Path, parts: int) -> None:
+    """Raise UserError for a checkpoint of SwissArmyTransformer with fewer parts than it was cut into."""
+    rows, columns = shapes.get(chatglm_layout.DENSE, (1, 1))
+    if chatglm_layout.is_sat(shapes) and columns * parts != rows:
+        raise UserError(
+            f"{folder} has {parts} of {rows // max(1, columns)} parts of a model; copy or download all parts"
+        )
+
+
 def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
     """Open a checkpoint of SwissArmyTransformer that is split over several files, as one. UserError for one of another
     program, with a missing part, or quantised."""
@@ -177,11 +186,7 @@ def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
             f"{file.parent} holds quantised parts with scales of their own, which cannot be joined; import the "
             "checkpoint that is not quantised, and use `blankfill quantize`"
         )
-    rows, columns = shapes[chatglm_layout.DENSE]
-    if columns * len(parts) != rows:
-        raise UserError(
-            f"{file.parent} has {len(parts)} of {rows // max(1, columns)} parts of a model; copy or download all parts"
-        )
+    check_parts(shapes, file.parent, len(parts))
     gated = chatglm_layout.is_gated(shapes)
     weights = Weights(file.parent, dtype)
     joined = JoinedFile(
@@ -220,6 +225,8 @@ def open_external(
         weights = open_split(file, qkv, dtype)
     else:
         weights = open_weights(file, inert=file.suffix == ".pt", dtype=dtype)
+        if file.suffix == ".pt":
+            check_parts(weights.shapes, file.parent, 1)
     if (folder / CONFIG).is_file():
         values = read_config(folder / CONFIG)
     else:
@@ -253,7 +260,9 @@ def open_external(
     if checkpoint_format.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
     if qkv == "blocks" and not any(isinstance(rule, ByHead) for rule in checkpoint_format.table.rules):
-        raise UserError(f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}")
+        raise UserError(
+            f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}"
+        )
     checkpoint = ExternalCheckpoint(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
         head if with_head else None, head_state, values, quantization, qkv, dropped,
@@ -423,7 +432,9 @@ def check_shapes(checkpoint: ExternalCheckpoint) -> None:
         for name in (names[name] for name in rule.theirs if name in names):
             is_whole = not weights.dtypes[name].is_floating_point
             if is_whole and rule.ours not in whole:
-                raise UserError(f"{weights.where}: {name} holds integers, and weights are floats; is the file quantised?")
+                raise UserError(
+                    f"{weights.where}: {name} holds integers, and weights are floats; is the file quantised?"
+                )
             if not is_whole and rule.ours in whole:
                 raise UserError(
                     f"{weights.where}: {name} holds floats, and config.json calls it quantised; both files must come "

@@ -93,6 +93,8 @@ def difference_of(loaded: Loaded, theirs: Any, folder: Path, texts: Sequence[str
         inputs = tokenizer(text, truncation=True, max_length=min(LONGEST, format.max_columns), return_tensors="pt")
         ids = inputs["input_ids"][0]
         check_ids(loaded, text, ids.tolist())
+        if loaded.objective.hf_frame == "blank":  # the row of the comparison has its own [gMASK] <sop>
+            ids = ids[:-2]
         row = format.export_row(ids[: format.export_room].numpy())
         if loaded.objective.two_sided:
             start = torch.tensor([theirs.config.decoder_start_token_id])

@@ -1,5 +1,5 @@
-"""The balance of a vocabulary between the scripts of its text, such as Latin and Han: how much of the text is in each, how
-much of the vocabulary is for it, and how many letters a token has there."""
+"""The balance of a vocabulary between the scripts of its text, such as Latin and Han: how much of the text is in each,
+how much of the vocabulary is for it, and how many letters a token has there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def balance(tokenizer: Tokenizer, sentences: Sequence[str]) -> dict[str, Any]:
     """Return the balance between scripts, measured on sentences from all parts of a text.
 
     Returns:
-        scripts: by name, the most frequent first: `letters`, its share of the letters of the text; `pieces`, its share of
-        the pieces that are letters; `letters_per_token`. `bytes`: share of the tokens that are single bytes, which spell
-        the characters without a piece.
+        scripts: by name, the most frequent first: `letters`, its share of the letters of the text; `pieces`, its share
+        of the pieces that are letters; `letters_per_token`. `bytes`: share of the tokens that are single bytes, which
+        spell the characters without a piece.
     """
     texts = tokenizer.texts()
     where = [next(filter(None, map(script_of, text)), "") for text in texts]

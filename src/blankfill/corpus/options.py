@@ -38,8 +38,8 @@ class PrepareConfig(TableOptions):
     strip: Literal["none", "gutenberg"] = "none"
     """Boilerplate to remove. gutenberg: Project Gutenberg's header and licence."""
     tokenizer: str = "wordpiece"
-    """Kind of tokenizer to train: wordpiece, bpe, unigram, or bilingual as ChatGLM-6B's; or a tokenizer.json, or a folder
-    with one, to reuse."""
+    """Kind of tokenizer to train: wordpiece, bpe, unigram, or bilingual as ChatGLM-6B's; or a tokenizer.json, or a
+    folder with one, to reuse."""
     vocab_size: int = 0
     """Size of the vocabulary to train, special tokens included, such as 8000; 0: chosen by the amount of text."""
     vocab_exact: bool = True

@@ -45,18 +45,20 @@ def check_layout(tokenizer: Tokenizer, vocab_size: int, ids: Mapping[str, int], 
     size = f"vocab_size is {vocab_size:,}"
     if shifts == {OLDER_IMAGES} or (not images and vocab_size - tokenizer.size >= OLDER_IMAGES):
         raise UserError(
-            f"{where} is of {_NAMES[OLDER_IMAGES]} ({size}: ids of text begin behind {OLDER_IMAGES:,} image tokens), and "
-            f"the tokenizer beside it is of {ours}: put the ice_text.model of the first release there (130,000 pieces), "
-            f'or write "num_image_tokens": {OLDER_IMAGES} into its tokenizer_config.json.'
+            f"{where} is of {_NAMES[OLDER_IMAGES]} ({size}: ids of text begin behind {OLDER_IMAGES:,} image tokens), "
+            f"and the tokenizer beside it is of {ours}: put the ice_text.model of the first release there (130,000 "
+            f'pieces), or write "num_image_tokens": {OLDER_IMAGES} into its tokenizer_config.json.'
         )
     if images == OLDER_IMAGES and (shifts == {-OLDER_IMAGES} or vocab_size < tokenizer.size):
         raise UserError(
-            f"{where} is of {_NAMES[0]} ({size}: ids of text begin at 0), and the tokenizer beside it is of {ours}: put "
-            'the slim ice_text.model there (130,344 pieces), and "num_image_tokens": 0 into its tokenizer_config.json.'
+            f"{where} is of {_NAMES[0]} ({size}: ids of text begin at 0), and the tokenizer beside it is of {ours}: "
+            'put the slim ice_text.model there (130,344 pieces), and "num_image_tokens": 0 into its '
+            "tokenizer_config.json."
         )
     if vocab_size < tokenizer.size:
         raise UserError(
-            f"{where}: {size}, and the tokenizer beside it has {tokenizer.size:,} ids: give the tokenizer of this model."
+            f"{where}: {size}, and the tokenizer beside it has {tokenizer.size:,} ids: give the tokenizer of this "
+            "model."
         )
     role = next(role for role in ids if role in roles and ids[role] != roles[role])
     raise UserError(

@@ -2,9 +2,9 @@
 
 A file alone does not say everything: transformers' tokenizer of a model replaces quotation marks, strips accents and
 lower-cases before the file's own normalisation, and adds tokens behind its pieces (`Style`). The style follows the
-class that `tokenizer_config.json` names, or the `model_type` of `config.json` beside the file. A file with the pieces of
-ChatGLM-6B or GLM-130B follows the rules of `tokenizer_bilingual` instead, whatever lies beside it. The files are parsed
-here, so that reading one needs no package; training one does.
+class that `tokenizer_config.json` names, or the `model_type` of `config.json` beside the file. A file with the pieces
+of ChatGLM-6B or GLM-130B follows the rules of `tokenizer_bilingual` instead, whatever lies beside it. The files are
+parsed here, so that reading one needs no package; training one does.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from blankfill.corpus.tokenizer_bilingual import BYTES, FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
+from blankfill.corpus.tokenizer_bilingual import FIRST, KEPT, LAST, SPECIAL, bilingual, rewritten
 from blankfill.corpus.tokenizer_roles import SPECIAL_TOKENS
 from blankfill.corpus.tokenizer_sentencepiece import parse_sentencepiece, unigram
 from blankfill.errors import UserError, setting
@@ -84,8 +84,8 @@ def train_bilingual(
 
 
 def _rules(lowercase: bool, separates: bool) -> str:
-    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of India
-    are spelt with, into a space."""
+    """Return the name of SentencePiece's normalisation. The rules of "nmt" turn ZWNJ, which Persian and scripts of
+    India are spelt with, into a space."""
     return "nmt_" * (not separates) + "nfkc" + "_cf" * lowercase
 
 
@@ -123,7 +123,7 @@ def _trained(
         )  # fmt: skip
         return model.getvalue()
 
-    asked = size
+    wanted = size
     while True:
         try:
             return train(size)
@@ -131,12 +131,12 @@ def _trained(
             message = str(error)
             if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
                 if exact or int(limit[1]) >= size:
-                    raise too_large(asked, int(limit[1])) from error
+                    raise too_large(wanted, int(limit[1])) from error
                 size = int(limit[1])
             elif limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
                 least = int(limit[2]) + 1
-                if exact or size > asked:
-                    raise too_small(asked, least) from error
+                if exact or size > wanted:
+                    raise too_small(wanted, least) from error
                 size = max(least, 2 * least - fixed)  # as many pieces of several characters as of one
             else:
                 sentence = f"SentencePiece cannot train on this text ({message.strip()}): give more text."

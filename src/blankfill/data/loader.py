@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.utils.data
 
 from blankfill.data.batching import AHEAD, collate, prefetch
-from blankfill.data.replay import Interleaved
+from blankfill.data.interleave import Interleaved
 from blankfill.data.rows import RowSchedule
 from blankfill.data.sampler import Sampler
 from blankfill.errors import UserError, setting

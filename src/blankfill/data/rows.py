@@ -36,8 +36,8 @@ class RowSchedule:
         if self.in_rows:
             firsts = [0]
             while firsts[-1] < self.ramp:
-                grown = self.increment * (firsts[-1] * increments // self.ramp)
-                firsts.append(firsts[-1] + min(self.size, self.start + grown))
+                more = self.increment * (firsts[-1] * increments // self.ramp)
+                firsts.append(firsts[-1] + min(self.size, self.start + more))
             return np.array(firsts, np.int64)
         grown = self.increment * (increments * np.arange(self.ramp, dtype=np.int64) // max(1, self.ramp))
         counts = np.minimum(self.size, self.start + grown)

@@ -7,7 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from blankfill.errors import UserError
-from blankfill.families.chatglm_layout import is_gated, is_sat, read_sizes, sizes_from_shapes, weight_table, written_sizes
+from blankfill.families.chatglm_layout import (
+    is_gated,
+    is_sat,
+    read_sizes,
+    sizes_from_shapes,
+    weight_table,
+    written_sizes,
+)
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import WHERE, Rule, Table, WeightNames, flag, number, refuse_options
 from blankfill.model.config import TransformerConfig
@@ -97,5 +104,6 @@ CHATGLM = FamilySpec(
     equal_position_tables=True,  # what is written can be as long as the context
     weight_names=ChatGlmNames(),
     default_for=("chatglm",),
+    recipes=("chatglm-nano", "chatglm-6b"),
     docs="chatglm",
 )

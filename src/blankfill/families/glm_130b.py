@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.families.chatglm_layout import is_gated, is_sat, read_sizes, sizes_from_shapes, weight_table, written_sizes
+from blankfill.families.chatglm_layout import (
+    is_gated,
+    is_sat,
+    read_sizes,
+    sizes_from_shapes,
+    weight_table,
+    written_sizes,
+)
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import HalvesSwapped, Table, WeightNames
 from blankfill.model.config import TransformerConfig
@@ -71,5 +78,6 @@ GLM_130B = FamilySpec(
     channels=Glm130b.channels,
     weight_names=Glm130bNames(),
     default_for=("glm-130b",),
+    recipes=("glm-130b-nano", "glm-130b"),
     docs="chatglm",
 )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+from blankfill.kernels.half import HalfLinear
+
 
 def plain_weight(weight: Tensor | None) -> bool:
     """Return whether a weight is None or an ordinary strided floating-point tensor."""
@@ -42,6 +44,6 @@ def watched(module: nn.Module) -> bool:
 
 def plain_dense(module: nn.Module) -> bool:
     """Return whether raw kernels may compute this module: a plain dense layer."""
-    if type(module) is not nn.Linear or watched(module):
+    if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, HalfLinear) or watched(module):
         return False
     return plain_weight(module.weight) and plain_weight(module.bias)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.capability import plain_weight
+from blankfill.kernels.half import product_dtype
 
 SCORES = 1 << 24
 """Largest number of fp32 scores that exist at once on a CPU (64 MiB)."""
@@ -72,7 +73,10 @@ class _LMLoss(torch.autograd.Function):
     ) -> Tensor:
         M, V = len(target_M), len(table_VD)
         device = table_VD.device
-        table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)
+        if product_dtype(device, dtype) == dtype:
+            table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)
+        else:  # blocks of the table are widened one by one
+            table, hidden = table_VD, hidden_MD.to(dtype).float()
         grad_hidden = torch.zeros(hidden_MD.shape, dtype=torch.float32, device=device) if with_grad else None
         grad_table = torch.empty(table_VD.shape, dtype=torch.float32, device=device) if with_grad else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if with_grad and bias_V is not None else None
@@ -129,10 +133,11 @@ class _Share:
         largest, sums = memory.new_empty(2, len(self.at), M)
         answered, whole = memory.new_empty(M), memory.new_zeros(M)
         for n, (at, block) in enumerate(zip(self.at, self.blocks, strict=True)):
-            if table_VD.dtype == block.dtype:
-                torch.mm(hidden_MD, table_VD[at].T, out=block)
+            table = table_VD[at].to(hidden_MD.dtype)
+            if table.dtype == block.dtype:
+                torch.mm(hidden_MD, table.T, out=block)
             else:
-                block.copy_(hidden_MD @ table_VD[at].T)
+                block.copy_(hidden_MD @ table.T)
             if bias_V is not None:
                 block.add_(bias_V[at])
             rows, places = self._inside(n)
@@ -157,12 +162,13 @@ class _Share:
             error[rows, places] -= self.kept
             if grad_bias is not None:
                 grad_bias[at] += error.sum(0)
-            if self.table.dtype == error.dtype:
-                torch.addmm(grad_hidden, error, self.table[at], out=grad_hidden)
+            table = self.table[at].to(self.hidden.dtype)
+            if table.dtype == error.dtype:
+                torch.addmm(grad_hidden, error, table, out=grad_hidden)
                 torch.addmm(grad_table[at], error.T, self.hidden, beta=0 if first else 1, out=grad_table[at])
             else:
-                low = error.to(self.table.dtype)
-                grad_hidden += low @ self.table[at]
+                low = error.to(table.dtype)
+                grad_hidden += low @ table
                 grad = low.T @ self.hidden
                 grad_table[at] = grad if first else grad_table[at].add_(grad)
 

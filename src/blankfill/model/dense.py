@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
+from blankfill.kernels.half import HalfLinear
+
 Dense = nn.Linear
 """The class of an ordinary dense layer, for type checks: weight [out, in], bias [out] or None."""
 
 
 def dense(in_features: int, out_features: int, bias: bool = True) -> Dense:
     """Make a dense layer with torch's initial values, until the model that owns it draws its own."""
-    return Dense(in_features, out_features, bias)
+    return HalfLinear(in_features, out_features, bias)
 
 
 def dense_layers(root: nn.Module) -> Iterator[tuple[str, Dense]]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.attention.masks import Masks
+from blankfill.kernels.half import linear
 from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.dense import dense
@@ -74,7 +75,7 @@ class LMHead(nn.Module):
             if version == table_VW._version:
                 scores_MV: Tensor = torch.ops.mkldnn._linear_pointwise(made_MW, copy, self.bias, "none", [], "")
                 return scores_MV
-        return F.linear(made_MW, table_VW, self.bias)
+        return linear(made_MW, table_VW, self.bias)
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
         """Return the vectors that are multiplied with the output embeddings, [M, W]."""

@@ -190,7 +190,8 @@ def _extrapolated(measured: Sequence[Activations], weights: Sequence[float], col
 
 def run(config: TransformerConfig, shape: RowShape, computing: Computing, rows: int) -> tuple[int, int]:
     """Return the bytes that one pass on rows of a shape keeps, without the losses', and those that it takes besides."""
-    dtype = {2: torch.bfloat16, FP32: torch.float32}[computing.width]
+    half = torch.float16 if computing.half and computing.device == "cpu" else torch.bfloat16
+    dtype = torch.float32 if computing.width == FP32 else half
     with torch.device("meta"):
         model = Transformer(config)
     model.to_empty(device="cpu").train()

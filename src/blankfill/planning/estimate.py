@@ -22,6 +22,7 @@ from blankfill.types import Example
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from blankfill.attention.kernels import Kernel
@@ -74,11 +75,18 @@ class RowShape:
 
 @dataclass(frozen=True)
 class Computing:
-    """How a step is computed. width: bytes of a number of the compute type, 2 under autocast."""
+    """How a step is computed. width: bytes of a number of the compute type, 2 under autocast. half: whether it is fp16,
+    and not bf16: on a CPU without units for it, attention is computed in fp32 (`kernels.half`)."""
 
     width: int = FP32
     kernel: Kernel = "sdpa"
     device: str = "cpu"
+    half: bool = False
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, kernel: Kernel, device: str = "cpu") -> Computing:
+        """Return what a compute type, a kernel of attention and the kind of a device are to an estimate."""
+        return cls(dtype.itemsize, kernel, device, str(dtype) == "torch.float16")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.unknown import check_counts
 from blankfill.corpus.words import Units, phrase_units, word_units
-from blankfill.data.replay import Interleaved, Share
+from blankfill.data.interleave import Interleaved, Share
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import ConfigError, UserError, setting, within
 from blankfill.objectives import Objective

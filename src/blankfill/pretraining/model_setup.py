@@ -89,7 +89,7 @@ def check_it_fits(
     )
     teacher = inputs.teacher
     teacher_bytes = estimate.distil_bytes(teacher.config, config, recipe.distil) if teacher else 0
-    computing = estimate.Computing(context.dtype.itemsize, context.machine.attention, device.type)
+    computing = estimate.Computing.of(context.dtype, context.machine.attention, device.type)
     vocabulary = corpus.vocabulary.size
     if problems := fit_check.fit_problems(config, planned, options, computing, space, vocabulary, teacher_bytes):
         raise ConfigError(problems)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blankfill.config.changes import changes_of
 from blankfill.config.recipe import Recipe
@@ -133,7 +133,7 @@ def note_run(
     from blankfill.system.environment import environment
 
     compared, changed = changes_of(inputs.recipe)
-    noted = {
+    noted: dict[str, Any] = {
         "baseline": None if math.isnan(baseline) else baseline,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "vocabulary": inputs.corpus.vocabulary.size,

@@ -166,7 +166,7 @@ def plan(
     device = pick_device(options.device)
     available = fit_check.available_space(str(device), Path(out))
     dtype = pick_dtype(options.precision, device)
-    computing = estimate.Computing(dtype.itemsize, best_kernel(device, dtype), device.type)
+    computing = estimate.Computing.of(dtype, best_kernel(device, dtype), device.type)
     opened = open_teacher(teacher, device) if teacher else None
     if opened is not None:
         opened.check(recipe, opened.tokenizer)

@@ -1,6 +1,6 @@
 """A dialogue as the rows that a model learns to chat from: the functions behind `blankfill show --chat`.
 
-The rows are those of `finetune --task chat` (`tasks.chat.rows`): which tokens are asked, to which round a column
+The rows are those of `finetune --task chat` (`tasks.chat.rows`): which tokens are targets, to which round a column
 belongs, and what sees what. Not here: rows of pretraining (`show`), and files of dialogues (`tasks.datasets.chat`).
 """
 
@@ -74,30 +74,30 @@ def show_chat(
     examples = rows.rows(dialogue, learn=True)
     if not examples:
         raise UserError(f"dialogue {dialogue.id} has no answer that is learnt; show another one")
-    asked = [index for index in dialogue.answers if index not in dialogue.unasked]
+    learnt = [index for index in dialogue.answers if index not in dialogue.unasked]
     notes = [str(remark) for remark in rows.remarks()]
     if dialogue.open:
         notes.append("the last message of the user has no answer, and nothing is learnt from it")
     return ShownRow(
         title=title or f"dialogue {dialogue.id}", epoch=0, place=0, rows=0, examples=examples, tokenizer=tokenizer,
-        vocabulary=vocabulary, channels=objective.channels, further=round_columns(rows, dialogue, examples, asked),
+        vocabulary=vocabulary, channels=objective.channels, further=round_columns(rows, dialogue, examples, learnt),
         objective=objective.name, explanation=JOINED if form.joins_rounds else APART, notes=tuple(notes), scheme=scheme,
     )  # fmt: skip
 
 
 def round_columns(
-    rows: ChatRows, dialogue: ChatItem, examples: Sequence[Example], asked: Sequence[int]
+    rows: ChatRows, dialogue: ChatItem, examples: Sequence[Example], learnt: Sequence[int]
 ) -> tuple[ShownColumn, ...]:
     """Return the round of each column, from 1, as a column of the picture; none for models with an encoder.
 
     Where the prompt was cut, or the template writes an earlier round in another way than before, only the columns with
-    a target have a round. asked: the indices of the answers that are learnt, in order.
+    a target have a round. learnt: the indices of the answers that are learnt, in order.
     """
     if any(example.context is not None for example in examples):
         return ()
     number = {answer: 1 + k for k, answer in enumerate(dialogue.answers)}
     values = []
-    for example, answers in zip(examples, answers_of(rows, examples, asked), strict=True):
+    for example, answers in zip(examples, answers_of(rows, examples, learnt), strict=True):
         of_columns = np.full(len(example), -1, np.int32)
         ids = prompt_of(rows, dialogue, answers[-1])
         ends = None if ids is None else round_ends(rows, dialogue, answers[-1], ids)
@@ -115,11 +115,11 @@ def round_columns(
     return (ShownColumn("round", np.concatenate(values), False, note),)
 
 
-def answers_of(rows: ChatRows, examples: Sequence[Example], asked: Sequence[int]) -> list[list[int]]:
+def answers_of(rows: ChatRows, examples: Sequence[Example], learnt: Sequence[int]) -> list[list[int]]:
     """Return the indices of the answers that each Example learns."""
     if not rows.format.joins_rounds:
-        return [[index] for index in asked]
-    shared, left = [], list(asked)
+        return [[index] for index in learnt]
+    shared, left = [], list(learnt)
     for example in examples:
         runs = 1 + int((np.diff(example.target_index) > 1).sum())
         shared.append(left[:runs])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blankfill.data.replay import Interleaved, Share
+from blankfill.data.interleave import Interleaved, Share
 from blankfill.data.sampler import Sampler
 from blankfill.objectives import Gpt
 from conftest import covering, same_examples, write_corpus

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from blankfill.data.sampler import Sampler
-from blankfill.types import Example
+from blankfill.objectives import Objective
+from blankfill.types import Example, Vocabulary
 
 PARTS = 1_000_000
 """Ratios are counted in millionths, so that row numbers of any size are exact."""
@@ -65,8 +66,8 @@ class Interleaved:
         self.old = old
         self.share = share
         self.first = first
-        self.objective = new.objective
-        self.vocabulary = new.vocabulary
+        self.objective: Objective = new.objective
+        self.vocabulary: Vocabulary = new.vocabulary
 
     def row(self, row: int) -> list[Example]:
         """Return the Examples of row number `row` of the run."""
