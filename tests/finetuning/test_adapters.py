@@ -264,7 +264,11 @@ def test_damaged_folders(tuned: tuple[Path, Path], tmp_path: Path) -> None:
     save_file({"prompt_embeddings": torch.zeros(3, 8)}, other / "adapter_model.safetensors")
     assert "its prefix has 8 numbers for a column, and that of" in refused(model, other)
     assert "is a fine-tuned model; an adapter belongs to the pretrained model" in refused(out, whole)
-    assert "a fine-tuned model computes in float32" in refused(model, whole, dtype="bf16")
+    assert "a fine-tuned model computes in float32" in refused(model, whole, head=True, dtype="bf16")
+    half = load(model, "cpu", "bf16", adapter=whole)  # which embeds, and does not predict
+    assert half.embed(["the cat"], allow_unknown=True).shape == (1, 32)
+    with pytest.raises(UserError, match="not a fine-tuned model"):
+        _ = half.predictor
 
 
 def test_an_adapter_without_a_task(tuned: tuple[Path, Path], tmp_path: Path) -> None:

@@ -321,7 +321,9 @@ def open_stream(path: Path) -> Stream:
     state, sums = read_state(path)
     weights = [_checked(path / name, sums, None) for name in (MODEL, HEADS) if name in sums]
     heads = weights[1] if len(weights) > 1 else {}
-    plan = {name: torch.empty(weights[0].shapes[name], dtype=weights[0].dtypes[name], device="meta") for name in weights[0]}
+    plan = {
+        name: torch.empty(weights[0].shapes[name], dtype=weights[0].dtypes[name], device="meta") for name in weights[0]
+    }
     if not state.get("names"):
         return Stream(plan, weights[0].__getitem__)
     names = field(state, "names", dict, path / STATE)

@@ -64,7 +64,7 @@ class WeightFile:
             return
         try:
             file = self.safetensors()
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
                 kind = part.get_dtype()
                 if kind not in _DTYPES:
@@ -263,9 +263,7 @@ class Weights(Mapping[str, Tensor]):
         step = max(1, COMPARED // max(1, math.prod(rest)))
         a, b = a.reshape(count, -1), b.reshape(count, -1)
         # float64 holds every value of the types of weights
-        return all(
-            torch.equal(a[k : k + step].double(), b[k : k + step].double()) for k in range(0, count, step)
-        )
+        return all(torch.equal(a[k : k + step].double(), b[k : k + step].double()) for k in range(0, count, step))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
