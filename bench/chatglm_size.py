@@ -60,7 +60,7 @@ def main() -> None:
         worker(args)
         return
     source = args.folder / "released"
-    if not source.exists():
+    if "import" in args.steps and not source.exists():
         begin = time.perf_counter()
         size = write_checkpoint(source, args)
         print(f"checkpoint: {size / 1e9:.2f} GB in {time.perf_counter() - begin:.0f} s", flush=True)
@@ -69,7 +69,9 @@ def main() -> None:
         for step in args.steps:
             for dtype in args.dtypes if step.startswith("answer") else ("",):
                 command = [sys.executable, __file__, *sys.argv[1:], "--worker", step]
-                done = subprocess.run([*command, *(["--dtype", dtype] if dtype else [])], capture_output=True, text=True)
+                done = subprocess.run(
+                    [*command, *(["--dtype", dtype] if dtype else [])], capture_output=True, text=True
+                )
                 if done.returncode:
                     print(f"{step} {dtype}: ended with {done.returncode}\n{done.stderr[-2000:]}", flush=True)
                     continue

@@ -213,8 +213,11 @@ PLAIN = {
         "max-length", "temperature", "top-k", "top-p", "repetition-penalty", "no-repeat-ngram", "process", "no-process",
         "seed", "dtype", "device", "threads",
     },  # fmt: skip
-    "import": {"out", "tokenizer", "heads", "dtype", "leave-out", "threads"},
-    "export": {"out", "format", "lora", "part", "text", "threads"},
+    "import": {
+        "out", "tokenizer", "heads", "dtype", "leave-out", "qkv", "drop-image-rows", "no-drop-image-rows", "threads",
+    },  # fmt: skip
+    "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
+    "quantize": {"model", "out", "bits", "rounding", "threads"},
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""

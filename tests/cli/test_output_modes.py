@@ -76,6 +76,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
         "embed": [lines, "--model", run],
         "import": [str(out / "exported"), "--out", str(out / "imported")],
         "export": [model, "--out", str(out / "exported")],
+        "quantize": ["--model", model, "--out", str(out / "quantised")],
         "bench": ["--shapes", "gpt-1x64", "--tokens", "64", "--length", "16", "--vocabulary", "50",
                   "--seconds", "0.01"],
         "doctor": ["--out", str(out)],
@@ -104,6 +105,7 @@ EXPECTED = {
     "embed": {"text", "vector"},
     "import": {"folder", "family", "parameters"},
     "export": {"folder", "architecture", "difference"},
+    "quantize": {"folder", "bits", "before", "after", "error"},
     "bench": {"shapes"},
     "doctor": {"environment", "measured", "warnings"},
     "help": {"help"},
@@ -112,7 +114,7 @@ EXPECTED = {
 """Some keys of the JSON of each command."""
 ROWS = ("predict", "fill", "chat", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import")
+SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import", "quantize")
 """Commands whose result is files: with --quiet they print nothing."""
 
 

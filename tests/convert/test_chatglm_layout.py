@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from blankfill.checkpoint.hf_loading import open_external
 from blankfill.checkpoint.load import load_model
-from blankfill.checkpoint.streams import write_shards
 from blankfill.cli.main import main
-from blankfill.corpus.tokenizer_bilingual import BYTES, KEPT, bilingual
 from blankfill.corpus.tokenizer_layout import images_of
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
@@ -144,7 +141,9 @@ def test_a_quantised_checkpoint_comes_in_and_goes_out_to_the_bit(tmp_path: Path,
     assert main(["quantize", "--model", str(tmp_path / "half"), "--bits", str(bits), "--rounding", "released",
                  "--out", str(tmp_path / "ours")]) == 0  # fmt: skip
     ours = weights_in(tmp_path / "ours")
-    assert all(torch.equal(ours[name], tensor) for name, tensor in back.items() if name in ours and "lm_head" not in name)
+    assert all(
+        torch.equal(ours[name], tensor) for name, tensor in back.items() if name in ours and "lm_head" not in name
+    )
 
 
 def test_quantised_tables_are_read_as_floats(tmp_path: Path) -> None:
@@ -156,7 +155,9 @@ def test_quantised_tables_are_read_as_floats(tmp_path: Path) -> None:
     import_model(source, tmp_path / "model")
     model = load_model(tmp_path / "model").model
     name = "transformer.word_embeddings.weight"
-    assert torch.equal(model.token_embeddings.weight, dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16))
+    assert torch.equal(
+        model.token_embeddings.weight, dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
+    )
     assert model.lm_head.table is None
 
 
@@ -187,11 +188,15 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
 def test_a_tokenizer_of_the_other_layout_is_refused(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", random_weights())
     tokenizer = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (source / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"num_image_tokens": IMAGES}), encoding="utf-8")
-    with pytest.raises(UserError, match="is of the slim layout .*, and the tokenizer beside it is of the layout of the"):
+    (source / "tokenizer_config.json").write_text(
+        json.dumps(tokenizer | {"num_image_tokens": IMAGES}), encoding="utf-8"
+    )
+    with pytest.raises(
+        UserError, match=r"is of the slim layout .*, and the tokenizer beside it is of the layout of the"
+    ):
         import_model(source, tmp_path / "model")
     older = write_folder(tmp_path / "older", random_weights(vocabulary=layout(IMAGES)["vocab_size"]), layout(IMAGES))
-    with pytest.raises(UserError, match="is of the layout of the first release .* is of the slim layout"):
+    with pytest.raises(UserError, match=r"is of the layout of the first release .* is of the slim layout"):
         import_model(older, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -231,7 +236,7 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, values: dict[str,
 
 def test_integers_without_a_note_are_refused(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", quantised(random_weights(), 8))
-    with pytest.raises(UserError, match="is the file quantised|unknown"):
+    with pytest.raises(UserError, match=r"is the file quantised|unknown"):
         import_model(source, tmp_path / "model")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from test_convert import OBJECTIVES, write_model
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
@@ -18,7 +19,6 @@ from blankfill.convert.quantizing import quantize_model
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model, export_onnx
 from blankfill.model.quantized import QuantizedDense, quantizable, quantize
-from test_convert import OBJECTIVES, write_model
 
 
 @torch.inference_mode()
@@ -41,11 +41,13 @@ def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family:
         assert isinstance(layer, QuantizedDense)
         stored, scale = quantize(plain.model.get_submodule(name).weight.float(), bits)
         assert torch.equal(layer.weight, stored) and torch.equal(layer.weight_scale, scale)
-    others = {name: tensor for name, tensor in plain.model.state_dict().items() if name.rpartition(".")[0] not in layers}
+    others = {
+        name: tensor for name, tensor in plain.model.state_dict().items() if name.rpartition(".")[0] not in layers
+    }
     state = loaded.model.state_dict()
     assert others and all(torch.equal(state[name], tensor) for name, tensor in others.items())
     with safe_open(tmp_path / "out" / store.MODEL, "pt") as file:
-        kinds = [file.get_slice(name).get_dtype() for name in file.keys()]
+        kinds = [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 (not a dict)
     assert kinds.count("I8") == len(layers)
     report = json.loads((tmp_path / "out" / "quantization.json").read_text(encoding="utf-8"))
     assert report["layers"] == dict.fromkeys(layers, bits) and len(report["errors"]) == len(layers)
@@ -120,7 +122,14 @@ def test_what_needs_the_weights_says_so(tmp_path: Path, capsys: Any) -> None:
         with pytest.raises(UserError, match="the model that it was made from"):
             export(tmp_path / "int8", tmp_path / "out")
     (tmp_path / "text.txt").write_text("the old boat sings.\n" * 50, encoding="utf-8")
-    arguments = ["pretrain", str(tmp_path / "text.txt"), "--from", str(tmp_path / "int8"), "--out", str(tmp_path / "run")]
+    arguments = [
+        "pretrain",
+        str(tmp_path / "text.txt"),
+        "--from",
+        str(tmp_path / "int8"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main(arguments) == 2
     assert "cannot learn" in capsys.readouterr().err
 

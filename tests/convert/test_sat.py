@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from blankfill.errors import UserError
 from blankfill.model.quantized import quantize
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
-from chatglm_folders import GOLDEN, HEADS, random_weights, values_of, write_folder
+from chatglm_folders import GOLDEN, HEADS, random_weights, write_folder
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="the outputs of the original code are not here")
 
@@ -153,7 +152,7 @@ def test_another_order_is_only_for_families_that_have_one(tmp_path: Path) -> Non
 
     folder = write_model(tmp_path / "model", "bert")
     (folder / "state.json").unlink()
-    with pytest.raises(UserError, match="has no other order of queries, keys and values; leave out (--)?qkv"):
+    with pytest.raises(UserError, match=r"has no other order of queries, keys and values; leave out (--)?qkv"):
         open_external(folder, qkv="blocks")
 
 

@@ -153,7 +153,10 @@ def test_the_kernel_of_torch_is_used_in_bf16(bits: int) -> None:
 
 def tiny(bits: int) -> Transformer:
     """A model with quantised layers."""
-    model = build(TransformerConfig(vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, position_sizes=(32,)), seed=3)
+    model = build(
+        TransformerConfig(vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, position_sizes=(32,)),
+        seed=3,
+    )
     state = dict(model.state_dict())
     names = list(quantizable(model))
     for name in names:

@@ -161,7 +161,9 @@ def check_parts(shapes: Mapping[str, tuple[int, ...]], folder: Path, parts: int)
     """Raise UserError for a checkpoint of SwissArmyTransformer with fewer parts than it was cut into."""
     rows, columns = shapes.get(chatglm_layout.DENSE, (1, 1))
     if chatglm_layout.is_sat(shapes) and columns * parts != rows:
-        raise UserError(f"{folder} has {parts} of {rows // max(1, columns)} parts of a model; copy or download all parts")
+        raise UserError(
+            f"{folder} has {parts} of {rows // max(1, columns)} parts of a model; copy or download all parts"
+        )
 
 
 def open_split(file: Path, qkv: QkvRows, dtype: torch.dtype | None) -> Weights:
@@ -258,7 +260,9 @@ def open_external(
     if checkpoint_format.config.tied != config.tied:
         say(f"{path}: the output table differs from the token embeddings, although {CONFIG} ties them; both are kept")
     if qkv == "blocks" and not any(isinstance(rule, ByHead) for rule in checkpoint_format.table.rules):
-        raise UserError(f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}")
+        raise UserError(
+            f"{path}: {family.name} has no other order of queries, keys and values; leave out {setting('qkv')}"
+        )
     checkpoint = ExternalCheckpoint(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
         head if with_head else None, head_state, values, quantization, qkv, dropped,
@@ -428,7 +432,9 @@ def check_shapes(checkpoint: ExternalCheckpoint) -> None:
         for name in (names[name] for name in rule.theirs if name in names):
             is_whole = not weights.dtypes[name].is_floating_point
             if is_whole and rule.ours not in whole:
-                raise UserError(f"{weights.where}: {name} holds integers, and weights are floats; is the file quantised?")
+                raise UserError(
+                    f"{weights.where}: {name} holds integers, and weights are floats; is the file quantised?"
+                )
             if not is_whole and rule.ours in whole:
                 raise UserError(
                     f"{weights.where}: {name} holds floats, and config.json calls it quantised; both files must come "

@@ -114,7 +114,7 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
     """Write the values of a tensor."""
     plain = tensor.detach().cpu().contiguous().reshape(-1)
     if plain.numel():
-        file.write(memoryview(plain.view(torch.uint8).numpy()))
+        file.write(plain.view(torch.uint8).numpy().data)
 
 
 def refuse_shared(tensors: Mapping[str, Tensor]) -> None:
@@ -146,7 +146,9 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int, kind: S
         room, total = room - size, total + size
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
     count = len(shards)
-    files = [f"{stem}-{k:05}-of-{count:05}.{suffix}" for k in range(1, count + 1)] if count > 1 else [f"{stem}.{suffix}"]
+    files = (
+        [f"{stem}-{k:05}-of-{count:05}.{suffix}" for k in range(1, count + 1)] if count > 1 else [f"{stem}.{suffix}"]
+    )
     for file, names in zip(files, shards, strict=True):
         part = Stream({name: plan[name] for name in names}, tensors.__getitem__)
         if kind == "safetensors":

@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> Result:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = import_model(args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out, args.qkv, args.drop_image_rows)
+    made = import_model(
+        args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out, args.qkv, args.drop_image_rows
+    )
     return Result(values=as_json(made), show=lambda: show_made(made))
 
 

@@ -20,7 +20,8 @@ class QuantizeArguments:
 
     The matrices of attention and feed-forward layers become integers with a scale for each row; embeddings, norms and
     heads stay as they are. The new folder works with fill, generate, predict, embed and evaluate. One layer is in
-    memory at a time. The command prints the size and the error of the weights; it does not measure what the model loses.
+    memory at a time. The command prints the size and the error of the weights; it does not measure what the model
+    loses.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill quantize --model models/bert --bits 8 --out models/bert-int8",)
@@ -55,7 +56,7 @@ def show_made(made: Quantized) -> None:
 
     show(f"{made.layers} layers of {made.bits} bits; {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(
-        f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}; measure what the model "
-        "loses with `blankfill evaluate`"
+        f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}; measure what the "
+        "model loses with `blankfill evaluate`"
     )
     show(f"the model is in {made.folder}")

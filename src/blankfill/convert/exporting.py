@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 
 from blankfill.checkpoint.dtypes import name_of
-from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.hf_layout import make_hf_layout
+from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import Loaded
 from blankfill.checkpoint.quantization import holds_quantized, with_scales
 from blankfill.checkpoint.streams import Renamed, ShardKind, Stream, write_shards
@@ -97,7 +97,7 @@ def export_loaded(
 def with_copies(stream: Stream, form: CheckpointFormat) -> Stream:
     """Return the weights of a family whose files hold a weight twice, with the copies at the end."""
     copies = form.table.copies if form.family.writes_copies else {}
-    plan = stream.plan | {copy: stream.plan[source] for copy, source in copies.items()}
+    plan = {**stream.plan, **{copy: stream.plan[source] for copy, source in copies.items()}}
     return Stream(plan, lambda name: stream[copies.get(name, name)])
 
 
@@ -127,8 +127,8 @@ def uncompared(loaded: Loaded) -> str:
     if need <= free:
         return ""
     return (
-        f"the export was not compared: transformers needs {amount(need, 'B')} of memory for it, and {amount(free, 'B')} "
-        "is free"
+        f"the export was not compared: transformers needs {amount(need, 'B')} of memory for it, and "
+        f"{amount(free, 'B')} is free"
     )
 
 
@@ -160,8 +160,8 @@ def export_format(loaded: Loaded) -> CheckpointFormat:
         checkpoint_format.family.quantization_key and holds_quantized(checkpoint_format.table, quantization.layers)
     ):
         raise UserError(
-            f"{loaded.path} cannot be exported: transformers has no {checkpoint_format.family.model_type} with quantised "
-            "weights of this kind; export the model that it was made from"
+            f"{loaded.path} cannot be exported: transformers has no {checkpoint_format.family.model_type} with "
+            "quantised weights of this kind; export the model that it was made from"
         )
     return checkpoint_format
 

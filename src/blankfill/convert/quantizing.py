@@ -27,7 +27,7 @@ from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
 from blankfill.model.quantized import dequantize, quantizable, quantize
 from blankfill.model.transformer import Transformer
-from blankfill.system.console import amount, say
+from blankfill.system.console import say
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_json
 
@@ -183,8 +183,8 @@ def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str,
     options = task.get("options") if isinstance(task, dict) else None
     if isinstance(options, dict) and options.get("lora_rank"):
         raise UserError(
-            f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the export and "
-            "quantise that, or fine-tune a quantised model with LoRA"
+            f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the export "
+            "and quantise that, or fine-tune a quantised model with LoRA"
         )
     skipped = [name for name, layer in dense.items() if bits == 4 and layer.in_features % 2]
     layers = {name: bits for name in dense if name not in skipped}

@@ -123,7 +123,8 @@ def original_tree(model: Transformer) -> nn.Module:
     """
     tree, heads = nn.Module(), model.config.num_heads
     tree.add_module("word_embeddings", model.token_embeddings)
-    layers, before = nn.ModuleList(), model.embedding_norm
+    layers = nn.ModuleList()
+    before: nn.Module | None = model.embedding_norm
     for layer in model.layers:
         assert isinstance(layer, Layer) and layer.attention is not None and layer.ffn is not None
         block, attention, mlp = nn.Module(), nn.Module(), nn.Module()

@@ -57,7 +57,7 @@ def quantize(weight_OI: Tensor, bits: int, scale_type: torch.dtype = torch.float
     largest = LARGEST.get(bits)
     if largest is None or (bits == 4 and weight_OI.shape[1] % 2):
         raise ValueError(f"{bits} bits, {weight_OI.shape[1]} inputs")
-    step = max(1, BLOCK // max(1, weight_OI.shape[1]))  # blocks that fit into the cache
+    step = max(1, 4 * BLOCK // max(1, weight_OI.shape[1]))  # smaller blocks cost more between threads on a busy machine
     parts = [_quantize_rows(weight_OI[k : k + step], bits, scale_type) for k in range(0, len(weight_OI), step)]
     return torch.cat([stored for stored, _ in parts]), torch.cat([scale_O for _, scale_O in parts])
 
@@ -151,9 +151,9 @@ class QuantizedDense(Dense):
         return self.kernel is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
-        """Move the layer; the scales keep their type, and a kernel is looked for anew where it is asked for."""
+        """Move the layer; the scales keep their type, and the kernel is dropped."""
         dtype = self.weight_scale.dtype
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.weight_scale.dtype != dtype:
             self.weight_scale = self.weight_scale.to(dtype)
         self.kernel = None
@@ -173,7 +173,7 @@ class _Product(torch.autograd.Function):
         return layer.product(x_NI)
 
     @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None]:
         layer, dtype = ctx.layer, _type_of_products(grad_NO)
         grad_NI = grad_NO.new_zeros(len(grad_NO), layer.in_features, dtype=dtype)
         for begin, weight in layer.blocks(dtype):

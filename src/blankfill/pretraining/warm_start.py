@@ -164,7 +164,8 @@ def open_warm_start(init_from: InitFrom, recipe: Recipe) -> tuple[WarmStart, Rec
     loaded = load_model(init_from.model)
     if loaded.quantization is not None:
         raise UserError(
-            f"{init_from.model}: the weights are quantised, so that they cannot learn; give the model that it was made from"
+            f"{init_from.model}: the weights are quantised, so that they cannot learn; give the model that it was made "
+            "from"
         )
     recipe = fitted(recipe, loaded, init_from)
     tokenizer = loaded.tokenizer
