@@ -191,7 +191,7 @@ TEXT = "the cat sat on the mat and the dog sat on the log . " * 40
 def tiny(options: PromptOptions, **more: object) -> Recipe:
     changes = {
         "objective.length": 32, "objective.mask_length": 16, "model.hidden_size": 16, "model.num_layers": 1,
-        "model.num_heads": 2, "model.ffn_size": 16, "corpus.vocab_size": 300, "train.batch_size": 4, "train.steps": 6,
+        "model.num_heads": 2, "model.ffn_size": 16, "corpus.vocab_size": 360, "train.batch_size": 4, "train.steps": 6,
         "train.eval_every": 3, "train.save_every": 3, "train.hidden_words": 0, "train.device": "cpu",
         "prompts.files": list(options.files), "prompts.share": 0.25,
     }  # fmt: skip
@@ -228,7 +228,7 @@ def test_show_names_the_data_set_of_a_row(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join([TEXT] * 6), encoding="utf-8")
-    argv = ["show", str(text), "--recipe", "chatglm-nano", "--objective.length", "32", "--corpus.vocab-size", "300"]
+    argv = ["show", str(text), "--recipe", "chatglm-nano", "--objective.length", "32", "--corpus.vocab-size", "360"]
     argv += ["--prompts.files", options.files[0], "--prompts.share", "0.25"]
     assert main([*argv, "--example", "3"]) == 0
     out = "".join(capsys.readouterr())
