@@ -331,6 +331,21 @@ def test_it_survives_saving_and_copying(tmp_path: Path) -> None:
     assert images_of(tokenizer) == 0
 
 
+def test_transformers_reads_a_trained_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    own = trained()
+    own.save(tmp_path, post="blank")
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    gmask, sop, eop, pad = (own.vocabulary().roles[role] for role in ("gmask", "sop", "eop", "pad"))
+    texts = ["the harbour", "冬天\n\t  ，１２ 🧬 <0x41> e\u0301 Vie\u0323\u0302t", "   ", ""]
+    rows = [[*plain(own, text), gmask, sop] for text in texts]
+    assert other(texts)["input_ids"] == rows
+    assert other("the", "冬天")["input_ids"] == [*plain(own, "the"), gmask, sop, *plain(own, "冬天"), eop]
+    length = max(map(len, rows))
+    assert other(texts, padding=True)["input_ids"] == [[pad] * (length - len(row)) + row for row in rows]
+    assert [other.decode(row[:-2]) for row in rows] == [own.decode(row) for row in rows]
+
+
 def test_it_has_no_unknown_token_and_knows_where_words_begin() -> None:
     vocabulary = trained().vocabulary()
     assert trained().unknown is None

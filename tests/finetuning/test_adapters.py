@@ -17,6 +17,7 @@ from blankfill.adapt.loading import load_adapter
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
+from blankfill.convert.quantizing import quantize_model
 from blankfill.errors import ConfigError, UserError
 from blankfill.exporting.model import export_model, export_onnx
 from blankfill.finetuning.config import FinetuneConfig
@@ -188,6 +189,23 @@ def test_a_cloze_with_a_prefix(tmp_path: Path) -> None:
     expected = [prediction.value for prediction in Predictor(out, "cpu", 1).predict(items)]
     patterns.unlink()
     assert [prediction.value for prediction in load(model, "cpu", adapter=out).predictor.predict(items)] == expected
+
+
+@pytest.mark.parametrize("kind", ["prefix", "lora"])
+def test_adapters_of_a_quantised_model(kind: str, tmp_path: Path) -> None:
+    """Checkpoints of a prefix hold none of its integers."""
+    data, out = classes(tmp_path / "data"), tmp_path / "run"
+    quantize_model(model_folder(tmp_path), tmp_path / "int4", 4)
+    fields: dict[str, Any] = {"epochs": 1, "lr": 2e-2} | KINDS[kind]
+    run("sst2", data, tmp_path / "int4", out, **fields)
+    end = store.newest(out / "checkpoints", with_optimizer=False)
+    assert end is not None and end.partial == (kind == "prefix")
+    assert any(tensor.dtype == torch.int8 for tensor in end.model.values()) == (kind == "lora")
+    items = task_named("sst2").read(data, "dev").items
+    expected = [prediction.record["probabilities"] for prediction in Predictor(out, "cpu", 1).predict(items)]
+    given = load(tmp_path / "int4", "cpu", adapter=out).predictor.predict(items)
+    for prediction, probabilities in zip(given, expected, strict=True):
+        assert prediction.record["probabilities"] == pytest.approx(probabilities, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,8 @@ def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | N
 def holds_quantized(table: Table, layers: Iterable[str]) -> bool:
     """Return whether a table maps the weights of these layers without touching the inside of a row."""
     wanted = {f"{name}.weight" for name in layers}
-    found = {rule.ours for rule in table.rules if rule.ours in wanted and type(rule) in KEEPS_ROWS}
-    return found == wanted
+    matching = {rule.ours for rule in table.rules if rule.ours in wanted and type(rule) in KEEPS_ROWS}
+    return matching == wanted
 
 
 def with_scales(table: Table, layers: Iterable[str]) -> Table:

@@ -329,17 +329,17 @@ def open_stream(path: Path) -> Stream:
     names = field(state, "names", dict, path / STATE)
     config = model_of(state, path)
     table = checkpoint_format_from_state(names, config, path / STATE).table
-    rules, found = {rule.ours: rule for rule in table.rules}, table.match(plan, str(path / MODEL))
+    rules, in_file = {rule.ours: rule for rule in table.rules}, table.match(plan, str(path / MODEL))
 
     def read(name: str) -> torch.Tensor:
         if name in heads:
             return heads[name]
-        return rules[name].to_ours([weights[0][found[theirs]] for theirs in rules[name].theirs if theirs in found])
+        return rules[name].to_ours([weights[0][in_file[theirs]] for theirs in rules[name].theirs if theirs in in_file])
 
     with torch.device("meta"):
         shapes = Transformer(config).state_dict()
-    kinds = {rule.ours: next(plan[found[name]].dtype for name in rule.theirs if name in found) for rule in table.rules}
-    ours = {name: shapes[name].to(dtype) for name, dtype in kinds.items()}
+    first = {rule.ours: next(in_file[name] for name in rule.theirs if name in in_file) for rule in table.rules}
+    ours = {name: shapes[name].to(plan[theirs].dtype) for name, theirs in first.items()}
     more = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in heads.items()}
     return Stream({**ours, **more}, read)
 

@@ -126,16 +126,17 @@ class JoinedFile(WeightFile):
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
         """Iterate over the joined tensors: name, shape, type."""
-        found = [{name: (shape, dtype) for name, shape, dtype in part.shapes()} for part in self.parts]
+        by_part = [{name: (shape, dtype) for name, shape, dtype in part.shapes()} for part in self.parts]
         for part in self.parts:
             part.close()
-        for name, (shape, dtype) in found[0].items():
-            if lacking := [part.path.name for part, names in zip(self.parts, found, strict=True) if name not in names]:
-                raise UserError(f"{self.path.parent / lacking[0]} has no {shown(name)}, which {self.path.name} has")
+        for name, (shape, dtype) in by_part[0].items():
+            lacking = [part.path for part, names in zip(self.parts, by_part, strict=True) if name not in names]
+            if lacking:
+                raise UserError(f"{lacking[0]} has no {shown(name)}, which {self.path.name} has")
             cut = self.cut(name)
             if cut is not None:
                 dimension, joined = cut[0], list(shape)
-                joined[dimension] = sum(names[name][0][dimension] for names in found)
+                joined[dimension] = sum(names[name][0][dimension] for names in by_part)
                 shape = tuple(joined)
             yield name, shape, dtype
 
@@ -145,8 +146,8 @@ class JoinedFile(WeightFile):
         if cut is None:
             return self.parts[0].get(name)
         dimension, pieces = cut
-        by_part = [part.get(name).chunk(pieces, dimension) for part in self.parts]
-        return torch.cat([part[k] for k in range(pieces) for part in by_part], dimension)
+        cuts = [part.get(name).chunk(pieces, dimension) for part in self.parts]
+        return torch.cat([part[k] for k in range(pieces) for part in cuts], dimension)
 
     @property
     def whole(self) -> bool:

@@ -151,7 +151,7 @@ class QuantizedDense(Dense):
         return self.kernel is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
-        """Move the layer; the scales keep their type, and a kernel is looked for anew where it is asked for."""
+        """Move the layer; the scales keep their type, and the kernel is dropped."""
         dtype = self.weight_scale.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.weight_scale.dtype != dtype:
