@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows").mkdir()
     for split in ("train", "dev"):
         (folder / "rows" / f"{split}.csv").write_text("text,label\n" + rows, encoding="utf-8")
-    talk = {"messages": [{"role": "user", "content": "the farmer"}]}
+    talk = [{"messages": [{"role": "user", "content": text}]} for text in ("the farmer", "a boat")]
     (folder / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
     (folder / "lines.txt").write_text("the cat sat\nthe dog ran\n", encoding="utf-8")
     return folder
