@@ -10,8 +10,8 @@ import torch
 from blankfill.config.recipe import load_recipe, recipe_names
 from blankfill.errors import UserError
 from blankfill.families import weight_names
-from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.families.chatglm import ALPHA, CHATGLM
+from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
 from blankfill.families.electra import ELECTRA
 from blankfill.families.glm_130b import GLM_130B
 from blankfill.families.modernbert import MODERNBERT

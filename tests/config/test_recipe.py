@@ -61,6 +61,24 @@ def test_published_settings() -> None:
     assert (gpt2.lr, gpt2.min_lr, gpt2.warmup_steps, gpt2.beta2) == (6e-4, 0.1, 2000, 0.95)
 
 
+def test_glm_130b_has_the_published_schedule() -> None:
+    """Table 11 of its paper: 192 → 4,224 rows by 24, the rate 1e-7 → 8e-5 → 8e-6, all counted in samples."""
+    recipe = load_recipe("glm-130b")
+    train, rows = recipe.train, recipe.train.row_schedule
+    sizes = [len(rows.rows(step)) for step in range(5000)]
+    assert sorted(set(sizes)) == list(range(192, 4225, 24))
+    assert sizes[0] == 192 and sizes[rows.step_of(5_493_164) + 1] == 4224 and sizes[rows.step_of(5_460_000)] < 4224
+    assert rows.first(train.steps) * recipe.objective.length == pytest.approx(400e9, rel=1e-3)
+    assert train.lr_at(0) == pytest.approx(1e-7, rel=0.2)
+    assert train.lr_at(rows.step_of(1_098_632)) == pytest.approx(8e-5, rel=1e-3)
+    whole = load_recipe("glm-130b", {"train.steps": 55_000}).train
+    assert whole.lr_at(whole.row_schedule.step_of(197_753_905)) == pytest.approx(8e-6, rel=1e-3)
+    assert (train.beta2, train.weight_decay, train.eps, train.embedding_gradient_shrink) == (0.95, 0.1, 1e-8, 0.1)
+    assert (recipe.prompts.share, recipe.prompts.max_rows, recipe.prompts.max_length) == (0.05, 100_000, 512)
+    model = recipe.model_config(recipe.corpus.vocab_size)
+    assert model.vocab_size == 150_528 and model.position_sizes == (2048,)
+
+
 def problems(**overrides: object) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_recipe("bert-nano", {key.replace("__", "."): value for key, value in overrides.items()})

@@ -16,6 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blankfill.corpus.balance import in_words
+from blankfill.corpus.indexed import IndexedCorpus
+from blankfill.corpus.options import PrepareConfig
+from blankfill.corpus.prepare import prepare
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.corpus.tokenizer_bilingual import BLANKS, FIRST, KEPT, LAST, SPECIAL, restored, rewritten
 from blankfill.corpus.tokenizer_charsmap import Charsmap
@@ -62,8 +66,8 @@ def cases() -> dict[str, Any]:
     return values
 
 
-def plain(tokenizer: Tokenizer, text: str, goes_on: bool = False) -> list[int]:
-    ids: list[int] = tokenizer.encode_plain([text], [goes_on])[0].tolist()
+def plain(tokenizer: Tokenizer, text: str, continues: bool = False) -> list[int]:
+    ids: list[int] = tokenizer.encode_plain([text], [continues])[0].tolist()
     return ids
 
 
@@ -83,7 +87,7 @@ def test_ids_pieces_and_decoded_text_are_those_of_the_original_code() -> None:
         assert rewritten(text) == case["preprocessed"]
         assert plain(tokenizer, text) == case["ids"], text
         assert [tokenizer.token(id) for id in case["ids"]] == case["pieces"]
-        assert plain(tokenizer, text, goes_on=True) == case["ids_no_dummy_prefix"], text
+        assert plain(tokenizer, text, continues=True) == case["ids_no_dummy_prefix"], text
         assert tokenizer.decode(case["ids"]) == case["decoded"]
     assert {name: tokenizer.id(name) for name in cases()["special_ids"]} == cases()["special_ids"]
 
@@ -146,9 +150,7 @@ def test_the_older_layout_has_the_same_ids_behind_20000(tmp_path: Path) -> None:
     where = "m/config.json"
     check_layout(tokenizer, 150_528, {"gmask": 150_001}, where)
     check_layout(original(), 130_528, {"gmask": 130_001}, where)
-    with pytest.raises(
-        UserError, match=r"m/config\.json is of the layout of the first release .*slim layout"
-    ):
+    with pytest.raises(UserError, match=r"m/config\.json is of the layout of the first release .*slim layout"):
         check_layout(original(), 150_528, {}, where)
     with pytest.raises(UserError, match=r"m/config\.json is of the slim layout .*first release \(150,344 ids\)"):
         check_layout(tokenizer, 130_528, {}, where)
@@ -250,8 +252,8 @@ def _library() -> Any:
 def test_any_ids_are_written_as_sentencepiece_writes_them(ids: list[int]) -> None:
     tokenizer = trained()
     special = tokenizer.vocabulary().special
-    kept = [id for id in ids if id not in special]
-    assert tokenizer.decode(ids) == tokenizer.decode(kept) == restored(_library().decode(kept))
+    ordinary = [id for id in ids if id not in special]
+    assert tokenizer.decode(ids) == tokenizer.decode(ordinary) == restored(_library().decode(ordinary))
 
 
 @settings(max_examples=100, deadline=None)
@@ -304,14 +306,14 @@ def test_places_are_those_of_the_given_text() -> None:
     tokenizer = trained()
     text = "  the\t，各 <0x41>🧬\n" + " " * 83 + "x\u0301"
     ids, places = tokenizer.encode_places(text)
-    found = [(tokenizer.token(id), text[first:last]) for id, (first, last) in zip(ids.tolist(), places, strict=True)]
-    assert ("<|blank_2|>", "  ") in found
-    assert ("<|tab|>", "\t") in found
-    assert ("<n>", "\n") in found
-    assert ("<|blank_80|>", " " * 80) in found
-    assert ("<|blank_3|>", "   ") in found
-    assert [part for token, part in found if token.startswith("<0xF0")] == ["🧬"]
-    assert [part for token, part in found if token.strip("▁") == ","] == ["，"]
+    parts = [(tokenizer.token(id), text[first:last]) for id, (first, last) in zip(ids.tolist(), places, strict=True)]
+    assert ("<|blank_2|>", "  ") in parts
+    assert ("<|tab|>", "\t") in parts
+    assert ("<n>", "\n") in parts
+    assert ("<|blank_80|>", " " * 80) in parts
+    assert ("<|blank_3|>", "   ") in parts
+    assert [part for token, part in parts if token.startswith("<0xF0")] == ["🧬"]
+    assert [part for token, part in parts if token.strip("▁") == ","] == ["，"]
 
 
 def test_it_survives_saving_and_copying(tmp_path: Path) -> None:
@@ -327,6 +329,21 @@ def test_it_survives_saving_and_copying(tmp_path: Path) -> None:
     (tmp_path / "own.model").write_bytes(data)
     assert Tokenizer.load(tmp_path / "own.model").fingerprint == tokenizer.fingerprint
     assert images_of(tokenizer) == 0
+
+
+def test_transformers_reads_a_trained_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    own = trained()
+    own.save(tmp_path, post="blank")
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    gmask, sop, eop, pad = (own.vocabulary().roles[role] for role in ("gmask", "sop", "eop", "pad"))
+    texts = ["the harbour", "冬天\n\t  ，１２ 🧬 <0x41> e\u0301 Vie\u0323\u0302t", "   ", ""]
+    rows = [[*plain(own, text), gmask, sop] for text in texts]
+    assert other(texts)["input_ids"] == rows
+    assert other("the", "冬天")["input_ids"] == [*plain(own, "the"), gmask, sop, *plain(own, "冬天"), eop]
+    length = max(map(len, rows))
+    assert other(texts, padding=True)["input_ids"] == [[pad] * (length - len(row)) + row for row in rows]
+    assert [other.decode(row[:-2]) for row in rows] == [own.decode(row) for row in rows]
 
 
 def test_it_has_no_unknown_token_and_knows_where_words_begin() -> None:
@@ -356,6 +373,36 @@ def test_a_tokenizer_and_a_model_of_different_sizes_are_refused() -> None:
         check_layout(tokenizer, 300, {}, "config.json")
     with pytest.raises(UserError, match=r"config\.json gives \[gMASK\] the id 7, and the tokenizer beside it"):
         check_layout(tokenizer, SIZE, {"gmask": 7}, "config.json")
+
+
+def test_a_corpus_is_encoded_as_its_texts_are_and_the_report_tells_the_balance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        text = "\n".join(TEXT[number * 29 : number * 29 + 29]) + f"\nNumber {number}. Again! 又来了。第{number}次。\n"
+        (tmp_path / "in" / f"{number}.txt").write_text(text, "utf-8")
+    config = PrepareConfig(tokenizer="bilingual", vocab_exact=False, workers=1, validation=0, dedup="none")
+    report = prepare([tmp_path / "in"], tmp_path / "out", config)
+    tokenizer = Tokenizer.load(tmp_path / "out")
+    corpus = IndexedCorpus(tmp_path / "out" / "train.idx")
+    texts = [tokenizer.decode(ids.tolist()) for ids in np.split(corpus.tokens, corpus.document_tokens[1:-1])]
+    assert len(texts) == 4
+    for text in texts:
+        # Sentences follow each other as in the text, and paragraphs on new lines.
+        assert any(f"Number {n}. Again!又来了。第{n}次。" in text.split("\n") for n in range(4))
+        assert "  " not in text
+    scripts = report.normalization["balance"]["scripts"]
+    assert set(scripts) == {"Latin", "Han"}
+    assert sum(of["letters"] for of in scripts.values()) == pytest.approx(1, abs=1e-3)
+    assert sum(of["pieces"] for of in scripts.values()) == pytest.approx(1, abs=1e-3)
+    assert all(of["letters_per_token"] >= 1 for of in scripts.values())
+    assert report.unknown == 0
+    report.show()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"balance {in_words(report.normalization['balance'])[0]}" in shown
+    assert "of the tokens are single bytes" in shown
 
 
 # Files that are not whole

@@ -148,6 +148,7 @@ def test_peft_opens_an_exported_prefix(projection: bool, folders: Path, tmp_path
     run = tuned(folder, tmp_path, prefix_length=5, prefix_projection=projection)
     made = export_model(run, tmp_path / "out", lora="adapter")
     assert made.difference is not None and made.difference < 1e-4
+    assert "| prefix | 5 columns in every layer" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     opened = open_adapter(tmp_path / "out", load_model(folder).objective.hf_auto_class)
     ours = load(folder, adapter=run, head=False).loaded
     assert difference_of(ours, opened, tmp_path / "out" / "base", TEXTS) < 1e-4

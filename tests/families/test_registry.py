@@ -148,6 +148,8 @@ NAMES = set(FAMILIES) | set(OBJECTIVES)
 HOMES = {"families", "objectives"}
 EXCEPTIONS = {
     ("model/config.py", "t5"), ("model/initial.py", "t5"),  # the name of a way to draw weights
+    ("chatting/templates.py", "chatglm"), ("chatting/options.py", "chatglm"),  # the name of a template
+    ("tasks/datasets/dialogues.py", "chatglm"), ("tasks/datasets/dialogues.py", "gpt"),  # speakers in files
 }  # fmt: skip
 
 

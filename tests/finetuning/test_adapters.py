@@ -17,6 +17,7 @@ from blankfill.adapt.loading import load_adapter
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
+from blankfill.convert.quantizing import quantize_model
 from blankfill.errors import ConfigError, UserError
 from blankfill.exporting.model import export_model, export_onnx
 from blankfill.finetuning.config import FinetuneConfig
@@ -190,6 +191,23 @@ def test_a_cloze_with_a_prefix(tmp_path: Path) -> None:
     assert [prediction.value for prediction in load(model, "cpu", adapter=out).predictor.predict(items)] == expected
 
 
+@pytest.mark.parametrize("kind", ["prefix", "lora"])
+def test_adapters_of_a_quantised_model(kind: str, tmp_path: Path) -> None:
+    """Checkpoints of a prefix hold none of its integers."""
+    data, out = classes(tmp_path / "data"), tmp_path / "run"
+    quantize_model(model_folder(tmp_path), tmp_path / "int4", 4)
+    fields: dict[str, Any] = {"epochs": 1, "lr": 2e-2} | KINDS[kind]
+    run("sst2", data, tmp_path / "int4", out, **fields)
+    end = store.newest(out / "checkpoints", with_optimizer=False)
+    assert end is not None and end.partial == (kind == "prefix")
+    assert any(tensor.dtype == torch.int8 for tensor in end.model.values()) == (kind == "lora")
+    items = task_named("sst2").read(data, "dev").items
+    expected = [prediction.record["probabilities"] for prediction in Predictor(out, "cpu", 1).predict(items)]
+    given = load(tmp_path / "int4", "cpu", adapter=out).predictor.predict(items)
+    for prediction, probabilities in zip(given, expected, strict=True):
+        assert prediction.record["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base, and a short run with a prefix."""
@@ -264,7 +282,11 @@ def test_damaged_folders(tuned: tuple[Path, Path], tmp_path: Path) -> None:
     save_file({"prompt_embeddings": torch.zeros(3, 8)}, other / "adapter_model.safetensors")
     assert "its prefix has 8 numbers for a column, and that of" in refused(model, other)
     assert "is a fine-tuned model; an adapter belongs to the pretrained model" in refused(out, whole)
-    assert "a fine-tuned model computes in float32" in refused(model, whole, dtype="bf16")
+    assert "a fine-tuned model computes in float32" in refused(model, whole, head=True, dtype="bf16")
+    half = load(model, "cpu", "bf16", adapter=whole)  # which embeds, and does not predict
+    assert half.embed(["the cat"], allow_unknown=True).shape == (1, 32)
+    with pytest.raises(UserError, match="not a fine-tuned model"):
+        _ = half.predictor
 
 
 def test_an_adapter_without_a_task(tuned: tuple[Path, Path], tmp_path: Path) -> None:

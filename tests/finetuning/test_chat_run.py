@@ -153,7 +153,7 @@ def test_replayed_text_is_forgotten_less(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_old_rows_are_spread_over_the_steps() -> None:
-    from blankfill.data.replay import Share
+    from blankfill.data.interleave import Share
     from blankfill.tasks.batching import Batches, Epochs
 
     batches = WithOldText(Batches([], Epochs(96, 16, 0), 0), None, Share(0.2))  # type: ignore[arg-type]

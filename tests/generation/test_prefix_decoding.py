@@ -139,7 +139,13 @@ def test_a_text_longer_than_the_table_slides_with_the_prefix_in_front() -> None:
 def test_a_computed_projection_writes_the_same() -> None:
     model = with_prefix("gpt", projection=16)
     model_with_files = loaded("gpt", model)
-    before = [made.text for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
+    before = [
+        made.text
+        for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))
+    ]
     compute_prefix(model)
-    after = [made.text for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))]
+    after = [
+        made.text
+        for made in generate_many(model_with_files, ["the cat", "the dog sat on the"], 8, Sampling(temperature=0))
+    ]
     assert before == after and replace(model_with_files).model is model

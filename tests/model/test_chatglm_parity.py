@@ -131,9 +131,9 @@ def test_hidden_states_and_cache_equal_the_original(reference: Mapping[str, Tens
         assert norm is not None
         close(states[k][real], norm(expected[k])[real])
     close(states[3][real], expected[3][real])
-    for kept, side in zip(cache[1].kept, ("key", "value"), strict=True):
+    for cached, side in zip(cache[1].kept, ("key", "value"), strict=True):
         theirs = reference[f"gmask.cache_{side}.1"].permute(1, 0, 2, 3)  # [length, batch, head, dim]
-        close(kept.transpose(1, 2)[real], theirs[real])
+        close(cached.transpose(1, 2)[real], theirs[real])
 
 
 def test_loss_and_gradients_equal_the_original(reference: Mapping[str, Tensor]) -> None:

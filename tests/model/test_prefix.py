@@ -310,7 +310,9 @@ def test_initial_weights_are_torchs_by_seed_and_name() -> None:
 
     first, again, other = (made(seed).prefix_encoder for seed in (1, 1, 2))
     assert first is not None and again is not None and other is not None and first.projection is not None
-    for (name, made_first), two, third in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+    for (name, made_first), two, third in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
         assert torch.equal(made_first, two) and not torch.equal(made_first, third), name
     table, dense = first.embedding.weight.detach(), first.projection[0].requires_grad_(False)
     assert table.shape == (60, 24) and abs(float(table.std()) - 1) < 0.05 and abs(float(table.mean())) < 0.1

@@ -76,6 +76,9 @@ PUBLISHED = {
     # GLM's README: 110M and 335M; its vocabulary is BERT's with two more tokens, padded to 30,592
     "glm-base": (30524, 109_338_624),
     "glm-large": (30524, 334_688_256),
+    # 70 layers of 1,812,115,456, a word table of 150,528 rows, the last norm; ChatGLM-6B with its output table tied
+    "glm-130b": (150_344, 70 * 1_812_115_456 + 150_528 * 12288 + 2 * 12288),
+    "chatglm-6b": (130_528, 6_173_286_400),
 }
 
 

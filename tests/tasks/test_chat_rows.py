@@ -1,14 +1,20 @@
 """Rows of dialogues: what is learnt, what is seen, what is cut, and that training and answering read the same."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from blankfill.chatting.messages import Message
 from blankfill.chatting.templates import ChatTemplate, built_in
 from blankfill.errors import UserError
+from blankfill.families import weight_names
+from blankfill.families.checkpoint_format import CheckpointFormat
+from blankfill.model.transformer import Transformer
 from blankfill.objectives import OBJECTIVES
 from blankfill.tasks.batching import ANSWER, EvaluationBatches, pack
 from blankfill.tasks.chat.model import ChatModel
@@ -16,9 +22,10 @@ from blankfill.tasks.chat.rows import ChatRows, ChatWriting
 from blankfill.tasks.input_format import InputFormat
 from blankfill.tasks.items import ChatItem
 from blankfill.tasks.text.seq2seq import encoded_item
-from blankfill.types import Example
+from blankfill.types import Example, Vocabulary
 from generate_models import SPECIAL, WORDS, objective_of, random_model, wordpiece
 
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "chatglm"
 TOKENIZER = wordpiece(words=[*WORDS, "[PSEUDO]"])
 ROLES = TOKENIZER.vocabulary().roles
 SHORT = ChatTemplate(
@@ -201,3 +208,27 @@ def test_nats_are_those_of_the_loss() -> None:
     batch = pack([encoded_item(row) for row in rows.rows(TWO)], ROLES["pad"]).batch
     with torch.no_grad():
         assert torch.allclose(model.nats(batch).sum(), model(batch)[ANSWER], atol=1e-4)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the reference outputs lie beside the project and are absent")
+def test_packed_rows_of_chatglm_have_the_loss_of_the_original_code() -> None:
+    """The rows of ChatGLM-6B's fine-tuning script, here packed into one row: its loss, the mean over all targets."""
+    reference, weights = (load_file(GOLDEN / f"{name}.safetensors") for name in ("reference", "weights"))
+    weights = {name: weight for name, weight in weights.items() if "prefix_encoder" not in name}
+    values = json.loads((GOLDEN / "config.json").read_text(encoding="utf-8"))["config"]
+    names = weight_names()["chatglm"]
+    form = CheckpointFormat(names, names.read({**values, "tie_word_embeddings": False}, weights.keys()))
+    model = Transformer(form.config).eval()
+    model.load_state_dict(form.table.to_ours(weights, "the file"))
+    layout = OBJECTIVES["chatglm"](48).format(Vocabulary(320, {"mask": 300, "gmask": 301, "sop": 304, "eop": 305}))
+    rows = []
+    for ids in reference["train.input_ids"].tolist():
+        prompt, answer = ids[: ids.index(301)], ids[ids.index(304) + 1 : ids.index(305)]
+        writing = ChatWriting(InputFormat(layout), 20)
+        rows.append(writing.learnt(writing.source(prompt), answer))
+    batch = pack(rows, 3).batch
+    with torch.no_grad():
+        loss = ChatModel(model)(batch)[ANSWER] / len(batch.labels[ANSWER][1])
+    assert len(batch.input_ids) == 1
+    torch.testing.assert_close(loss, reference["train.loss"][0], atol=1e-4, rtol=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from blankfill.model.dense import dense_layers
 from blankfill.model.draw import Rule
 from blankfill.model.initial import draw_weights
 from blankfill.model.prefix import PrefixEncoder, PrefixShape
@@ -31,10 +32,9 @@ def add_prefix(model: Transformer, shape: PrefixShape, seed: int = 0) -> None:
     if device.type != "meta":
         prefix.to_empty(device=device)
     rules = {"embedding.weight": Rule("normal", 1.0)}
-    for name, module in prefix.named_modules():
-        if isinstance(module, nn.Linear):
-            reach = module.in_features**-0.5
-            rules |= {f"{name}.{part}": Rule("uniform", reach) for part in ("weight", "bias")}
+    for name, layer in dense_layers(prefix):
+        reach = layer.in_features**-0.5
+        rules |= {f"{name}.{part}": Rule("uniform", reach) for part in ("weight", "bias")}
     draw_weights(prefix, rules, seed, f"{NAME}.")
     model.prefix_encoder = prefix.train(model.training)
 

@@ -343,9 +343,9 @@ class _Encoder:
         counts = np.array([count for _, count, _ in self._pieces])
         begins = np.zeros(len(self._sentences), np.bool_)
         begins[np.cumsum(counts) - counts] = [not joins for _, _, joins in self._pieces]
-        # Only what goes on begins with white space; the first sentence of a shard may go on as well.
-        goes_on = [not start or text[:1].isspace() for start, text in zip(begins, self._sentences, strict=True)]
-        ids, lengths = self.tokenizer.encode_plain(self._sentences, goes_on)
+        # Only a sentence that continues a text begins with white space, which the first of a shard may do as well.
+        continues = [not start or text[:1].isspace() for start, text in zip(begins, self._sentences, strict=True)]
+        ids, lengths = self.tokenizer.encode_plain(self._sentences, continues)
         sides = np.array([side for side, _, _ in self._pieces])
         sentence_side = np.repeat(sides, counts)
         token_side = np.repeat(sentence_side, lengths)
@@ -372,9 +372,9 @@ def _tokenizer(path: Path) -> tuple[Tokenizer, bool]:
     from blankfill.corpus.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(path)
-    goes_on = (False, True)
-    fused = tokenizer.decode(tokenizer.encode_plain(["a", "b"], goes_on)[0].tolist())
-    spaced = tokenizer.decode(tokenizer.encode_plain(["a", " b"], goes_on)[0].tolist())
+    continues = (False, True)
+    fused = tokenizer.decode(tokenizer.encode_plain(["a", "b"], continues)[0].tolist())
+    spaced = tokenizer.decode(tokenizer.encode_plain(["a", " b"], continues)[0].tolist())
     return tokenizer, fused.strip() == "ab" and spaced.strip() == "a b"
 
 

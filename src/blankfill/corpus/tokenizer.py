@@ -232,9 +232,9 @@ class Tokenizer:
 
         Args:
             text: the text; special tokens written out in it, such as `[MASK]`, are recognised.
-            inline: whether what stands behind a special token goes on from what stands before it. Only ChatGLM's
-                tokenizers make a difference: as ChatGLM-6B's code in transformers, they put ▁ before each of the two;
-                inline, as GLM-130B's code, only before the first.
+            inline: whether the text behind a special token continues the text before it. Only ChatGLM's tokenizers make
+                a difference: as ChatGLM-6B's code in transformers, they put ▁ before each of the two; inline, as
+                GLM-130B's code, only before the first.
 
         Returns:
             The token ids.
@@ -274,19 +274,19 @@ class Tokenizer:
         return (), ()
 
     def encode_plain(
-        self, sentences: Sequence[str], goes_on: Sequence[bool] | None = None
+        self, sentences: Sequence[str], continues: Sequence[bool] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Encode the sentences of a corpus; no text becomes a special token.
 
         Args:
             sentences: the sentences, in order.
-            goes_on: for each sentence, whether it goes on from the one before, with the white space between them before
-                it. ChatGLM's tokenizers then put no ▁ before it; to others it is the same.
+            continues: for each sentence, whether it continues the one before and begins with the white space between
+                them. ChatGLM's tokenizers then put no ▁ before it; to others it is the same.
 
         Returns:
             The ids of all sentences, one after the other, and the number of ids of each sentence.
         """
-        ids, lengths = self._plain_encoder.encode(sentences, goes_on)
+        ids, lengths = self._plain_encoder.encode(sentences, continues)
         counted_array(self, sentences, ids, lengths, self.unknown)
         return ids, lengths
 

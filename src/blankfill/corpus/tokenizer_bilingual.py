@@ -188,7 +188,7 @@ class Rules:
 
     def spelled(self, text: str, prefix: bool = True, table: Charsmap | None = None) -> str:
         """Return a text as the model reads it, ▁ before each word. prefix: whether a text begins here; otherwise it
-        goes on, and only a blank at its beginning becomes ▁. table: one that keeps more pieces than `KEPT`."""
+        continues another, and only a blank at its beginning becomes ▁. table: keeps more pieces than `KEPT`."""
         text = _BLANKS.sub(" ", (table or self._table).normalize(rewritten(text)))
         if prefix:
             text = text.removeprefix(" ")
@@ -220,12 +220,12 @@ class Rules:
         at = 0
         for chunk in self.chunks(text):
             character_of = [number for number, character in enumerate(chunk, at) for _ in character.encode()]
-            found = tokenize(chunk)
-            for number, (id, (start, stop)) in enumerate(found):
+            tokens = tokenize(chunk)
+            for number, (id, (start, stop)) in enumerate(tokens):
                 before = 0  # bytes of one unknown run before this token, which all have the place of the run
-                while number > before and found[number - before - 1][1] == (start, stop):
+                while number > before and tokens[number - before - 1][1] == (start, stop):
                     before += 1
-                if before or (number + 1 < len(found) and found[number + 1][1] == (start, stop)):
+                if before or (number + 1 < len(tokens) and tokens[number + 1][1] == (start, stop)):
                     start, stop = start + before, start + before + 1
                 inside = [where[character] for character in character_of[start:stop]]
                 inside = [place for place in inside if place[1] > place[0]] or inside
@@ -296,5 +296,4 @@ def _characters_of(data: bytes | bytearray) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        kept = data.decode("utf-8", "surrogateescape")
-        return re.sub("[\udc80-\udcff]", "\ufffd", kept)
+        return re.sub("[\udc80-\udcff]", "\ufffd", data.decode("utf-8", "surrogateescape"))

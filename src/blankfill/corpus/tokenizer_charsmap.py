@@ -26,8 +26,8 @@ class Charsmap:
     The table is a double array (Yata's darts-clone) and the replacements, each ended by a zero byte.
     """
 
-    def __init__(self, compiled: bytes, kept: Iterable[str] = ()) -> None:
-        """compiled: `precompiled_charsmap` of a normaliser. kept: user-defined pieces. Raises `ValueError` when the
+    def __init__(self, compiled: bytes, pieces: Iterable[str] = ()) -> None:
+        """compiled: `precompiled_charsmap` of a normaliser. pieces: the user-defined ones. Raises `ValueError` when the
         bytes are something else."""
         size = struct.unpack_from("<I", compiled)[0] if len(compiled) >= 4 else 0
         if size % 4 or size > len(compiled) - 4 or (compiled and not size):
@@ -40,7 +40,7 @@ class Charsmap:
         single = {character for character in begin if self._longest(character, 0)[0]}
         self._single = {character: self._longest(character, 0)[1] for character in single}
         first = {character for character in begin if self._continues(character)}
-        choices = [re.escape(piece) for piece in sorted(kept, key=lambda piece: (-len(piece), piece))]
+        choices = [re.escape(piece) for piece in sorted(pieces, key=lambda piece: (-len(piece), piece))]
         # Strings of several characters lie within runs of a character that begins one and characters that continue one.
         self._pattern = re.compile(
             f"({'|'.join(choices) or NOTHING})|({_class(first)}{_class(go_on)}+)|{_class(single)}"
@@ -58,7 +58,7 @@ class Charsmap:
         return self._pattern.sub(replaced, text)
 
     def parts(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield the text in parts: (first character, one past the last, what stands for them)."""
+        """Yield the text in parts: (first character, one past the last, their replacement)."""
         at = 0
         for match in self._pattern.finditer(text):
             yield from ((place, place + 1, text[place]) for place in range(at, match.start()))
@@ -73,7 +73,7 @@ class Charsmap:
         yield from ((place, place + 1, text[place]) for place in range(at, len(text)))
 
     def _run(self, text: str) -> list[tuple[int, str]]:
-        """Return (characters, what stands for them) for a run that strings of several characters may begin in."""
+        """Return (characters, their replacement) for a run that strings of several characters may begin in."""
         known = self._runs.get(text)
         if known is not None:
             return known
@@ -106,7 +106,7 @@ class Charsmap:
         return length, self._texts[start : self._texts.find(b"\0", start)].decode("utf-8", "replace") if length else ""
 
     def _continues(self, character: str) -> bool:
-        """Return whether a string of the table goes on after this character."""
+        """Return whether a longer string of the table begins with this character."""
         node = _offset(self._units[0])
         for byte in character.encode():
             node ^= byte

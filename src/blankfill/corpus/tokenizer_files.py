@@ -73,15 +73,15 @@ def _frame(post: Post, roles: Mapping[str, str], ids: Mapping[str, int]) -> dict
         return {"type": "BertProcessing", **{role: [roles[role], ids[roles[role]]] for role in ("sep", "cls")}}
     tokens = [roles[role] for role in needed]
     if post == "end":
-        single, pair = (("A", 0), (tokens[0], 0)), (("B", 0), (tokens[0], 0))
+        single, pair = [("A", 0), (tokens[0], 0)], [("B", 0), (tokens[0], 0)]
     elif post == "last":
         cls, sep = tokens
-        single, pair = (("A", 0), (sep, 0), (cls, 2)), (("A", 0), (sep, 0), ("B", 1), (sep, 1), (cls, 2))
+        single, pair = [("A", 0), (sep, 0), (cls, 2)], [("A", 0), (sep, 0), ("B", 1), (sep, 1), (cls, 2)]
     else:
         gmask, sop, eop = tokens
-        single, pair = (("A", 0), (gmask, 0), (sop, 0)), (("B", 0), (eop, 0))
+        single, pair = [("A", 0), (gmask, 0), (sop, 0)], [("B", 0), (eop, 0)]
     if post != "last":
-        pair = (*single, *pair)
+        pair = single + pair
     return {
         "type": "TemplateProcessing",
         "single": [_part(*part) for part in single],

@@ -52,7 +52,8 @@ def check_layout(tokenizer: Tokenizer, vocab_size: int, ids: Mapping[str, int], 
     if images == OLDER_IMAGES and (shifts == {-OLDER_IMAGES} or vocab_size < tokenizer.size):
         raise UserError(
             f"{where} is of {_NAMES[0]} ({size}: ids of text begin at 0), and the tokenizer beside it is of {ours}: "
-            'put the slim ice_text.model there (130,344 pieces), and "num_image_tokens": 0 into its tokenizer_config.json.'
+            'put the slim ice_text.model there (130,344 pieces), and "num_image_tokens": 0 into its '
+            "tokenizer_config.json."
         )
     if vocab_size < tokenizer.size:
         raise UserError(

@@ -41,14 +41,14 @@ class PlainEncoder:
         self._cache: dict[str, bytes] = {}
 
     def encode(
-        self, sentences: Sequence[str], goes_on: Sequence[bool] | None = None
+        self, sentences: Sequence[str], continues: Sequence[bool] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the ids of all sentences, one after the other, and the number of ids of each sentence; goes_on: see
+        """Return the ids of all sentences, one after the other, and the number of ids of each sentence; continues: see
         `Tokenizer.encode_plain`."""
         sentences = list(map(mended, sentences))
         chunked, rules = self._chunking.chunks, self._chunking.rules
-        if rules is not None and goes_on is not None:
-            return self._by_chunks([rules.chunks(*pair) for pair in zip(sentences, map(not_, goes_on), strict=True)])
+        if rules is not None and continues is not None:
+            return self._by_chunks([rules.chunks(*pair) for pair in zip(sentences, map(not_, continues), strict=True)])
         return self._by_chunks(list(map(chunked, sentences)), sentences)
 
     def _by_chunks(
@@ -91,10 +91,10 @@ class PlainEncoder:
         plain, table = self.plain
         if self._chunking.rules is not None:
             model = plain.model
-            numbers, found = self._chunking.rules.places(
+            numbers, spans = self._chunking.rules.places(
                 mended(text), lambda chunk: [(token.id, token.offsets) for token in model.tokenize(chunk)]
             )
-            return np.array(numbers, np.int32), _trimmed(text, np.array(found, np.int32).reshape(-1, 2))
+            return np.array(numbers, np.int32), _trimmed(text, np.array(spans, np.int32).reshape(-1, 2))
         encoding = plain.encode(mended(text), add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
         places = _trimmed(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))

@@ -123,7 +123,7 @@ def _trained(
         )  # fmt: skip
         return model.getvalue()
 
-    asked = size
+    wanted = size
     while True:
         try:
             return train(size)
@@ -131,12 +131,12 @@ def _trained(
             message = str(error)
             if limit := re.search(r"Vocabulary size too high.*<= (\d+)", message):
                 if exact or int(limit[1]) >= size:
-                    raise too_large(asked, int(limit[1])) from error
+                    raise too_large(wanted, int(limit[1])) from error
                 size = int(limit[1])
             elif limit := re.search(r"smaller than required_chars\D+(\d+) vs (\d+)", message):
                 least = int(limit[2]) + 1
-                if exact or size > asked:
-                    raise too_small(asked, least) from error
+                if exact or size > wanted:
+                    raise too_small(wanted, least) from error
                 size = max(least, 2 * least - fixed)  # as many pieces of several characters as of one
             else:
                 sentence = f"SentencePiece cannot train on this text ({message.strip()}): give more text."

@@ -164,7 +164,8 @@ def word_units(tokenizer: Tokenizer, counts: np.ndarray) -> Units | None:
     if chinese and share(scripts == 1, counts) < LITTLE:
         raise UserError(
             "the tokenizer keeps Chinese characters in parts or together with other text, so that whole Chinese words "
-            f"cannot be found; use a wordpiece, unigram or bilingual tokenizer, or turn {setting('objective.whole_word')} off"
+            "cannot be found; use a wordpiece, unigram or bilingual tokenizer, or turn "
+            f"{setting('objective.whole_word')} off"
         )
     if chinese:
         check_segmenter("whole Chinese words are found")

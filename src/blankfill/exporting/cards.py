@@ -294,6 +294,8 @@ def _fine_tuning_rows(predictor: Predictor, results: Mapping[str, Any], run: Pat
     ]
     if options.lora_rank:
         rows.insert(2, ("LoRA", f"rank {options.lora_rank} on all dense layers of the encoder"))
+    if (prefix := predictor.model.encoder.prefix_encoder) is not None:
+        rows.insert(2, ("prefix", f"{prefix.shape.length} columns in every layer (P-tuning v2); all else is frozen"))
     return [*rows, *_pattern_rows(predictor.adapter), *_machine(facts)]
 
 

@@ -88,7 +88,7 @@ def lora_in_peft(
     from blankfill.adapt.lora import ALPHA, LoraLinear
     from blankfill.adapt.peft import DOWN, PREFIX, peft_matrices, same_name
     from blankfill.families.checkpoint_format import checkpoint_format_of
-    from blankfill.families.weight_names import Rule
+    from blankfill.families.weight_names import Rule, Transposed
 
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     products = {f"{name}.weight": (part.down.detach(), part.up.detach()) for name, part in modules.items()}
@@ -104,7 +104,8 @@ def lora_in_peft(
     if matrices is None:
         matrices = dict(peft_matrices(rules, products, same_name))
     rank = next(iter(modules.values())).down.shape[0]
-    transposed = names is not None and names["family"] == "gpt2"
+    theirs = [] if names is None or isinstance(form, str) else form.table.rules
+    transposed = any(isinstance(rule, Transposed) for rule in theirs)
     values = {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base, "r": rank, "lora_alpha": ALPHA * rank,
         "lora_dropout": model.config.dropout, "bias": "none", "fan_in_fan_out": transposed, "inference_mode": True,

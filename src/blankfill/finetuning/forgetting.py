@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blankfill.data.replay import Share
+from blankfill.data.interleave import Share
 from blankfill.errors import UserError
 from blankfill.runs.inputs import Note
 from blankfill.system.files import write_file

@@ -44,6 +44,6 @@ def watched(module: nn.Module) -> bool:
 
 def plain_dense(module: nn.Module) -> bool:
     """Return whether raw kernels may compute this module: a plain dense layer."""
-    if type(module) not in (nn.Linear, HalfLinear) or watched(module):
+    if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, HalfLinear) or watched(module):
         return False
     return plain_weight(module.weight) and plain_weight(module.bias)

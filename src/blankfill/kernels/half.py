@@ -48,8 +48,9 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     if not learns and x.numel() < FEW * x.shape[-1]:
         return F.linear(x, weight_OI, bias_O)
     bias_O = None if bias_O is None else bias_O.half()
-    made: Tensor = _Linear.apply(x.half().flatten(0, -2), weight_OI.half(), bias_O)  # type: ignore[no-untyped-call]
-    return made.unflatten(0, x.shape[:-1])
+    x_NI = x.half().reshape(-1, x.shape[-1])
+    made: Tensor = _Linear.apply(x_NI, weight_OI.half(), bias_O)  # type: ignore[no-untyped-call]
+    return made.view(*x.shape[:-1], len(weight_OI))
 
 
 class HalfLinear(nn.Linear):

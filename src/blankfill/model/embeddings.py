@@ -39,6 +39,11 @@ class _ShrinkGradient(torch.autograd.Function):
         return upstream[0] * ctx.factor, None
 
 
-def table(rows: int, width: int, kind: type[nn.Embedding] = nn.Embedding) -> nn.Embedding:
+def table(rows: int, width: int) -> nn.Embedding:
     """Make an embedding without torch's own initialisation, which on the meta device takes a second for its imports."""
-    return kind(rows, width, _weight=torch.empty(rows, width))
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
+def token_table(rows: int, width: int) -> TokenEmbeddings:
+    """Make the token embeddings in the same way."""
+    return TokenEmbeddings(rows, width, _weight=torch.empty(rows, width))

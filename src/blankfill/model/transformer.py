@@ -23,7 +23,7 @@ from blankfill.attention.positions import PositionTerms, terms_behind
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, EncoderOutput, all_keys_values
 from blankfill.model.dense import dense
-from blankfill.model.embeddings import TokenEmbeddings, table
+from blankfill.model.embeddings import token_table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights, initial_rules
@@ -55,7 +55,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embeddings = table(config.vocab_size, config.word_size, TokenEmbeddings)
+        self.token_embeddings = token_table(config.vocab_size, config.word_size)
         self.relative = config.position_scheme == "relative"
         self.positions = LearnedPositions(config)
         self.attention_scheme = attention_scheme(config)
