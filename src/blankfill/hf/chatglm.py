@@ -99,8 +99,7 @@ class ChatGLMForConditionalGeneration(BlankFilling):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the token embeddings."""
-        embeddings: nn.Module = self.transformer.word_embeddings
-        return embeddings
+        return self.transformer.get_submodule("word_embeddings")
 
     def get_output_embeddings(self) -> nn.Module:
         """Return the head."""
