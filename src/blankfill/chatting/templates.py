@@ -3,8 +3,8 @@
 A template is Jinja, with what transformers' `chat_template` offers, so the templates of imported models work, and ours
 work there: `messages`, `add_generation_prompt`, the special tokens by their names (`bos_token`, …),
 `raise_exception`, `strftime_now`, `tojson`, `{% break %}` and `{% continue %}`; the body of `{% generation %}` is
-written as it is. The built-in ones are Jinja too. A template runs in Jinja's sandbox, since it may come with a model
-from somewhere: it sees the messages and nothing else.
+written as it is. The built-in ones are Jinja too. A template runs in a sandbox (`sandbox`), since it may come with a
+model from somewhere: it sees the messages and nothing else, and its steps are limited.
 
 Text cannot forge a special token: a token that the template writes (`<|im_start|>`) is that token, and the same
 letters in a message are letters. For this, messages are marked wherever they spell a special token before the template
@@ -15,9 +15,8 @@ Not here: what surrounds a prompt in a row of the model (`Format`), e.g. ChatGLM
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +30,6 @@ from blankfill.system.files import write_file
 from blankfill.system.reading import read_text
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import SandboxedEnvironment
-
     from blankfill.corpus.tokenizer import Tokenizer
 
 FILE = TEMPLATE
@@ -182,11 +179,16 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Write messages out, unchecked. Raises UserError for an error in the template, with its line."""
+        from blankfill.chatting.sandbox import limited
+
         values = [message.to_json() for message in messages]
+        compiled = self._compiled
         try:
-            text: str = self._compiled.render(
-                messages=values, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self.tokens
-            )
+            with limited():
+                text: str = compiled.render(
+                    messages=values, tools=None, documents=None, add_generation_prompt=add_generation_prompt,
+                    **self.tokens,
+                )  # fmt: skip
         except Exception as error:  # whatever a template may do wrong: a division, a missing name, its own refusal
             raise self._failed(error) from None
         return text
@@ -209,9 +211,11 @@ class ChatTemplate:
     def _compiled(self) -> Any:
         from jinja2 import Template, TemplateSyntaxError
 
-        environment = _environment()
+        from blankfill.chatting.sandbox import TemplateEnvironment
+
+        environment = TemplateEnvironment()
         try:
-            code = environment.compile(self.source, filename=self.where)
+            code = environment.compiled(self.source, self.where)
         except TemplateSyntaxError as error:
             raise UserError(
                 f"{self.where}, line {error.lineno}: the template cannot be read ({_plain(error.message)}); mend it, "
@@ -224,15 +228,15 @@ class ChatTemplate:
     def _failed(self, error: Exception) -> UserError:
         from jinja2 import TemplateError
 
-        if isinstance(error, UserError):
-            return error
+        from blankfill.chatting.sandbox import RefusedError
+
         line, trace = 0, error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == self.where:
                 line = trace.tb_lineno
             trace = trace.tb_next
         where = f"{self.where}, line {line}" if line else self.where
-        if isinstance(error, _RefusedError):
+        if isinstance(error, RefusedError):
             return UserError(f"{where}: the template refuses these messages: {_plain(error)}")
         what = _plain(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {_plain(error)}"
         return UserError(f"{where}: the template fails on these messages ({what}); mend it")
@@ -315,47 +319,3 @@ def _answers(messages: Sequence[Message]) -> list[tuple[Sequence[Message], str]]
 
 def _plain(error: object) -> str:
     return " ".join(str(error).split())
-
-
-class _RefusedError(Exception):
-    """`raise_exception` of a template."""
-
-
-def _refuse(message: object) -> None:
-    raise _RefusedError(str(message))
-
-
-def _now(form: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(form)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """`tojson` as templates expect it: without the escapes of HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _environment() -> SandboxedEnvironment:
-    """Make the environment of templates; blocks leave no white space, as in transformers."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
-    environment.globals.update(functions)
-    return environment
