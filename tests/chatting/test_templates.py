@@ -4,6 +4,7 @@ special tokens."""
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,15 @@ def test_marks_break_what_two_texts_would_complete() -> None:
             joined = marked(first, special) + marked(second, special)
             assert "<sop>" not in joined
             assert joined.replace("\ufdd0", "") == first + second
+
+
+def test_no_two_texts_complete_one_of_several_tokens() -> None:
+    special = ["aab", "bbb", "abba"]
+    texts = ["".join(letters) for size in range(5) for letters in product("ab", repeat=size)]
+    for first, second in product(texts, texts):
+        joined = marked(first, special) + marked(second, special)
+        assert not any(token in joined for token in special)
+        assert joined.replace("\ufdd0", "") == first + second
 
 
 def test_marks_of_a_text_are_dropped() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -293,21 +293,40 @@ def marked(text: str, special: Collection[str]) -> str:
     """
     text = text.replace(MARK, "")
     text = _any_of(special).sub(lambda match: f"{match[0][:1]}{MARK}{match[0][1:]}", text)
-    for token in special:
-        for size in range(len(token) - 1, 1, -1):
-            if text.endswith(token[:size]):
-                text = f"{text[: 1 - size]}{MARK}{text[1 - size :]}"
-                break
-        for size in range(len(token) - 1, 1, -1):
-            if text.startswith(token[-size:]):
-                text = f"{text[:1]}{MARK}{text[1:]}"
-                break
+    parts = _parts_of(tuple(special))
+    for size in range(min(parts.longest, len(text)), 1, -1):
+        if text[-size:] in parts.beginnings:
+            text = f"{text[: 1 - size]}{MARK}{text[1 - size :]}"
+    if any(text[:size] in parts.endings for size in range(2, parts.longest + 1)):
+        text = f"{text[:1]}{MARK}{text[1:]}"
     return text
+
+
+class _Parts(NamedTuple):
+    """Parts of two characters or more of special tokens. longest: length of the longest."""
+
+    beginnings: frozenset[str]
+    endings: frozenset[str]
+    longest: int
+
+
+@lru_cache(maxsize=8)
+def _parts_of(tokens: tuple[str, ...]) -> _Parts:
+    """Return the parts of some tokens, of which a tokenizer may have hundreds, and a message is marked often."""
+    sizes = [(token, size) for token in tokens for size in range(2, len(token))]
+    beginnings = frozenset(token[:size] for token, size in sizes)
+    endings = frozenset(token[-size:] for token, size in sizes)
+    return _Parts(beginnings, endings, max(map(len, tokens), default=1) - 1)
 
 
 def _any_of(tokens: Collection[str]) -> re.Pattern[str]:
     """Return the pattern of any of some tokens, the longest first, in a group; it matches nothing where there are
     none."""
+    return _pattern_of(tuple(tokens))
+
+
+@lru_cache(maxsize=8)
+def _pattern_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else "((?!))")
 
