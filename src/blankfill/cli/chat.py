@@ -135,7 +135,10 @@ def opened(args: ChatArguments) -> Chat:
     options_of("", (), given)
     if args.template is not None:
         template_named(args.template)
-    model = load(args.model, args.device, dtype_named(args.dtype), threads=args.threads, adapter=args.adapter)
+    head = None if args.adapter is None else False  # which leaves the weights of the model as they are stored
+    model = load(
+        args.model, args.device, dtype_named(args.dtype), head=head, threads=args.threads, adapter=args.adapter
+    )  # fmt: skip
     return model.chat_engine(args.template, args.allow_unknown, **given)
 
 
