@@ -185,6 +185,20 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
     assert "the vocabulary has no rows of image tokens; leave out --drop-image-rows" in capsys.readouterr().err
 
 
+def test_transformers_finds_the_masks_that_a_config_does_not_name() -> None:
+    """The config.json of the first release names neither mask; null is a token that a model does not have."""
+    pytest.importorskip("transformers")
+    from blankfill.hf.chatglm import ChatGlmConfig, positions
+
+    for first, config in (
+        (150000, ChatGlmConfig(vocab_size=150528, bos_token_id=150004)), (130000, ChatGlmConfig()),
+        (130000, ChatGlmConfig(gmask_token_id=None)),
+    ):  # fmt: skip
+        mask = first if config.gmask_token_id is None else first + 1
+        made = positions(torch.tensor([[7, 8, mask, first + 4, 9]]), None, config)
+        assert made.tolist() == [[[0, 1, 2, 2, 2], [0, 0, 0, 1, 2]]]
+
+
 def test_a_tokenizer_of_the_other_layout_is_refused(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", random_weights())
     tokenizer = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
