@@ -146,18 +146,21 @@ def test_a_quantised_checkpoint_comes_in_and_goes_out_to_the_bit(tmp_path: Path,
     )
 
 
-def test_quantised_tables_are_read_as_floats(tmp_path: Path) -> None:
-    """The checkpoint chatglm-6b-int4-qe has quantised both tables too."""
-    stored = quantised(random_weights(), 4)
+@pytest.mark.parametrize("images", [0, IMAGES])
+def test_quantised_tables_are_read_as_floats(tmp_path: Path, images: int) -> None:
+    """The checkpoint chatglm-6b-int4-qe has quantised both tables too; rows of images are left out of these as well."""
+    older = layout(images)
+    stored = quantised(random_weights(vocabulary=older["vocab_size"]), 4)
     for name in ("transformer.word_embeddings.weight", "lm_head.weight"):
         stored[name], stored[f"{name}_scale"] = quantize(stored[name], 4)
-    source = write_folder(tmp_path / "source", stored, values_of(quantization_bit=4, quantization_embeddings=True))
-    import_model(source, tmp_path / "model")
+    values = values_of(quantization_bit=4, quantization_embeddings=True, **older)
+    source = write_folder(tmp_path / "source", stored, values, images=images)
+    dropped = ["--drop-image-rows"] if images else []
+    assert main(["import", str(source), *dropped, "--out", str(tmp_path / "model")]) == 0
     model = load_model(tmp_path / "model").model
     name = "transformer.word_embeddings.weight"
-    assert torch.equal(
-        model.token_embeddings.weight, dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
-    )
+    table = dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
+    assert torch.equal(model.token_embeddings.weight, table[images:])
     assert model.lm_head.table is None
 
 
