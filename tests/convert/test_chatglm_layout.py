@@ -164,6 +164,26 @@ def test_quantised_tables_are_read_as_floats(tmp_path: Path, images: int) -> Non
     assert model.lm_head.table is None
 
 
+def test_the_rounding_of_positions_is_chosen_on_import(tmp_path: Path, capsys: Any) -> None:
+    source = write_folder(tmp_path / "source", random_weights())
+    roads = {"auto": "frequencies", "none": "none", "angles": "angles"}
+    for given, rounding in roads.items():
+        assert main(["import", str(source), "--rotary-rounding", given, "--out", str(tmp_path / given)]) == 0
+        assert load_model(tmp_path / given).model.config.rotary_rounding == rounding
+        written = json.loads((tmp_path / given / "config.json").read_text(encoding="utf-8"))
+        assert written.get("rotary_rounding", "frequencies") == rounding
+    import_model(tmp_path / "none", tmp_path / "again")
+    assert load_model(tmp_path / "again").model.config.rotary_rounding == "none"
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    bert = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
+    bert.save_pretrained(tmp_path / "bert")
+    capsys.readouterr()
+    assert main(["import", str(tmp_path / "bert"), "--rotary-rounding", "angles", "--out", str(tmp_path / "out")]) == 2
+    message = "a model of the family bert rounds nothing in its positions; leave out --rotary-rounding"
+    assert message in capsys.readouterr().err
+
+
 def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsys: Any) -> None:
     """The older layout has 20,000 rows more, which text never uses; without them the model computes the same."""
     slim, older = layout(0), layout(IMAGES)

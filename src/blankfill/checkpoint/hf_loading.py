@@ -32,6 +32,7 @@ from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
 from blankfill.system.reading import read_json, read_name, refuse_stand_in, shown
+from blankfill.types import RotaryRounding
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
@@ -206,14 +207,15 @@ def open_external(
     with_head: bool = False,
     qkv: QkvRows = "heads",
     image_rows: bool = True,
+    rotary_rounding: RotaryRounding | None = None,
 ) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
     read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
     of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. qkv: see
-    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. Raises UserError for
-    anything that is missing or does not fit.
+    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. rotary_rounding: of
+    the model; None: as its family was released. Raises UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -252,6 +254,13 @@ def open_external(
         raise UserError(f"{folder}: {error.template}") from None
     if with_head and head is not None and head.names.dense in {name.rpartition(".")[0] for name in head.weights}:
         config = replace(config, classifier_transform=head.transform)
+    if rotary_rounding is not None:
+        config = replace(config, rotary_rounding=rotary_rounding)
+        if "rotary_rounding" in family.differences(config):
+            raise UserError(
+                f"{path}: a model of the family {family.name} rounds nothing in its positions; leave out "
+                f"{setting('rotary_rounding')}"
+            )
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format, quantization = CheckpointFormat(family, config), None

@@ -285,7 +285,10 @@ def _fine_tuning_rows(predictor: Predictor, results: Mapping[str, Any], run: Pat
     steps, best = known(results, "steps"), known(results, "best_step")
     rows = [
         ("base model", f"{base or UNKNOWN}, trained by the objective {objective.name}"),
-        ("method", options.method if options.method != "head" or predictor.task.kind not in ("generate", "chat") else "text"),
+        (
+            "method",
+            options.method if options.method != "head" or predictor.task.kind not in ("generate", "chat") else "text",
+        ),
         ("steps", f"{steps}; the checkpoint of step {best}"),
         ("epochs", f"{options.epochs:g}"),
         *((name.replace("_", " "), str(getattr(options, name))) for name in TRAINED_BY),
