@@ -134,6 +134,13 @@ class JoinedFile(WeightFile):
             if lacking:
                 raise UserError(f"{lacking[0]} has no {shown(name)}, which {self.path.name} has")
             cut = self.cut(name)
+            across = None if cut is None else cut[0]
+            for part, names in zip(self.parts, by_part, strict=True):
+                if _without(names[name][0], across) != _without(shape, across):
+                    raise UserError(
+                        f"{part.path}: {shown(name)} is {list(names[name][0])}, and {list(shape)} in {self.path.name}; "
+                        "all parts must come from one model"
+                    )
             if cut is not None:
                 dimension, joined = cut[0], list(shape)
                 joined[dimension] = sum(names[name][0][dimension] for names in by_part)
@@ -158,6 +165,11 @@ class JoinedFile(WeightFile):
         """Close all files."""
         for part in self.parts:
             part.close()
+
+
+def _without(shape: tuple[int, ...], dimension: int | None) -> tuple[int, ...]:
+    """Return a shape without one dimension."""
+    return shape if dimension is None else (*shape[:dimension], *shape[dimension + 1 :])
 
 
 def plain_tensors(tensors: Mapping[str, Any], where: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
