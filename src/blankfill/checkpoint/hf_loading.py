@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,8 @@ CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
 """File name of a checkpoint of the original GLM code whose model is not split."""
 GLM_POINTER, SAT_POINTER = "latest_checkpointed_iteration.txt", "latest"
-WORD_TABLE = re.compile(r"(word_embeddings|lm_head)\.weight$")
-"""Names of the tables with a row for each token."""
+WORD_TABLE = re.compile(rf"(word_embeddings|lm_head)\.(weight|{SCALE})$")
+"""Names of the tables with a row for each token, and of their scales."""
 QkvRows = Literal["heads", "blocks"]
 """heads: queries, keys and values of each head together; blocks: all queries, all keys, all values."""
 
@@ -303,13 +304,15 @@ def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: 
         if stored not in weights or weights.dtypes[stored] != torch.int8:
             continue
         rows, columns = weights.shapes[stored]
-
-        def read(stored: str = stored, scale: str = scale) -> torch.Tensor:
-            return dequantize(weights.as_read(stored), weights.as_read(scale), bits, torch.float16)
-
+        integers, scales = weights.reader(stored), weights.reader(scale)
+        read = partial(_dequantized, integers, scales, bits)
         weights.change(stored, (rows, columns * 8 // bits), torch.float16, read)
         weights.hide(scale)
     return Quantization(layers, rounding="released")
+
+
+def _dequantized(integers: Callable[[], torch.Tensor], scales: Callable[[], torch.Tensor], bits: int) -> torch.Tensor:
+    return dequantize(integers(), scales(), bits, torch.float16)
 
 
 def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -319,7 +322,7 @@ def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, 
     if not rows:
         raise UserError(f"{path}: the vocabulary has no rows of image tokens; leave out {setting('drop_image_rows')}")
     count = number(values, "vocab_size")
-    for name in [name for name, shape in weights.shapes.items() if len(shape) == 2 and shape[0] == count]:
+    for name in [name for name, shape in weights.shapes.items() if shape[:1] == (count,)]:
         if WORD_TABLE.search(name):
             weights.drop_rows(name, rows)
     return family.without_image_rows(values, rows)

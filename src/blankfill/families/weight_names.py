@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.task_heads import TaskHeads
 from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
@@ -381,6 +381,21 @@ def rope_theta(values: Mapping[str, Any], kind: str, old: str, default: float) -
     rope = field_of(field_of(values, "rope_parameters", dict, WHERE, {}), kind, dict, WHERE, {})
     refuse_options(rope, {"rope_type": "default", "partial_rotary_factor": 1.0})
     return real(rope, "rope_theta", real(values, old, default))
+
+
+def heads_of(width: int, heads: int | None, size: int) -> int:
+    """Return the number of heads of a checkpoint that does not store it: as given, or those of the released models'
+    size. Raises UserError."""
+    if heads is None:
+        if width % size:
+            raise UserError(
+                f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of {size}, "
+                f"as in the released models; give {setting('heads')}"
+            )
+        heads = width // size
+    if heads < 1 or width % heads:
+        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
+    return heads
 
 
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
