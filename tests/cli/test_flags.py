@@ -239,6 +239,7 @@ PLAIN = {
         "qkv",
         "drop-image-rows",
         "no-drop-image-rows",
+        "rotary-rounding",
         "threads",
     },
     "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
