@@ -157,12 +157,13 @@ def answered(chat: Chat, dialogues: Sequence[tuple[str, Sequence[Message]]]) -> 
     """Yield the answer to each dialogue."""
     for begin in range(0, len(dialogues), WINDOW):
         window = dialogues[begin : begin + WINDOW]
+        answerings = []
         for where, messages in window:  # an error names the dialogue, and comes before the window is answered
             try:
-                chat.prompt(messages)
+                answerings.append(chat.answer(messages))
             except UserError as error:
                 raise UserError(f"{where}: {error.template}") from None
-        yield from chat.answer_many([messages for _, messages in window])
+        yield from chat.write(answerings)
 
 
 def print_reply(reply: Reply) -> None:

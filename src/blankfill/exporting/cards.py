@@ -138,10 +138,8 @@ def _class_of(loaded: Loaded) -> tuple[str, str]:
     """Return (`pipeline_tag`, the class of transformers that opens it) of a model with a language-model head."""
     config, objective = loaded.model.config, loaded.objective
     format = checkpoint_format_of(config, objective, loaded.vocabulary)
-    if isinstance(format, CheckpointFormat) and objective.hf_auto_class == "AutoModelForCausalLM":
-        architecture = format.family.write(config).get("architectures", [""])[0]
-        if architecture == "GlmForBlankFilling":
-            return "", architecture
+    if isinstance(format, CheckpointFormat) and format.family.own_class:
+        return "", format.family.own_class
     if objective.two_sided:
         return "text2text-generation", "AutoModelForSeq2SeqLM"
     if config.lm_head:

@@ -47,6 +47,7 @@ class GlmNames(WeightNames):
 
     name = "glm"
     model_type = "blankfill-glm"
+    own_class = "GlmForBlankFilling"
     also_reads = ("glm",)
     added_roles = ("sop", "eop", "gmask", "smask")
     objective = Glm
@@ -74,7 +75,7 @@ class GlmNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """Return the values of `blankfill.hf.GlmConfig`."""
         return {
-            "architectures": ["GlmForBlankFilling"],
+            "architectures": [self.own_class],
             "model_type": self.model_type,
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,

@@ -441,6 +441,8 @@ class WeightNames(ABC):
     text_heads_as: ClassVar[str] = ""
     """Name of the family as which a model with a head on texts is written, if its own class has another head than ours;
     the token types are zeros."""
+    own_class: ClassVar[str] = ""
+    """Name of the class of `blankfill.hf` that opens its files; empty where transformers has one."""
     quantization_key: ClassVar[str] = ""
     """Key of config.json with the bits of the quantised layers; empty if its files have none."""
     writes_copies: ClassVar[bool] = False
