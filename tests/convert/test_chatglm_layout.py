@@ -20,7 +20,18 @@ from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from blankfill.finetuning.importing import import_model
 from blankfill.model.quantized import QuantizedDense, dequantize, quantize
-from chatglm_folders import GOLDEN, IMAGES, layout, logits_of, random_weights, shards, values_of, write_folder
+from chatglm_folders import (
+    GOLDEN,
+    IMAGES,
+    LAYERS,
+    WIDTH,
+    layout,
+    logits_of,
+    random_weights,
+    shards,
+    values_of,
+    write_folder,
+)
 
 torch.manual_seed(0)
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="the outputs of the original code are not here")
@@ -206,6 +217,19 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
     assert main(["import", str(write_folder(tmp_path / "other", random_weights())), "--drop-image-rows",
                  "--out", str(tmp_path / "out")]) == 2  # fmt: skip
     assert "the vocabulary has no rows of image tokens; leave out --drop-image-rows" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_p_tuning_is_an_adapter(tmp_path: Path, capsys: Any) -> None:
+    """With the prefix alone, as the original's script writes it, and with the model."""
+    prefix = {"transformer.prefix_encoder.embedding.weight": torch.randn(4, 2 * LAYERS * WIDTH)}
+    alone = write_folder(tmp_path / "alone", prefix, values_of(pre_seq_len=4))
+    with pytest.raises(UserError, match=r"holds the prefix of P-tuning v2, and not the model; import the model"):
+        import_model(alone, tmp_path / "out")
+    both = write_folder(tmp_path / "both", {**random_weights(), **prefix}, values_of(pre_seq_len=4))
+    command = ["import", str(both), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "leave it out when you import the model: --leave-out transformer.prefix_encoder" in capsys.readouterr().err
+    assert main([*command, "--leave-out", "transformer.prefix_encoder"]) == 0
 
 
 def test_transformers_finds_the_masks_that_a_config_does_not_name() -> None:

@@ -277,6 +277,7 @@ def open_external(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
         head if with_head else None, head_state, values, quantization, qkv, dropped,
     )  # fmt: skip
+    refuse_prefix(checkpoint)
     refuse_heads(checkpoint)
     check_shapes(checkpoint)
     if given:
@@ -344,6 +345,23 @@ def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
         weights.leave_out(names)
         gone += names
     return gone
+
+
+def refuse_prefix(checkpoint: ExternalCheckpoint) -> None:
+    """Raise UserError for a checkpoint of P-tuning v2, whose prefix is an adapter."""
+    weights, prefix = checkpoint.weights, chatglm_layout.PREFIX_ENCODER
+    names = [name for name in weights if name.startswith(prefix)]
+    if not names or not checkpoint.checkpoint_format.family.released_prefix:
+        return
+    if len(names) == len(weights):
+        raise UserError(
+            f"{weights.where} holds the prefix of P-tuning v2, and not the model; import the model that it was trained "
+            f"with, and give this folder beside it with {setting('adapter', checkpoint.path)}"
+        )
+    raise UserError(
+        f"{weights.where} holds the prefix of P-tuning v2 beside the model; leave it out when you import the model: "
+        f"{setting('leave_out', prefix.rstrip('.'))}"
+    )
 
 
 def refuse_heads(checkpoint: ExternalCheckpoint) -> None:
