@@ -11,7 +11,6 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from blankfill.chatting import sandbox
 from blankfill.chatting.messages import Message, assistant, system, user
 from blankfill.chatting.templates import (
     BUILT_IN,
@@ -26,6 +25,7 @@ from blankfill.chatting.templates import (
 )
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.system import sandbox
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"

@@ -14,6 +14,7 @@ from blankfill.prompts.options import PromptOptions
 from blankfill.prompts.rows import PromptedRows
 from blankfill.prompts.sets import marks_of, read_sets
 from blankfill.prompts.templates import Prompted, PromptTemplate
+from blankfill.system import sandbox
 from conftest import same_examples
 from generate_models import wordpiece
 
@@ -247,3 +248,11 @@ def test_show_names_the_data_set_of_a_row(
     assert "prompted examples:" in out and ("cats, template" in out or "dogs, template" in out)
     assert main([*argv, "--example", "4"]) == 0
     assert "prompted examples" not in "".join(capsys.readouterr())
+
+
+def test_a_template_that_computes_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 10_000)
+    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+    template = PromptTemplate(f"{{{{ text }}}}{loop} ||| yes", "t.yaml, template a")
+    with pytest.raises(UserError, match=r"^t\.yaml, template a fails on row 1 .SecurityError: it takes more"):
+        template.write({"text": "a"}, "row 1")

@@ -3,8 +3,8 @@
 A template is Jinja, with what transformers' `chat_template` offers, so the templates of imported models work, and ours
 work there: `messages`, `add_generation_prompt`, the special tokens by their names (`bos_token`, …),
 `raise_exception`, `strftime_now`, `tojson`, `{% break %}` and `{% continue %}`; the body of `{% generation %}` is
-written as it is. The built-in ones are Jinja too. A template runs in a sandbox (`sandbox`), since it may come with a
-model from somewhere: it sees the messages and nothing else, and its steps are limited.
+written as it is. The built-in ones are Jinja too. A template runs in a sandbox (`system.sandbox`), since it may come
+with a model from somewhere: it sees the messages and nothing else, and its steps are limited.
 
 Text cannot forge a special token: a token that the template writes (`<|im_start|>`) is that token, and the same
 letters in a message are letters. For this, messages are marked wherever they spell a special token before the template
@@ -15,8 +15,9 @@ Not here: what surrounds a prompt in a row of the model (`Format`), e.g. ChatGLM
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from blankfill.system.reading import read_text
 
 if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.system.sandbox import LimitedEnvironment
 
 FILE = TEMPLATE
 """Name of the file with the template, in the folder of a model."""
@@ -152,7 +154,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Write messages out, unchecked. Raises UserError for an error in the template, with its line."""
-        from blankfill.chatting.sandbox import limited
+        from blankfill.system.sandbox import limited
 
         values = [message.to_json() for message in messages]
         compiled = self._compiled
@@ -182,26 +184,12 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        from jinja2 import Template, TemplateSyntaxError
-
-        from blankfill.chatting.sandbox import TemplateEnvironment
-
-        environment = TemplateEnvironment()
-        try:
-            code = environment.compiled(self.source, self.where)
-        except TemplateSyntaxError as error:
-            raise UserError(
-                f"{self.where}, line {error.lineno}: the template cannot be read ({_plain(error.message)}); mend it, "
-                f"or name another one with {setting('template')}"
-            ) from None
-        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
-            raise UserError(f"{self.where}: the template cannot be read ({error or type(error).__name__})") from None
-        return Template.from_code(environment, code, environment.globals)
+        return _environment().compiled(
+            self.source, self.where, f"mend it, or name another one with {setting('template')}"
+        )
 
     def _failed(self, error: Exception) -> UserError:
         from jinja2 import TemplateError
-
-        from blankfill.chatting.sandbox import RefusedError
 
         line, trace = 0, error.__traceback__
         while trace is not None:
@@ -209,7 +197,7 @@ class ChatTemplate:
                 line = trace.tb_lineno
             trace = trace.tb_next
         where = f"{self.where}, line {line}" if line else self.where
-        if isinstance(error, RefusedError):
+        if isinstance(error, _RefusedError):
             return UserError(f"{where}: the template refuses these messages: {_plain(error)}")
         what = _plain(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {_plain(error)}"
         return UserError(f"{where}: the template fails on these messages ({what}); mend it")
@@ -306,3 +294,46 @@ def _pattern_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 def _plain(error: object) -> str:
     return " ".join(str(error).split())
+
+
+class _RefusedError(Exception):
+    """`raise_exception` of a template."""
+
+
+def _refuse(message: object) -> None:
+    raise _RefusedError(str(message))
+
+
+def _now(form: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(form)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """`tojson` as templates expect it: without the escapes of HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _environment() -> LimitedEnvironment:
+    """Make the environment of templates."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+
+    from blankfill.system.sandbox import LimitedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = LimitedEnvironment(extensions=[Generation, loopcontrols])
+    environment.filters["tojson"] = _to_json
+    functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals.update(functions)
+    return environment

@@ -83,7 +83,7 @@ def fine_tuned_card(predictor: Predictor, title: str) -> Describe:
     results, config = read_json(run / RESULTS), read_json(run / CONFIG)
     adapter, task, options = predictor.adapter, predictor.task, predictor.options
     loaded = loaded_of(predictor, predictor.path)
-    with_head = options.method == "head" and task.kind not in ("generate", "chat")
+    with_head = options.method == "head" and not task.writes
     tag, auto_class = (TAGS[task.kind], f"AutoModel{CLASSES[KINDS[task.kind]]}") if with_head else _class_of(loaded)
     if not with_head and options.method != "cloze" and tag == "fill-mask":
         tag = ""  # such a model writes, and no pipeline of its class does
@@ -285,7 +285,7 @@ def _fine_tuning_rows(predictor: Predictor, results: Mapping[str, Any], run: Pat
         ("base model", f"{base or UNKNOWN}, trained by the objective {objective.name}"),
         (
             "method",
-            options.method if options.method != "head" or predictor.task.kind not in ("generate", "chat") else "text",
+            options.method if options.method != "head" or not predictor.task.writes else "text",
         ),
         ("steps", f"{steps}; the checkpoint of step {best}"),
         ("epochs", f"{options.epochs:g}"),

@@ -1,33 +1,32 @@
-"""Running a chat template that may come with a model from somewhere: Jinja's sandbox, with limits.
+"""Running a template that may come from somewhere, with a model or a data set: Jinja's sandbox, with limits.
 
 The sandbox keeps a template from files, from the network and from Python's internals. The limits end one that computes
 for ever or fills the memory: steps of loops, calls, and the characters that are written or joined are counted
 (`Limits`). Filters that count are put into the tree of the template before it is compiled. A single `replace` or `join`
 may still make a text longer than the limit, since a text is counted when it is written.
 
-Not here: what a template gets and what its text becomes (`templates`).
+Not here: what a template gets and what its text becomes (`chatting.templates`, `prompts.templates`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
-from jinja2 import nodes, pass_context
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
+from jinja2 import Template, nodes, pass_context
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.filters import do_format
-from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from blankfill.errors import UserError
+
 STEPS = 2_000_000
-"""Largest number of steps of a template that writes a conversation out once; they take some seconds."""
+"""Largest number of steps of a template that writes a text once; they take some seconds."""
 CALL = 10
 """Steps of a call, which takes longer than one of a loop."""
 CHARACTERS = 1 << 27
@@ -36,10 +35,6 @@ REPEATED = 1 << 20
 """Largest size of what `*` repeats, and largest width of a text that is filled up."""
 FILLING = ("center", "indent", "batch", "format")
 """Filters that fill a text or a list up to a size."""
-
-
-class RefusedError(Exception):
-    """`raise_exception` of a template."""
 
 
 class Limits:
@@ -111,32 +106,33 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Expr:
     return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
-class _Generation(Extension):
-    """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """The environment of templates; blocks leave no white space, as in transformers."""
+class LimitedEnvironment(ImmutableSandboxedEnvironment):
+    """The environment of templates; blocks leave no white space, as in transformers. Texts are written within
+    `limited`."""
 
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, **options)
         self.filters.update({name: _at_most(self.filters[name]) for name in FILLING})
-        self.filters |= {"tojson": _to_json, "_counted": _counted, "_written": _written}
-        functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
-        self.globals.update(functions)
+        self.filters |= {"_counted": _counted, "_written": _written}
         del self.globals["lipsum"]
 
-    def compiled(self, source: str, where: str) -> Any:
-        """Return the code of a template, which counts its steps. where: its file. Raises TemplateSyntaxError."""
-        return self.compile(_Counting().visit(self.parse(source, filename=where)), filename=where)
+    def compiled(self, source: str, where: str, remedy: str = "") -> Template:
+        """Return a template, which counts its steps.
+
+        where: its file. remedy: for a template that is not Jinja. Raises UserError for one that cannot be read.
+        """
+        try:
+            tree = _Counting().visit(self.parse(source, filename=where))
+            code: Any = self.compile(tree, filename=where)
+        except TemplateSyntaxError as error:
+            what = " ".join(str(error.message).split())
+            remedy = f"; {remedy}" if remedy else ""
+            raise UserError(f"{where}, line {error.lineno}: the template cannot be read ({what}){remedy}") from None
+        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
+            raise UserError(f"{where}: the template cannot be read ({error or type(error).__name__})") from None
+        return Template.from_code(self, code, self.globals)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # as in its base
         """Call a function or a method of the template."""
@@ -190,18 +186,3 @@ def _check_sizes(values: Iterable[Any], most: int = REPEATED) -> None:
     """Raise SecurityError for a number that is too large for a size."""
     if any(isinstance(value, int) and value > most for value in values):
         raise SecurityError(f"it has a number above {most:,} where a size is wanted")
-
-
-def _refuse(message: object) -> None:
-    raise RefusedError(str(message))
-
-
-def _now(form: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(form)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """`tojson` as templates expect it: without the escapes of HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
