@@ -4,12 +4,14 @@ special tokens."""
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from blankfill.chatting import sandbox
 from blankfill.chatting.messages import Message, assistant, system, user
 from blankfill.chatting.templates import (
     BUILT_IN,
@@ -152,6 +154,15 @@ def test_marks_break_what_two_texts_would_complete() -> None:
             assert joined.replace("\ufdd0", "") == first + second
 
 
+def test_no_two_texts_complete_one_of_several_tokens() -> None:
+    special = ["aab", "bbb", "abba"]
+    texts = ["".join(letters) for size in range(5) for letters in product("ab", repeat=size)]
+    for first, second in product(texts, texts):
+        joined = marked(first, special) + marked(second, special)
+        assert not any(token in joined for token in special)
+        assert joined.replace("\ufdd0", "") == first + second
+
+
 def test_marks_of_a_text_are_dropped() -> None:
     assert marked("a\ufdd0b", ["<sop>"]) == "ab"
 
@@ -234,3 +245,56 @@ def test_several_templates_by_name_and_a_bad_one(tmp_path: Path) -> None:
 def test_messages_are_checked_before_a_template_sees_them() -> None:
     with pytest.raises(UserError, match="the last message is of the assistant"):
         built_in("plain").prompt([Message("user", "a"), Message("assistant", "b")])
+
+
+GROWING = "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = SUM %}{% endfor %}{{ ns.s }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
+            "{% endfor %}{% endfor %}",
+            "more than 200,000 steps",
+        ),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "more than 200,000 steps",
+        ),
+        (
+            "{% set all = range(2000) | list %}{% for x in all recursive %}"
+            "{{ loop(all) if loop.depth < 5 }}{% endfor %}",
+            "more than 200,000 steps",
+        ),
+        (GROWING.replace("SUM", "ns.s + ns.s"), "more than 1,048,576 characters"),
+        (GROWING.replace("SUM", "ns.s ~ ns.s"), "more than 1,048,576 characters"),
+        (GROWING.replace("{% set ns.s = SUM %}", "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}"), "characters"),
+        ("{{ 'a' * 10000000000 }}", "more than 1,048,576 parts"),
+        ("{{ 10000000000 * [1] }}", "more than 1,048,576 parts"),
+        ("{{ 10 ** 100000000 }}", "a number above 1,000"),
+        ("{{ 'a' | center(10000000000) }}", "a number above 1,048,576"),
+        ("{{ 'a'.ljust(10000000000) }}", "a number above 1,048,576"),
+        ("{{ '{:10000000000}'.format('a') }}", "a number above 1,048,576"),
+        ("{{ '%10000000000d' % 1 }}", "a number above 1,048,576"),
+        ("{{ '%10000000000d' | format(1) }}", "a number above 1,048,576"),
+    ],
+)
+def test_a_template_that_computes_without_an_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, source: str, part: str
+) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 200_000)
+    monkeypatch.setattr(sandbox, "CHARACTERS", 1 << 20)
+    with pytest.raises(UserError, match="line 2: the template fails on these messages") as caught:
+        ChatTemplate(f"\n{source}").render(TALK)
+    assert part in str(caught.value)
+
+
+def test_loops_keep_what_they_know_and_limits_begin_anew_with_each_text() -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{% if loop.last %}!{% endif %}{{ m.role }}"
+        "{% else %}none{% endfor %}{% for a, b in {'x': 1}.items() %}{{ a }}{{ b }}{% endfor %}"
+        "{% for k in missing %}{% else %} empty{% endfor %}{% for k in range(90000) %}{% endfor %}"
+    )
+    template = ChatTemplate(source + "{{ '{:>3}'.format(1) }}{{ '%02d' % 7 }}{{ 2 ** 3 * 2 + 1 }}{{ 'a' | center(3) }}")
+    assert {template.render(TALK[:2]) for _ in range(25)} == {"1/2system2/2!userx1 empty  10717 a "}

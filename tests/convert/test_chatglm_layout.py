@@ -146,19 +146,42 @@ def test_a_quantised_checkpoint_comes_in_and_goes_out_to_the_bit(tmp_path: Path,
     )
 
 
-def test_quantised_tables_are_read_as_floats(tmp_path: Path) -> None:
-    """The checkpoint chatglm-6b-int4-qe has quantised both tables too."""
-    stored = quantised(random_weights(), 4)
+@pytest.mark.parametrize("images", [0, IMAGES])
+def test_quantised_tables_are_read_as_floats(tmp_path: Path, images: int) -> None:
+    """The checkpoint chatglm-6b-int4-qe has quantised both tables too; rows of images are left out of these as well."""
+    older = layout(images)
+    stored = quantised(random_weights(vocabulary=older["vocab_size"]), 4)
     for name in ("transformer.word_embeddings.weight", "lm_head.weight"):
         stored[name], stored[f"{name}_scale"] = quantize(stored[name], 4)
-    source = write_folder(tmp_path / "source", stored, values_of(quantization_bit=4, quantization_embeddings=True))
-    import_model(source, tmp_path / "model")
+    values = values_of(quantization_bit=4, quantization_embeddings=True, **older)
+    source = write_folder(tmp_path / "source", stored, values, images=images)
+    dropped = ["--drop-image-rows"] if images else []
+    assert main(["import", str(source), *dropped, "--out", str(tmp_path / "model")]) == 0
     model = load_model(tmp_path / "model").model
     name = "transformer.word_embeddings.weight"
-    assert torch.equal(
-        model.token_embeddings.weight, dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
-    )
+    table = dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
+    assert torch.equal(model.token_embeddings.weight, table[images:])
     assert model.lm_head.table is None
+
+
+def test_the_rounding_of_positions_is_chosen_on_import(tmp_path: Path, capsys: Any) -> None:
+    source = write_folder(tmp_path / "source", random_weights())
+    roads = {"auto": "frequencies", "none": "none", "angles": "angles"}
+    for given, rounding in roads.items():
+        assert main(["import", str(source), "--rotary-rounding", given, "--out", str(tmp_path / given)]) == 0
+        assert load_model(tmp_path / given).model.config.rotary_rounding == rounding
+        written = json.loads((tmp_path / given / "config.json").read_text(encoding="utf-8"))
+        assert written.get("rotary_rounding", "frequencies") == rounding
+    import_model(tmp_path / "none", tmp_path / "again")
+    assert load_model(tmp_path / "again").model.config.rotary_rounding == "none"
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    bert = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
+    bert.save_pretrained(tmp_path / "bert")
+    capsys.readouterr()
+    assert main(["import", str(tmp_path / "bert"), "--rotary-rounding", "angles", "--out", str(tmp_path / "out")]) == 2
+    message = "a model of the family bert rounds nothing in its positions; leave out --rotary-rounding"
+    assert message in capsys.readouterr().err
 
 
 def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsys: Any) -> None:
@@ -183,6 +206,20 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
     assert main(["import", str(write_folder(tmp_path / "other", random_weights())), "--drop-image-rows",
                  "--out", str(tmp_path / "out")]) == 2  # fmt: skip
     assert "the vocabulary has no rows of image tokens; leave out --drop-image-rows" in capsys.readouterr().err
+
+
+def test_transformers_finds_the_masks_that_a_config_does_not_name() -> None:
+    """The config.json of the first release names neither mask; null is a token that a model does not have."""
+    pytest.importorskip("transformers")
+    from blankfill.hf.chatglm import ChatGlmConfig, positions
+
+    for first, config in (
+        (150000, ChatGlmConfig(vocab_size=150528, bos_token_id=150004)), (130000, ChatGlmConfig()),
+        (130000, ChatGlmConfig(gmask_token_id=None)),
+    ):  # fmt: skip
+        mask = first if config.gmask_token_id is None else first + 1
+        made = positions(torch.tensor([[7, 8, mask, first + 4, 9]]), None, config)
+        assert made.tolist() == [[[0, 1, 2, 2, 2], [0, 0, 0, 1, 2]]]
 
 
 def test_a_tokenizer_of_the_other_layout_is_refused(tmp_path: Path) -> None:

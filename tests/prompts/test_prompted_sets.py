@@ -9,7 +9,7 @@ from blankfill.cli.main import main
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.objectives import Bert, ChatGlm, Glm, Glm130b, Gpt, Objective
+from blankfill.objectives import T5, Bart, Bert, ChatGlm, Glm, Glm130b, Gpt, Objective
 from blankfill.prompts.options import PromptOptions
 from blankfill.prompts.rows import PromptedRows
 from blankfill.prompts.sets import marks_of, read_sets
@@ -176,6 +176,16 @@ def test_a_long_text_keeps_what_is_near_its_answer(tmp_path: Path) -> None:
     answer = described(tmp_path, "a:\n  data: a.jsonl\n  templates: ['{{ end }} ||| {{ long }}']")
     with pytest.raises(UserError, match="no example has a text and an answer that fit into 16 tokens"):
         rows_of(answer, ChatGlm(32), max_length=16)
+
+
+@pytest.mark.parametrize("objective", [T5(32), Bart(32)])
+def test_an_answer_that_is_too_long_is_left_out_whatever_its_text(tmp_path: Path, objective: Objective) -> None:
+    lines = [json.dumps({"text": " ".join(["the"] * size)}) for size in (5, 60)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = rows_of(described(tmp_path, "a:\n  data: a.jsonl\n  templates: ['{{ text }} ||| {{ text }}']"), objective)
+    assert rows.summary()[0]["too_long"] == 1
+    (example,) = rows.row(0)
+    assert max(len(example), len(example.context or ())) <= 32
 
 
 def test_objectives_that_cannot_answer_are_refused(options: PromptOptions) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +32,14 @@ from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
 from blankfill.system.reading import read_json, read_name, refuse_stand_in, shown
+from blankfill.types import RotaryRounding
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
 """File name of a checkpoint of the original GLM code whose model is not split."""
 GLM_POINTER, SAT_POINTER = "latest_checkpointed_iteration.txt", "latest"
-WORD_TABLE = re.compile(r"(word_embeddings|lm_head)\.weight$")
-"""Names of the tables with a row for each token."""
+WORD_TABLE = re.compile(rf"(word_embeddings|lm_head)\.(weight|{SCALE})$")
+"""Names of the tables with a row for each token, and of their scales."""
 QkvRows = Literal["heads", "blocks"]
 """heads: queries, keys and values of each head together; blocks: all queries, all keys, all values."""
 
@@ -205,14 +207,15 @@ def open_external(
     with_head: bool = False,
     qkv: QkvRows = "heads",
     image_rows: bool = True,
+    rotary_rounding: RotaryRounding | None = None,
 ) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
     read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
     of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. qkv: see
-    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. Raises UserError for
-    anything that is missing or does not fit.
+    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. rotary_rounding: of
+    the model; None: as its family was released. Raises UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
@@ -252,6 +255,13 @@ def open_external(
         raise UserError(f"{folder}: {error.template}") from None
     if with_head and head is not None and head.names.dense in {name.rpartition(".")[0] for name in head.weights}:
         config = replace(config, classifier_transform=head.transform)
+    if rotary_rounding is not None:
+        config = replace(config, rotary_rounding=rotary_rounding)
+        if "rotary_rounding" in family.differences(config):
+            raise UserError(
+                f"{path}: a model of the family {family.name} rounds nothing in its positions; leave out "
+                f"{setting('rotary_rounding')}"
+            )
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format, quantization = CheckpointFormat(family, config), None
@@ -315,13 +325,15 @@ def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: 
         if stored not in weights or weights.dtypes[stored] != torch.int8:
             continue
         rows, columns = weights.shapes[stored]
-
-        def read(stored: str = stored, scale: str = scale) -> torch.Tensor:
-            return dequantize(weights.as_read(stored), weights.as_read(scale), bits, torch.float16)
-
+        integers, scales = weights.reader(stored), weights.reader(scale)
+        read = partial(_dequantized, integers, scales, bits)
         weights.change(stored, (rows, columns * 8 // bits), torch.float16, read)
         weights.hide(scale)
     return Quantization(layers, rounding="released")
+
+
+def _dequantized(integers: Callable[[], torch.Tensor], scales: Callable[[], torch.Tensor], bits: int) -> torch.Tensor:
+    return dequantize(integers(), scales(), bits, torch.float16)
 
 
 def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -331,7 +343,7 @@ def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, 
     if not rows:
         raise UserError(f"{path}: the vocabulary has no rows of image tokens; leave out {setting('drop_image_rows')}")
     count = number(values, "vocab_size")
-    for name in [name for name, shape in weights.shapes.items() if len(shape) == 2 and shape[0] == count]:
+    for name in [name for name, shape in weights.shapes.items() if shape[:1] == (count,)]:
         if WORD_TABLE.search(name):
             weights.drop_rows(name, rows)
     return family.without_image_rows(values, rows)

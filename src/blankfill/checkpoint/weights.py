@@ -17,7 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,13 @@ class JoinedFile(WeightFile):
             if lacking:
                 raise UserError(f"{lacking[0]} has no {shown(name)}, which {self.path.name} has")
             cut = self.cut(name)
+            across = None if cut is None else cut[0]
+            for part, names in zip(self.parts, by_part, strict=True):
+                if _without(names[name][0], across) != _without(shape, across):
+                    raise UserError(
+                        f"{part.path}: {shown(name)} is {list(names[name][0])}, and {list(shape)} in {self.path.name}; "
+                        "all parts must come from one model"
+                    )
             if cut is not None:
                 dimension, joined = cut[0], list(shape)
                 joined[dimension] = sum(names[name][0][dimension] for names in by_part)
@@ -158,6 +165,11 @@ class JoinedFile(WeightFile):
         """Close all files."""
         for part in self.parts:
             part.close()
+
+
+def _without(shape: tuple[int, ...], dimension: int | None) -> tuple[int, ...]:
+    """Return a shape without one dimension."""
+    return shape if dimension is None else (*shape[:dimension], *shape[dimension + 1 :])
 
 
 def plain_tensors(tensors: Mapping[str, Any], where: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
@@ -202,8 +214,12 @@ class Weights(Mapping[str, Tensor]):
         self.shapes[name] = (shape[0] - rows, *shape[1:])
         self._changes[name] = lambda: self.as_read(name)[rows:]
 
+    def reader(self, name: str) -> Callable[[], Tensor]:
+        """Return what reads a tensor as it is until now, whatever `change` and `hide` do from now on."""
+        return self._changes.get(name) or partial(self.as_read, name)
+
     def change(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], Tensor]) -> None:
-        """Return something else for a name: what `read` gives, which may call `as_read`."""
+        """Return something else for a name: what `read` gives, which may call a `reader`."""
         self.shapes[name], self.dtypes[name], self._changes[name] = shape, dtype, read
 
     def hide(self, name: str) -> None:
@@ -238,8 +254,7 @@ class Weights(Mapping[str, Tensor]):
 
     def as_stored(self, name: str) -> Tensor:
         """Return a tensor in its own type, unchecked; other files are closed."""
-        change = self._changes.get(name)
-        return self.as_read(name) if change is None else change()
+        return self.reader(name)()
 
     def as_read(self, name: str) -> Tensor:
         """Return a tensor as it is in the file, whatever `change` and `drop_rows` make of it."""

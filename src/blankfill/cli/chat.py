@@ -37,9 +37,9 @@ class ChatArguments:
     """Chat with a model that writes.
 
     In a terminal: a conversation, in which the model reads all earlier rounds that fit into its context. Ctrl-C ends an
-    answer, Ctrl-D the conversation; /help lists the commands (/undo, /save, …). A line that ends with \\ continues on
-    the next one, and lines between two lines of three quotation marks are one message. Elsewhere each line of standard
-    input is a message of one conversation.
+    answer, Ctrl-D the conversation; /help lists the commands (/undo, /save, …). A backslash at its end
+    continues a line on the next one, and lines between two lines of three quotation marks are one message. Elsewhere
+    each line of standard input is a message of one conversation.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_new_tokens": COUNT, "max_length": COUNT}
@@ -157,12 +157,13 @@ def answered(chat: Chat, dialogues: Sequence[tuple[str, Sequence[Message]]]) -> 
     """Yield the answer to each dialogue."""
     for begin in range(0, len(dialogues), WINDOW):
         window = dialogues[begin : begin + WINDOW]
+        answerings = []
         for where, messages in window:  # an error names the dialogue, and comes before the window is answered
             try:
-                chat.prompt(messages)
+                answerings.append(chat.answer(messages))
             except UserError as error:
                 raise UserError(f"{where}: {error.template}") from None
-        yield from chat.answer_many([messages for _, messages in window])
+        yield from chat.write(answerings)
 
 
 def print_reply(reply: Reply) -> None:
