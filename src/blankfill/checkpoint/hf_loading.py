@@ -19,7 +19,7 @@ import torch
 from blankfill.checkpoint.missing import nearby
 from blankfill.checkpoint.quantization import OWN_TYPE, SCALE, Quantization, planned_layers, with_scales
 from blankfill.checkpoint.streams import Stream
-from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, weight_file
+from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, parts_without_index, weight_file
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families import chatglm_layout
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
@@ -221,7 +221,8 @@ def open_external(
     file = path if path.is_file() else weight_file(path) or glm_file(path)
     if file is None:
         raise UserError(
-            f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+            parts_without_index(path)
+            or f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
             f"{nearby(path)}"
         )
     if file.suffix == ".pt" and path.is_dir() and len(ranks(file.parent)) > 1:
@@ -264,7 +265,10 @@ def open_external(
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format, quantization = CheckpointFormat(family, config), None
-    if bits := quantized_bits(family, values, folder / CONFIG):
+    bits = quantized_bits(family, values, folder / CONFIG)
+    if family.quantization_key:
+        check_bits(checkpoint_format, weights, bits, folder / CONFIG)
+    if bits:
         quantization = read_quantized(checkpoint_format, weights, bits)
     checkpoint_format = with_own_tables(checkpoint_format, weights)
     if checkpoint_format.config.tied != config.tied:
@@ -291,6 +295,23 @@ def quantized_bits(family: WeightNames, values: Mapping[str, Any], where: Path) 
     if bits in (None, 0, *LARGEST):
         return bits or 0
     raise UserError(f"{where}: {family.quantization_key} is {shown(bits)}, and only 8 and 4 are known here")
+
+
+def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int, where: Path) -> None:
+    """Raise UserError where the bits that a config.json names are not those of the stored matrices."""
+    key, table = checkpoint_format.family.quantization_key, checkpoint_format.table
+    shapes = table.shapes(skeleton(checkpoint_format.config))
+    stored = 0
+    for scale in (name for name in weights if name.endswith(f".{SCALE}")):
+        name = f"{scale.removesuffix(SCALE)}weight"
+        right, found = shapes.get(table.canonical(name)), weights.shapes.get(name)
+        if right and found and right[0] == found[0]:
+            stored = 8 if right == found else 4 if right[1] == 2 * found[1] else stored
+    if stored and stored != bits:
+        says = f"{key} is {bits}" if bits else f"there is no {key}"
+        raise UserError(f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it')
+    if bits and not any(name.endswith(f".{SCALE}") for name in weights):
+        raise UserError(f"{where}: {key} is {bits}, and the weights beside it are not quantised; remove {key} from it")
 
 
 def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: int) -> Quantization:
