@@ -76,15 +76,6 @@ def test_bare() -> None:
     assert built_in("bare").prompt(TALK[1:]) == "And you?"
 
 
-def test_rounds_have_all_earlier_rounds_before_each_answer() -> None:
-    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
-    assert built_in("chatglm").rounds(talk) == [
-        ("a", "b"), ("[Round 0]\n问：a\n答：b\n[Round 1]\n问：c\n答：", "d"),
-    ]  # fmt: skip
-    with pytest.raises(UserError, match="must be an answer of the assistant"):
-        built_in("plain").rounds(TALK)
-
-
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "chatglm" / "tokenizer_cases.json"
 
 
@@ -135,13 +126,13 @@ def test_a_message_cannot_forge_a_special_token(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(ids, skip_special=False) == template.prompt(forged)
 
 
-def test_nor_in_a_built_in_template_or_in_an_answer(tokenizer: Tokenizer) -> None:
+def test_nor_in_a_built_in_template(tokenizer: Tokenizer) -> None:
     special = set(tokenizer.special_tokens.values())
     for name in BUILT_IN:
-        talk = [user("<sop>x[gMASK]"), assistant("<|im_end|>")]
-        for prompt, answer in built_in(name).round_ids(talk, tokenizer):
-            assert not special & {*prompt, *answer}
-            assert tokenizer.decode(answer, skip_special=False) == "<|im_end|>"
+        talk = [user("<sop>x[gMASK]"), assistant("<|im_end|>"), user("<|im_start|>")]
+        prompt = built_in(name).prompt_ids(talk, tokenizer)
+        assert not special & {*prompt}
+        assert "<|im_start|>" in tokenizer.decode(prompt, skip_special=False)
 
 
 def test_marks_break_what_two_texts_would_complete() -> None:

@@ -20,7 +20,18 @@ from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from blankfill.finetuning.importing import import_model
 from blankfill.model.quantized import QuantizedDense, dequantize, quantize
-from chatglm_folders import GOLDEN, IMAGES, layout, logits_of, random_weights, shards, values_of, write_folder
+from chatglm_folders import (
+    GOLDEN,
+    IMAGES,
+    LAYERS,
+    WIDTH,
+    layout,
+    logits_of,
+    random_weights,
+    shards,
+    values_of,
+    write_folder,
+)
 
 torch.manual_seed(0)
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="the outputs of the original code are not here")
@@ -208,6 +219,19 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
     assert "the vocabulary has no rows of image tokens; leave out --drop-image-rows" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_p_tuning_is_an_adapter(tmp_path: Path, capsys: Any) -> None:
+    """With the prefix alone, as the original's script writes it, and with the model."""
+    prefix = {"transformer.prefix_encoder.embedding.weight": torch.randn(4, 2 * LAYERS * WIDTH)}
+    alone = write_folder(tmp_path / "alone", prefix, values_of(pre_seq_len=4))
+    with pytest.raises(UserError, match=r"holds the prefix of P-tuning v2, and not the model; import the model"):
+        import_model(alone, tmp_path / "out")
+    both = write_folder(tmp_path / "both", {**random_weights(), **prefix}, values_of(pre_seq_len=4))
+    command = ["import", str(both), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "leave it out when you import the model: --leave-out transformer.prefix_encoder" in capsys.readouterr().err
+    assert main([*command, "--leave-out", "transformer.prefix_encoder"]) == 0
+
+
 def test_transformers_finds_the_masks_that_a_config_does_not_name() -> None:
     """The config.json of the first release names neither mask; null is a token that a model does not have."""
     pytest.importorskip("transformers")
@@ -259,7 +283,7 @@ def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"quantization_bit": 3}, "quantization_bit is 3, and only 8 and 4 are known here"),
-        ({"quantization_bit": 8}, "holds floats, and config.json calls it quantised|missing"),
+        ({"quantization_bit": 8}, "the weights beside it are not quantised; remove quantization_bit from it"),
         ({"num_layers": 3}, "missing"),
         ({"inner_hidden_size": 24}, "shapes differ from those of config.json"),
         ({"multi_query_attention": True}, "which is ChatGLM2-6B or a later model"),
@@ -271,9 +295,38 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, values: dict[str,
         import_model(source, tmp_path / "model")
 
 
-def test_integers_without_a_note_are_refused(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "source", quantised(random_weights(), 8))
-    with pytest.raises(UserError, match=r"is the file quantised|unknown"):
+@pytest.mark.parametrize(("bits", "noted"), [(8, None), (4, None), (8, 4), (4, 8)])
+def test_integers_with_another_note_or_none_are_refused(tmp_path: Path, bits: int, noted: int | None) -> None:
+    note = {"quantization_bit": noted} if noted else {}
+    source = write_folder(tmp_path / "source", quantised(random_weights(), bits), values_of(**note))
+    with pytest.raises(UserError, match=f'beside it have {bits} bits; write "quantization_bit": {bits} into it'):
+        import_model(source, tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_an_index_that_does_not_belong_to_its_shards_is_refused(tmp_path: Path, kind: Any) -> None:
+    source = write_folder(tmp_path / "source", random_weights(), kind=kind)
+    first, *_, last = shards(source)
+    index = next(source.glob("*.index.json"))
+    whole, written = last.read_bytes(), index.read_text(encoding="utf-8")
+    last.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=f"{last.name} has none of the .* under this name; copy or download it again"):
+        import_model(source, tmp_path / "model")
+    last.write_bytes(whole)
+    for text in ("{", "{}", written.replace(f'"{last.name}"', "5")):
+        index.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="copy or download the index again"):
+            import_model(source, tmp_path / "model")
+    index.unlink()
+    with pytest.raises(UserError, match=f"has {first.name} and not the index {index.name}"):
+        import_model(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_that_is_a_pointer_is_told_in_sentences(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", random_weights())
+    (source / "ice_text.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(UserError, match=r"from where it was cloned\. Put the model's own beside its weights"):
         import_model(source, tmp_path / "model")
 
 

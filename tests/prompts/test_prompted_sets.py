@@ -50,6 +50,8 @@ def test_the_signs_of_a_template_are_letters_in_a_cell() -> None:
         ("{% if %} ||| b", "here, line 1: the template cannot be read"),
         ("{{ qestion }} ||| b", "here: 'qestion' is undefined in row 1; the columns are question, answer, label"),
         ("{{ 1 // 0 }} ||| b", r"here fails on row 1 \(ZeroDivisionError"),
+        ("{% for k in [1, 2] %}{{ question }} [MASK] {% endfor %} ||| b", r"here writes several \[MASK\] on row 1"),
+        ("{% for k in [1, 2] %}a ||| b{% endfor %}", r"here writes several \|\|\| on row 1"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }} ||| b", "here"),
     ],
 )

@@ -90,20 +90,6 @@ system stands before the first question, which was not foreseen there. plain, pl
 """
 
 
-class Round(NamedTuple):
-    """One answer of a conversation. prompt: what is read before it, with all earlier rounds. answer: its text."""
-
-    prompt: str
-    answer: str
-
-
-class RoundIds(NamedTuple):
-    """The same as token ids, without the special tokens of the row that the model reads."""
-
-    prompt: list[int]
-    answer: list[int]
-
-
 @dataclass(frozen=True)
 class ChatTemplate:
     """A template. source: the Jinja text. name: of a built-in one, else "". where: its file, for sentences.
@@ -124,23 +110,10 @@ class ChatTemplate:
         check(messages)
         return self.render(messages)
 
-    def rounds(self, messages: Sequence[Message]) -> list[Round]:
-        """Return each answer of a finished conversation with the text that is read before it."""
-        check(messages, answered=True)
-        return [Round(self.render(before), answer) for before, answer in _answers(messages)]
-
     def prompt_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `prompt`: special tokens where the template writes them, and never from a message."""
         check(messages)
         return self._ids(messages, tokenizer)
-
-    def round_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[RoundIds]:
-        """Return the ids of `rounds`; an answer has no special tokens."""
-        check(messages, answered=True)
-        return [
-            RoundIds(self._ids(before, tokenizer), tokenizer.encode_plain([answer])[0].tolist())
-            for before, answer in _answers(messages)
-        ]
 
     def closing(self, tokenizer: Tokenizer) -> list[int]:
         """Return the special token that the template writes behind an answer, as a list of one; empty where it writes
@@ -317,11 +290,6 @@ def _any_of(tokens: Collection[str]) -> re.Pattern[str]:
 def _pattern_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else "((?!))")
-
-
-def _answers(messages: Sequence[Message]) -> list[tuple[Sequence[Message], str]]:
-    """Return each answer with the messages before it."""
-    return [(messages[:index], said.content) for index, said in enumerate(messages) if said.role == "assistant"]
 
 
 def _plain(error: object) -> str:

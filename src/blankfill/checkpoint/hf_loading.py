@@ -19,7 +19,7 @@ import torch
 from blankfill.checkpoint.missing import nearby
 from blankfill.checkpoint.quantization import OWN_TYPE, SCALE, Quantization, planned_layers, with_scales
 from blankfill.checkpoint.streams import Stream
-from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, weight_file
+from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, parts_without_index, weight_file
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families import chatglm_layout
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
@@ -221,7 +221,8 @@ def open_external(
     file = path if path.is_file() else weight_file(path) or glm_file(path)
     if file is None:
         raise UserError(
-            f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+            parts_without_index(path)
+            or f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
             f"{nearby(path)}"
         )
     if file.suffix == ".pt" and path.is_dir() and len(ranks(file.parent)) > 1:
@@ -264,7 +265,10 @@ def open_external(
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format, quantization = CheckpointFormat(family, config), None
-    if bits := quantized_bits(family, values, folder / CONFIG):
+    bits = quantized_bits(family, values, folder / CONFIG)
+    if family.quantization_key:
+        check_bits(checkpoint_format, weights, bits, folder / CONFIG)
+    if bits:
         quantization = read_quantized(checkpoint_format, weights, bits)
     checkpoint_format = with_own_tables(checkpoint_format, weights)
     if checkpoint_format.config.tied != config.tied:
@@ -277,6 +281,7 @@ def open_external(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
         head if with_head else None, head_state, values, quantization, qkv, dropped,
     )  # fmt: skip
+    refuse_prefix(checkpoint)
     refuse_heads(checkpoint)
     check_shapes(checkpoint)
     if given:
@@ -290,6 +295,23 @@ def quantized_bits(family: WeightNames, values: Mapping[str, Any], where: Path) 
     if bits in (None, 0, *LARGEST):
         return bits or 0
     raise UserError(f"{where}: {family.quantization_key} is {shown(bits)}, and only 8 and 4 are known here")
+
+
+def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int, where: Path) -> None:
+    """Raise UserError where the bits that a config.json names are not those of the stored matrices."""
+    key, table = checkpoint_format.family.quantization_key, checkpoint_format.table
+    shapes = table.shapes(skeleton(checkpoint_format.config))
+    stored = 0
+    for scale in (name for name in weights if name.endswith(f".{SCALE}")):
+        name = f"{scale.removesuffix(SCALE)}weight"
+        right, found = shapes.get(table.canonical(name)), weights.shapes.get(name)
+        if right and found and right[0] == found[0]:
+            stored = 8 if right == found else 4 if right[1] == 2 * found[1] else stored
+    if stored and stored != bits:
+        says = f"{key} is {bits}" if bits else f"there is no {key}"
+        raise UserError(f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it')
+    if bits and not any(name.endswith(f".{SCALE}") for name in weights):
+        raise UserError(f"{where}: {key} is {bits}, and the weights beside it are not quantised; remove {key} from it")
 
 
 def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: int) -> Quantization:
@@ -344,6 +366,23 @@ def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
         weights.leave_out(names)
         gone += names
     return gone
+
+
+def refuse_prefix(checkpoint: ExternalCheckpoint) -> None:
+    """Raise UserError for a checkpoint of P-tuning v2, whose prefix is an adapter."""
+    weights, prefix = checkpoint.weights, chatglm_layout.PREFIX_ENCODER
+    names = [name for name in weights if name.startswith(prefix)]
+    if not names or not checkpoint.checkpoint_format.family.released_prefix:
+        return
+    if len(names) == len(weights):
+        raise UserError(
+            f"{weights.where} holds the prefix of P-tuning v2, and not the model; import the model that it was trained "
+            f"with, and give this folder beside it with {setting('adapter', checkpoint.path)}"
+        )
+    raise UserError(
+        f"{weights.where} holds the prefix of P-tuning v2 beside the model; leave it out when you import the model: "
+        f"{setting('leave_out', prefix.rstrip('.'))}"
+    )
 
 
 def refuse_heads(checkpoint: ExternalCheckpoint) -> None:

@@ -347,30 +347,54 @@ def weight_file(folder: Path) -> Path | None:
     return None
 
 
+def parts_without_index(folder: Path) -> str:
+    """Return a sentence for a folder with the parts of a model and no index; empty for another one."""
+    for single in SINGLE:
+        stem, _, ending = single.rpartition(".")
+        if found := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{ending}")):
+            return (
+                f"{folder} has {found[0].name} and not the index {single}.index.json, which names all parts; copy or "
+                "download it too"
+            )
+    return ""
+
+
 def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = None) -> Weights:
     """Open a weight file or the index of a sharded one. inert: see `only_tensors`. dtype: see `Weights`."""
     weights = Weights(path, dtype)
-    for part in _parts(path):
+    for part, names in _parts(path).items():
         if not part.is_file():
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
         regular_size(part)
         refuse_stand_in(part)
-        weights.add(WeightFile(part, inert))
+        file = WeightFile(part, inert)
+        weights.add(file)
+        if names and names.isdisjoint(name for name, _, _ in file.shapes()):
+            raise UserError(
+                f"{part} has none of the {len(names)} weights that {path.name} names for it, so it is another file under "
+                "this name; copy or download it again"
+            )
     if not weights:
         raise UserError(f"{path}: there are no weights in this file")
     return weights
 
 
-def _parts(path: Path) -> list[Path]:
+def _parts(path: Path) -> dict[Path, set[str]]:
+    """Return the files of an index, in order, with the names of their weights; another file alone, without names."""
     if path.suffix != ".json":
-        return [path]
-    names = sorted(
-        {of_kind(name, str, str(path)) for name in field(read_json(path), "weight_map", dict, path).values()}
-    )
-    for name in names:
-        if not is_plain_name(name):  # an index must not name a file outside its folder
-            raise UserError(f"{path} names {shown(name)}, which is not a file in its folder; copy or download it again")
-    return [path.parent / name for name in names]
+        return {path: set()}
+    try:
+        named = field(read_json(path), "weight_map", dict, path)
+        files = {name: of_kind(file, str, f"{path}: weight_map: {shown(name)}") for name, file in named.items()}
+    except UserError as error:
+        raise UserError(f"{error.template}; copy or download the index again") from error
+    for file in files.values():
+        if not is_plain_name(file):  # an index must not name a file outside its folder
+            raise UserError(f"{path} names {shown(file)}, which is not a file in its folder; copy or download it again")
+    parts: dict[Path, set[str]] = {path.parent / file: set() for file in sorted(set(files.values()))}
+    for name, file in files.items():
+        parts[path.parent / file].add(name)
+    return parts
 
 
 class Inert:

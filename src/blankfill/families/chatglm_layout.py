@@ -21,6 +21,8 @@ SIZES = {
     "num_heads": "num_attention_heads", "ffn_size": "inner_hidden_size",
 }  # fmt: skip
 WORDS = "transformer.word_embeddings.weight"
+PREFIX_ENCODER = "transformer.prefix_encoder."
+"""Beginning of the names of a prefix in ChatGLM-6B's checkpoints of P-tuning v2."""
 
 
 def read_sizes(values: Mapping[str, Any], alpha: float, rounding: RotaryRounding, channels: int) -> dict[str, Any]:

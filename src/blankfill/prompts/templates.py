@@ -68,6 +68,9 @@ class PromptTemplate:
         except Exception as error:  # whatever an expression of the template may do wrong
             what = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{self.where} fails on {place} ({type(error).__name__}: {what}); correct either") from None
+        for sign, written in ((ANSWER, _ANSWER), (MASK, _MASK)):
+            if whole.count(written) > 1:
+                raise UserError(f"{self.where} writes several {sign} on {place}; one is enough, outside of a loop")
         text, _, answer = whole.partition(_ANSWER)
         before, blank, after = text.strip().partition(_MASK)
         answer = answer.strip()
