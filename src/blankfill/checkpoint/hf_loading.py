@@ -304,9 +304,9 @@ def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int,
     stored = 0
     for scale in (name for name in weights if name.endswith(f".{SCALE}")):
         name = f"{scale.removesuffix(SCALE)}weight"
-        right, found = shapes.get(table.canonical(name)), weights.shapes.get(name)
-        if right and found and right[0] == found[0]:
-            stored = 8 if right == found else 4 if right[1] == 2 * found[1] else stored
+        right, stored_shape = shapes.get(table.canonical(name)), weights.shapes.get(name)
+        if right and stored_shape and right[0] == stored_shape[0]:
+            stored = 8 if right == stored_shape else 4 if right[1] == 2 * stored_shape[1] else stored
     if stored and stored != bits:
         says = f"{key} is {bits}" if bits else f"there is no {key}"
         raise UserError(f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it')

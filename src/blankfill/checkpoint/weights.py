@@ -351,9 +351,9 @@ def parts_without_index(folder: Path) -> str:
     """Return a sentence for a folder with the parts of a model and no index; empty for another one."""
     for single in SINGLE:
         stem, _, ending = single.rpartition(".")
-        if found := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{ending}")):
+        if parts := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{ending}")):
             return (
-                f"{folder} has {found[0].name} and not the index {single}.index.json, which names all parts; copy or "
+                f"{folder} has {parts[0].name} and not the index {single}.index.json, which names all parts; copy or "
                 "download it too"
             )
     return ""
