@@ -59,6 +59,8 @@ def main() -> None:
     if args.worker:
         worker(args)
         return
+    if not args.keep and args.folder.exists() and any(args.folder.iterdir()):
+        raise SystemExit(f"{args.folder} is not empty, and is removed at the end; give a new folder, or add --keep")
     source = args.folder / "released"
     if "import" in args.steps and not source.exists():
         begin = time.perf_counter()

@@ -90,6 +90,8 @@ def curve(run: Path) -> dict[str, Any]:
     losses: dict[str, list[str]] = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
+        if "loss" not in row:  # how many hidden words are named
+            continue
         losses.setdefault(row["split"], []).append(float(row["loss"]).hex())
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
     return {"losses": losses, "weights": checksum(last / "model.safetensors")}

@@ -52,12 +52,13 @@ if TYPE_CHECKING:
     from blankfill.tasks.task import Task
 
 __all__ = [
-    "ChatOptions", "ChatTemplate", "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult", "FinetuneConfig",
-    "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Message", "Model", "Objective", "Plan", "Predictions",
-    "PrepareConfig", "Recipe", "Reply", "RunResult", "Sampling", "ShownRow", "TableOptions", "Task", "Tokenizer", "UserError",
-    "__version__", "chat", "embed", "evaluate", "export_model", "export_onnx", "fill", "finetune", "generate", "import_model",
-    "load", "load_recipe", "plan", "predict", "prepare", "pretrain", "recipe_names", "register_family", "register_head",
-    "register_objective", "register_task", "resume", "show",
+    "ChatOptions", "ChatTemplate", "ConfigError", "Evaluation", "EvaluationOptions", "FamilySpec", "FillResult",
+    "FinetuneConfig", "FinetuneOptions", "FinetuneResult", "Generation", "Head", "InitFrom", "Message", "Model",
+    "Objective", "Plan", "Predictions", "PrepareConfig", "Recipe", "Reply", "RunResult", "Sampling", "ShownRow",
+    "TableOptions", "Task", "Tokenizer", "UserError", "__version__", "chat", "embed", "evaluate", "export_model",
+    "export_onnx", "fill", "finetune", "generate", "import_model", "load", "load_recipe", "plan", "predict",
+    "prepare", "pretrain", "recipe_names", "register_family", "register_head", "register_objective", "register_task",
+    "resume", "show",
 ]  # fmt: skip
 
 _HOMES = {

@@ -21,13 +21,14 @@ from blankfill.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from blankfill.adapt.folder import AdapterFolder
     from blankfill.chatting.engine import Chat, Reply
     from blankfill.chatting.messages import Message
     from blankfill.chatting.templates import ChatTemplate
     from blankfill.checkpoint.dtypes import WeightType
     from blankfill.checkpoint.load import Loaded
     from blankfill.embedding.embed import Embedder, Float32, Pooling
-    from blankfill.finetuning.predictor import AnyPredictor
+    from blankfill.finetuning.predictor import AnyPredictor, Predictor
     from blankfill.finetuning.rows import PythonRow
     from blankfill.generation.blanks import FillResult
     from blankfill.generation.cancel import CancelFlag
@@ -48,7 +49,7 @@ class Model:
         """Give one of the two, or both with the same weights. loaded: a pretrained model; predictor: a fine-tuned
         one."""
         self._loaded, self._predictor = loaded, predictor
-        self._adapter_folder: Path | None = None
+        self._adapter: AdapterFolder | None = None
         self._lock = threading.RLock()
         self._parts: dict[Any, Any] = {}
 
@@ -179,6 +180,18 @@ class Model:
             pass
         return answering.reply
 
+    def _writer_of_adapter(self) -> Predictor | None:
+        """Return the fine-tuned model of an adapter that has learnt to write, in the number type of its base; None
+        without one."""
+        from blankfill.finetuning.adapter_folder import tuned_from_adapter
+        from blankfill.finetuning.predictor import Predictor
+
+        if self._adapter is None or not self._adapter.has_task:
+            return None
+        read = tuned_from_adapter(self.loaded, self._adapter)
+        device = self.loaded.model.token_embeddings.weight.device
+        return Predictor(read.path, str(device), None, read=read) if read.task.writes else None
+
     def chat_engine(
         self, template: str | Path | ChatTemplate | None = None, allow_unknown: bool = False, **options: Any
     ) -> Chat:
@@ -189,14 +202,14 @@ class Model:
         from blankfill.chatting.templates import FILE
         from blankfill.finetuning.speaker import tuned_speaker
 
-        writes = self._predictor is not None and self._predictor.task.kind in ("generate", "chat")
-        if self._loaded is not None and not writes:
+        writer = self._predictor or self._once("writer", self._writer_of_adapter)
+        if self._loaded is not None and (writer is None or not writer.task.writes):
             speaker, given = speaker_of(self.loaded), template
-            if template is None and self._adapter_folder is not None and (self._adapter_folder / FILE).is_file():
-                given = self._adapter_folder / FILE
+            if template is None and self._adapter is not None and (self._adapter.path / FILE).is_file():
+                given = self._adapter.path / FILE
             default = self.loaded.objective.chat_template
         else:
-            speaker, own = tuned_speaker(self.predictor)
+            speaker, own = tuned_speaker(writer or self.predictor)
             given, default = template or own, own.name
         return chat_with(speaker, given, default, options, allow_unknown)
 
@@ -333,7 +346,7 @@ def _with_adapter(
     if optimize and not head:
         _optimize(loaded)
     model = Model(loaded, predictor)
-    model._adapter_folder = adapter.path
+    model._adapter = adapter
     return model
 
 

@@ -144,6 +144,12 @@ def test_saved_conversations_are_read_again(tmp_path: Path, monkeypatch: pytest.
     }
     answered(talk, "the dog")
     assert talk.command("/save talk.json") == "saved: 2 rounds in talk.json", "its own file is written again"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    talk.command("/save ~/talk.json")
+    assert (tmp_path / "home" / "talk.json").read_bytes() == (tmp_path / "talk.json").read_bytes()
+    assert session().command("/load ~/talk.json") == "loaded: 2 rounds"
     other = session()
     assert other.command("/load talk.json") == "loaded: 2 rounds"
     assert other.messages == talk.messages

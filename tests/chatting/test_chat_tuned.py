@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from blankfill.chatting.messages import Message, assistant, user
 from blankfill.errors import UserError
@@ -64,9 +65,17 @@ def test_an_adapter_chats_as_its_run(tmp_path: Path) -> None:
     question = [message.to_json() for message in dialogues(1, 5)[0][:-1]]
     replies = [
         opened.chat(question, temperature=0, max_new_tokens=6)
-        for opened in (load(out), load(model, adapter=out / "adapter"))
-    ]
-    assert replies[0] == replies[1]
+        for opened in (
+            load(out), load(model, adapter=out / "adapter"), load(model, dtype=torch.float32, adapter=out / "adapter")
+        )
+    ]  # fmt: skip
+    assert replies[0] == replies[1] == replies[2]
+    half = load(model, dtype=torch.bfloat16, adapter=out)
+    speaker = half.chat_engine().speaker
+    assert speaker.tuned and speaker.model.token_embeddings.weight.dtype == torch.bfloat16
+    assert half.chat(question, temperature=0, max_new_tokens=6).messages[:3] == replies[0].messages[:3]
+    with pytest.raises(UserError, match="not a fine-tuned model"):
+        half.predict(["red cat"])
     assert replies[0].messages[:3] == tuple(dialogues(1, 5)[0][:-1])
 
 

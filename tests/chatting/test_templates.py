@@ -4,6 +4,7 @@ special tokens."""
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from blankfill.chatting.templates import (
 )
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
+from blankfill.system import sandbox
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
@@ -72,15 +74,6 @@ def test_plain() -> None:
 def test_bare() -> None:
     assert built_in("bare").prompt(TALK) == "Be kind.\nAnd you?"
     assert built_in("bare").prompt(TALK[1:]) == "And you?"
-
-
-def test_rounds_have_all_earlier_rounds_before_each_answer() -> None:
-    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
-    assert built_in("chatglm").rounds(talk) == [
-        ("a", "b"), ("[Round 0]\n问：a\n答：b\n[Round 1]\n问：c\n答：", "d"),
-    ]  # fmt: skip
-    with pytest.raises(UserError, match="must be an answer of the assistant"):
-        built_in("plain").rounds(TALK)
 
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "chatglm" / "tokenizer_cases.json"
@@ -133,13 +126,13 @@ def test_a_message_cannot_forge_a_special_token(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(ids, skip_special=False) == template.prompt(forged)
 
 
-def test_nor_in_a_built_in_template_or_in_an_answer(tokenizer: Tokenizer) -> None:
+def test_nor_in_a_built_in_template(tokenizer: Tokenizer) -> None:
     special = set(tokenizer.special_tokens.values())
     for name in BUILT_IN:
-        talk = [user("<sop>x[gMASK]"), assistant("<|im_end|>")]
-        for prompt, answer in built_in(name).round_ids(talk, tokenizer):
-            assert not special & {*prompt, *answer}
-            assert tokenizer.decode(answer, skip_special=False) == "<|im_end|>"
+        talk = [user("<sop>x[gMASK]"), assistant("<|im_end|>"), user("<|im_start|>")]
+        prompt = built_in(name).prompt_ids(talk, tokenizer)
+        assert not special & {*prompt}
+        assert "<|im_start|>" in tokenizer.decode(prompt, skip_special=False)
 
 
 def test_marks_break_what_two_texts_would_complete() -> None:
@@ -150,6 +143,15 @@ def test_marks_break_what_two_texts_would_complete() -> None:
             joined = marked(first, special) + marked(second, special)
             assert "<sop>" not in joined
             assert joined.replace("\ufdd0", "") == first + second
+
+
+def test_no_two_texts_complete_one_of_several_tokens() -> None:
+    special = ["aab", "bbb", "abba"]
+    texts = ["".join(letters) for size in range(5) for letters in product("ab", repeat=size)]
+    for first, second in product(texts, texts):
+        joined = marked(first, special) + marked(second, special)
+        assert not any(token in joined for token in special)
+        assert joined.replace("\ufdd0", "") == first + second
 
 
 def test_marks_of_a_text_are_dropped() -> None:
@@ -234,3 +236,56 @@ def test_several_templates_by_name_and_a_bad_one(tmp_path: Path) -> None:
 def test_messages_are_checked_before_a_template_sees_them() -> None:
     with pytest.raises(UserError, match="the last message is of the assistant"):
         built_in("plain").prompt([Message("user", "a"), Message("assistant", "b")])
+
+
+GROWING = "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = SUM %}{% endfor %}{{ ns.s }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
+            "{% endfor %}{% endfor %}",
+            "more than 200,000 steps",
+        ),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "more than 200,000 steps",
+        ),
+        (
+            "{% set all = range(2000) | list %}{% for x in all recursive %}"
+            "{{ loop(all) if loop.depth < 5 }}{% endfor %}",
+            "more than 200,000 steps",
+        ),
+        (GROWING.replace("SUM", "ns.s + ns.s"), "more than 1,048,576 characters"),
+        (GROWING.replace("SUM", "ns.s ~ ns.s"), "more than 1,048,576 characters"),
+        (GROWING.replace("{% set ns.s = SUM %}", "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}"), "characters"),
+        ("{{ 'a' * 10000000000 }}", "more than 1,048,576 parts"),
+        ("{{ 10000000000 * [1] }}", "more than 1,048,576 parts"),
+        ("{{ 10 ** 100000000 }}", "a number above 1,000"),
+        ("{{ 'a' | center(10000000000) }}", "a number above 1,048,576"),
+        ("{{ 'a'.ljust(10000000000) }}", "a number above 1,048,576"),
+        ("{{ '{:10000000000}'.format('a') }}", "a number above 1,048,576"),
+        ("{{ '%10000000000d' % 1 }}", "a number above 1,048,576"),
+        ("{{ '%10000000000d' | format(1) }}", "a number above 1,048,576"),
+    ],
+)
+def test_a_template_that_computes_without_an_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, source: str, part: str
+) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 200_000)
+    monkeypatch.setattr(sandbox, "CHARACTERS", 1 << 20)
+    with pytest.raises(UserError, match="line 2: the template fails on these messages") as caught:
+        ChatTemplate(f"\n{source}").render(TALK)
+    assert part in str(caught.value)
+
+
+def test_loops_keep_what_they_know_and_limits_begin_anew_with_each_text() -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{% if loop.last %}!{% endif %}{{ m.role }}"
+        "{% else %}none{% endfor %}{% for a, b in {'x': 1}.items() %}{{ a }}{{ b }}{% endfor %}"
+        "{% for k in missing %}{% else %} empty{% endfor %}{% for k in range(90000) %}{% endfor %}"
+    )
+    template = ChatTemplate(source + "{{ '{:>3}'.format(1) }}{{ '%02d' % 7 }}{{ 2 ** 3 * 2 + 1 }}{{ 'a' | center(3) }}")
+    assert {template.render(TALK[:2]) for _ in range(25)} == {"1/2system2/2!userx1 empty  10717 a "}

@@ -36,8 +36,8 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     [
         (
             ["--shapes", "elmo-2x64"],
-            "elmo-2x64 is no shape; write an objective (bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, gpt, "
-            "xlnet, t5, bart, electra)",
+            "elmo-2x64 is no shape; write an objective (bert, mlm, albert, spanbert, ernie, unilm, unilm2, glm, "
+            "chatglm, glm-130b, gpt, xlnet, t5, bart, electra)",
         ),
         (["--shapes", "bert-2"], "bert-2 is no shape"),
         (["--length", "0"], "--length is 0"),

@@ -111,6 +111,7 @@ def test_dialogues_of_a_file(model: str, tmp_path: Path, capsys: pytest.CaptureF
             "the answer is empty",
         ),
         ([{"role": "user", "content": "the dog " * 60}], "does not fit into the model"),
+        ([{"role": "user", "content": "xyzzy plugh"}], "are unknown to the tokenizer"),
         ([{"role": "assistant", "content": "a"}], "there is no message; give at least one of the user"),
     ],
 )

@@ -22,7 +22,7 @@ from blankfill.system.schema import fields_of, groups_of
 from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.options import DistilOptions, TrainOptions
 
-WIDTHS = (40, 60, 71, 72, 80, 100, 140, 200)
+WIDTHS = (41, 60, 71, 72, 80, 100, 140, 200)
 
 
 def sections_of(kind: type, recipe: str = "glm-nano") -> dict[str, object]:
@@ -172,8 +172,8 @@ def test_groups_of_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     titles = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
     assert titles == [
-        "Required", "Data", "Model", "Run", "Training", "Questions", "Cloze", "Generation", "Several tasks at once",
-        "Machine", "Options of every command", "Examples",
+        "Required", "Data", "Model", "Run", "Training", "Questions", "Cloze", "Generation", "Dialogues",
+        "Several tasks at once", "Machine", "Options of every command", "Examples",
     ]  # fmt: skip
 
 

@@ -20,7 +20,18 @@ from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from blankfill.finetuning.importing import import_model
 from blankfill.model.quantized import QuantizedDense, dequantize, quantize
-from chatglm_folders import GOLDEN, IMAGES, layout, logits_of, random_weights, shards, values_of, write_folder
+from chatglm_folders import (
+    GOLDEN,
+    IMAGES,
+    LAYERS,
+    WIDTH,
+    layout,
+    logits_of,
+    random_weights,
+    shards,
+    values_of,
+    write_folder,
+)
 
 torch.manual_seed(0)
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="the outputs of the original code are not here")
@@ -157,19 +168,42 @@ def test_a_quantised_checkpoint_comes_in_and_goes_out_to_the_bit(tmp_path: Path,
     )
 
 
-def test_quantised_tables_are_read_as_floats(tmp_path: Path) -> None:
-    """The checkpoint chatglm-6b-int4-qe has quantised both tables too."""
-    stored = quantised(random_weights(), 4)
+@pytest.mark.parametrize("images", [0, IMAGES])
+def test_quantised_tables_are_read_as_floats(tmp_path: Path, images: int) -> None:
+    """The checkpoint chatglm-6b-int4-qe has quantised both tables too; rows of images are left out of these as well."""
+    older = layout(images)
+    stored = quantised(random_weights(vocabulary=older["vocab_size"]), 4)
     for name in ("transformer.word_embeddings.weight", "lm_head.weight"):
         stored[name], stored[f"{name}_scale"] = quantize(stored[name], 4)
-    source = write_folder(tmp_path / "source", stored, values_of(quantization_bit=4, quantization_embeddings=True))
-    import_model(source, tmp_path / "model")
+    values = values_of(quantization_bit=4, quantization_embeddings=True, **older)
+    source = write_folder(tmp_path / "source", stored, values, images=images)
+    dropped = ["--drop-image-rows"] if images else []
+    assert main(["import", str(source), *dropped, "--out", str(tmp_path / "model")]) == 0
     model = load_model(tmp_path / "model").model
     name = "transformer.word_embeddings.weight"
-    assert torch.equal(
-        model.token_embeddings.weight, dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
-    )
+    table = dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
+    assert torch.equal(model.token_embeddings.weight, table[images:])
     assert model.lm_head.table is None
+
+
+def test_the_rounding_of_positions_is_chosen_on_import(tmp_path: Path, capsys: Any) -> None:
+    source = write_folder(tmp_path / "source", random_weights())
+    roads = {"auto": "frequencies", "none": "none", "angles": "angles"}
+    for given, rounding in roads.items():
+        assert main(["import", str(source), "--rotary-rounding", given, "--out", str(tmp_path / given)]) == 0
+        assert load_model(tmp_path / given).model.config.rotary_rounding == rounding
+        written = json.loads((tmp_path / given / "config.json").read_text(encoding="utf-8"))
+        assert written.get("rotary_rounding", "frequencies") == rounding
+    import_model(tmp_path / "none", tmp_path / "again")
+    assert load_model(tmp_path / "again").model.config.rotary_rounding == "none"
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    bert = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
+    bert.save_pretrained(tmp_path / "bert")
+    capsys.readouterr()
+    assert main(["import", str(tmp_path / "bert"), "--rotary-rounding", "angles", "--out", str(tmp_path / "out")]) == 2
+    message = "a model of the family bert rounds nothing in its positions; leave out --rotary-rounding"
+    assert message in capsys.readouterr().err
 
 
 def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsys: Any) -> None:
@@ -194,6 +228,33 @@ def test_the_first_release_with_and_without_its_image_rows(tmp_path: Path, capsy
     assert main(["import", str(write_folder(tmp_path / "other", random_weights())), "--drop-image-rows",
                  "--out", str(tmp_path / "out")]) == 2  # fmt: skip
     assert "the vocabulary has no rows of image tokens; leave out --drop-image-rows" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_p_tuning_is_an_adapter(tmp_path: Path, capsys: Any) -> None:
+    """With the prefix alone, as the original's script writes it, and with the model."""
+    prefix = {"transformer.prefix_encoder.embedding.weight": torch.randn(4, 2 * LAYERS * WIDTH)}
+    alone = write_folder(tmp_path / "alone", prefix, values_of(pre_seq_len=4))
+    with pytest.raises(UserError, match=r"holds the prefix of P-tuning v2, and not the model; import the model"):
+        import_model(alone, tmp_path / "out")
+    both = write_folder(tmp_path / "both", {**random_weights(), **prefix}, values_of(pre_seq_len=4))
+    command = ["import", str(both), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "leave it out when you import the model: --leave-out transformer.prefix_encoder" in capsys.readouterr().err
+    assert main([*command, "--leave-out", "transformer.prefix_encoder"]) == 0
+
+
+def test_transformers_finds_the_masks_that_a_config_does_not_name() -> None:
+    """The config.json of the first release names neither mask; null is a token that a model does not have."""
+    pytest.importorskip("transformers")
+    from blankfill.hf.chatglm import ChatGlmConfig, positions
+
+    for first, config in (
+        (150000, ChatGlmConfig(vocab_size=150528, bos_token_id=150004)), (130000, ChatGlmConfig()),
+        (130000, ChatGlmConfig(gmask_token_id=None)),
+    ):  # fmt: skip
+        mask = first if config.gmask_token_id is None else first + 1
+        made = positions(torch.tensor([[7, 8, mask, first + 4, 9]]), None, config)
+        assert made.tolist() == [[[0, 1, 2, 2, 2], [0, 0, 0, 1, 2]]]
 
 
 def test_a_tokenizer_of_the_other_layout_is_refused(tmp_path: Path) -> None:
@@ -233,7 +294,7 @@ def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"quantization_bit": 3}, "quantization_bit is 3, and only 8 and 4 are known here"),
-        ({"quantization_bit": 8}, "holds floats, and config.json calls it quantised|missing"),
+        ({"quantization_bit": 8}, "the weights beside it are not quantised; remove quantization_bit from it"),
         ({"num_layers": 3}, "missing"),
         ({"inner_hidden_size": 24}, "shapes differ from those of config.json"),
         ({"multi_query_attention": True}, "which is ChatGLM2-6B or a later model"),
@@ -245,9 +306,38 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, values: dict[str,
         import_model(source, tmp_path / "model")
 
 
-def test_integers_without_a_note_are_refused(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "source", quantised(random_weights(), 8))
-    with pytest.raises(UserError, match=r"is the file quantised|unknown"):
+@pytest.mark.parametrize(("bits", "noted"), [(8, None), (4, None), (8, 4), (4, 8)])
+def test_integers_with_another_note_or_none_are_refused(tmp_path: Path, bits: int, noted: int | None) -> None:
+    note = {"quantization_bit": noted} if noted else {}
+    source = write_folder(tmp_path / "source", quantised(random_weights(), bits), values_of(**note))
+    with pytest.raises(UserError, match=f'beside it have {bits} bits; write "quantization_bit": {bits} into it'):
+        import_model(source, tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_an_index_that_does_not_belong_to_its_shards_is_refused(tmp_path: Path, kind: Any) -> None:
+    source = write_folder(tmp_path / "source", random_weights(), kind=kind)
+    first, *_, last = shards(source)
+    index = next(source.glob("*.index.json"))
+    whole, written = last.read_bytes(), index.read_text(encoding="utf-8")
+    last.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=f"{last.name} has none of the .* under this name; copy or download it again"):
+        import_model(source, tmp_path / "model")
+    last.write_bytes(whole)
+    for text in ("{", "{}", written.replace(f'"{last.name}"', "5")):
+        index.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="copy or download the index again"):
+            import_model(source, tmp_path / "model")
+    index.unlink()
+    with pytest.raises(UserError, match=f"has {first.name} and not the index {index.name}"):
+        import_model(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_that_is_a_pointer_is_told_in_sentences(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", random_weights())
+    (source / "ice_text.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(UserError, match=r"from where it was cloned\. Put the model's own beside its weights"):
         import_model(source, tmp_path / "model")
 
 

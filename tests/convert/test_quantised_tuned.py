@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from test_convert import write_model
+
 from blankfill.cli.main import main
 from blankfill.finetuning.predictor import Predictor
 from blankfill.model.quantized import quantized_bits
-from test_convert import write_model
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--max-length", "16", "-q"]
 

@@ -147,6 +147,15 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         open_external(write_sat(tmp_path / "lacking", lacking), heads=HEADS)
 
 
+def test_parts_of_two_models_are_told(tmp_path: Path) -> None:
+    """Two parts whose tensors have the same names, and other sizes."""
+    first, second = cut(sat_weights(False), 2)
+    name = "transformer.layers.0.attention.dense.weight"
+    wrong = write_sat(tmp_path / "wrong", [first, second | {name: second[name][:-1]}])
+    with pytest.raises(UserError, match=r"mp_rank_01.*attention\.dense\.weight' is \[15, 8\]"):
+        open_external(wrong, heads=2)
+
+
 def test_another_order_is_only_for_families_that_have_one(tmp_path: Path) -> None:
     from test_convert import write_model
 

@@ -302,6 +302,23 @@ def test_sentences_that_go_on_have_no_mark_of_a_beginning() -> None:
     assert tokenizer.token(ids[lengths[0] + lengths[1]]).startswith("孩")
 
 
+def test_places_of_a_long_run_of_unknown_characters_are_found_in_one_pass() -> None:
+    class Counted(list[tuple[int, tuple[int, int]]]):
+        read = 0
+
+        def __getitem__(self, key: Any) -> Any:
+            self.read += 1
+            return super().__getitem__(key)
+
+    text = "\u5929" * 500
+    tokens = Counted([(9, (0, 1500 + len("▁".encode())))] * (1500 + len("▁".encode())))
+    rules = trained()._plain_encoder._chunking.rules
+    assert rules is not None
+    ids, places = rules.places(text, lambda chunk: tokens)
+    assert len(ids) == len(tokens) and places[-3:] == [(499, 500)] * 3
+    assert tokens.read <= 2 * len(tokens)
+
+
 def test_places_are_those_of_the_given_text() -> None:
     tokenizer = trained()
     text = "  the\t，各 <0x41>🧬\n" + " " * 83 + "x\u0301"

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import blankfill
+from blankfill.cli.main import main
 from blankfill.convert.card import Card, Target, plain, table
 from blankfill.convert.card_code import usage
 from blankfill.exporting.model import export_model, export_onnx
 from head_models import classes, family_folder, fine_tuned, run
 from small_run import SMALL, texts_in
+from small_tasks import writing_model
 
 pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")
@@ -64,6 +66,22 @@ def test_the_card_of_a_pretraining_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert "after step 12, in nats per target" in text
     monkeypatch.chdir(tmp_path)
     run_code(text)
+
+
+@pytest.mark.parametrize(
+    ("family", "made"), [("glm", "GlmForBlankFilling"), ("chatglm", "ChatGLMForConditionalGeneration")]
+)
+def test_the_card_of_a_class_that_is_not_in_transformers(
+    family: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = writing_model(tmp_path / "model", family)
+    assert main(["export", str(model), "--out", str(tmp_path / "out")]) == 0
+    assert f"transformers has no class {made}: `import blankfill.hf` before opening it" in capsys.readouterr().out
+    text = read(tmp_path / "out")
+    assert "import blankfill.hf" in text
+    monkeypatch.chdir(tmp_path)
+    run_code(text)
+    assert capsys.readouterr().out.startswith("[")
 
 
 def test_the_checkpoint_that_a_run_names_is_exported(tmp_path: Path) -> None:

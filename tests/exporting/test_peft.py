@@ -43,6 +43,8 @@ def test_an_adapter_computes_the_same(family: str, task: str, modules: list[str]
 
 
 def test_a_writer_and_what_has_no_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        export_model(tmp_path / "absent", tmp_path / "out", lora="adapter")
     with pytest.raises(UserError, match=r"was not fine-tuned with LoRA; leave out lora"):
         export_model(writer(tmp_path / "plain", "t5"), tmp_path / "out", lora="adapter")
     with pytest.raises(UserError, match=r"was not fine-tuned with LoRA; leave out lora"):

@@ -90,6 +90,8 @@ def test_only_the_prefix_and_the_head_are_trained_and_kept(tmp_path: Path) -> No
     decided = Predictor(out, "cpu", 1).predict(items)
     right = [actual.value == item.label for actual, item in zip(decided, items, strict=True)]  # type: ignore[union-attr]
     assert sum(right) / len(right) == pytest.approx(result.metrics["accuracy"])
+    with pytest.raises(UserError, match="holds a prefix without the weights of the model below it; quantise that"):
+        quantize_model(out, tmp_path / "quantised")
     drawn = store.read(out / "checkpoints" / "step-0").model if (out / "checkpoints" / "step-0").exists() else {}
     assert all(not torch.equal(tensor, end.model[name]) for name, tensor in drawn.items())
     rate = max(json.loads(line)["lr"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

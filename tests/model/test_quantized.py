@@ -151,6 +151,27 @@ def test_the_kernel_of_torch_is_used_in_bf16(bits: int) -> None:
     assert (odd.product(x).float() - x.float() @ odd.float_weight().T).abs().max() < 0.2
 
 
+def misaligned(x: Tensor) -> Tensor:
+    """A copy at an address that is no multiple of 16, as a tensor in a memory-mapped file can have."""
+    size = x.element_size()
+    made = torch.empty(x.numel() + 8 // size, dtype=x.dtype)[8 // size :].view(x.shape).copy_(x)
+    assert made.data_ptr() % 16 == 8
+    return made
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_kernel_reads_weights_and_rows_at_any_address(bits: int) -> None:
+    """The kernel for 8 bits ended the process with a segmentation fault at addresses that are no multiple of 16."""
+    layer, _ = layer_of(bits, 64, 64)
+    if not layer.prepare(torch.bfloat16):
+        pytest.skip("this torch has no kernel for packed integers on this processor")
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    right = layer.product(rows)
+    layer.weight = misaligned(layer.weight)
+    assert layer.prepare(torch.bfloat16)
+    assert torch.equal(layer.product(misaligned(rows)), right)
+
+
 def tiny(bits: int) -> Transformer:
     """A model with quantised layers."""
     model = build(

@@ -9,11 +9,12 @@ from blankfill.cli.main import main
 from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
-from blankfill.objectives import Bert, ChatGlm, Glm, Glm130b, Gpt, Objective
+from blankfill.objectives import T5, Bart, Bert, ChatGlm, Glm, Glm130b, Gpt, Objective
 from blankfill.prompts.options import PromptOptions
 from blankfill.prompts.rows import PromptedRows
 from blankfill.prompts.sets import marks_of, read_sets
 from blankfill.prompts.templates import Prompted, PromptTemplate
+from blankfill.system import sandbox
 from conftest import same_examples
 from generate_models import wordpiece
 
@@ -49,6 +50,8 @@ def test_the_signs_of_a_template_are_letters_in_a_cell() -> None:
         ("{% if %} ||| b", "here, line 1: the template cannot be read"),
         ("{{ qestion }} ||| b", "here: 'qestion' is undefined in row 1; the columns are question, answer, label"),
         ("{{ 1 // 0 }} ||| b", r"here fails on row 1 \(ZeroDivisionError"),
+        ("{% for k in [1, 2] %}{{ question }} [MASK] {% endfor %} ||| b", r"here writes several \[MASK\] on row 1"),
+        ("{% for k in [1, 2] %}a ||| b{% endfor %}", r"here writes several \|\|\| on row 1"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }} ||| b", "here"),
     ],
 )
@@ -178,6 +181,16 @@ def test_a_long_text_keeps_what_is_near_its_answer(tmp_path: Path) -> None:
         rows_of(answer, ChatGlm(32), max_length=16)
 
 
+@pytest.mark.parametrize("objective", [T5(32), Bart(32)])
+def test_an_answer_that_is_too_long_is_left_out_whatever_its_text(tmp_path: Path, objective: Objective) -> None:
+    lines = [json.dumps({"text": " ".join(["the"] * size)}) for size in (5, 60)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = rows_of(described(tmp_path, "a:\n  data: a.jsonl\n  templates: ['{{ text }} ||| {{ text }}']"), objective)
+    assert rows.summary()[0]["too_long"] == 1
+    (example,) = rows.row(0)
+    assert max(len(example), len(example.context or ())) <= 32
+
+
 def test_objectives_that_cannot_answer_are_refused(options: PromptOptions) -> None:
     with pytest.raises(UserError, match="models of the objective bert write no answers"):
         rows_of(options, Bert(32))
@@ -235,3 +248,11 @@ def test_show_names_the_data_set_of_a_row(
     assert "prompted examples:" in out and ("cats, template" in out or "dogs, template" in out)
     assert main([*argv, "--example", "4"]) == 0
     assert "prompted examples" not in "".join(capsys.readouterr())
+
+
+def test_a_template_that_computes_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "STEPS", 10_000)
+    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+    template = PromptTemplate(f"{{{{ text }}}}{loop} ||| yes", "t.yaml, template a")
+    with pytest.raises(UserError, match=r"^t\.yaml, template a fails on row 1 .SecurityError: it takes more"):
+        template.write({"text": "a"}, "row 1")

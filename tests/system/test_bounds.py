@@ -27,7 +27,12 @@ from blankfill.tasks.options import FinetuneOptions
 from blankfill.training.options import DistilOptions, TrainOptions
 
 SECTIONS = [PrepareConfig, ModelOptions, TrainOptions, DistilOptions, FinetuneOptions, *OBJECTIVES.values()]
-CHECKED_LATER = {"GenerateArguments": Sampling, "ChatArguments": Sampling, "FinetuneArguments": FinetuneOptions, "Options": PrepareConfig}
+CHECKED_LATER = {
+    "GenerateArguments": Sampling,
+    "ChatArguments": Sampling,
+    "FinetuneArguments": FinetuneOptions,
+    "Options": PrepareConfig,
+}
 """Arguments that are handed on to options with bounds of their own."""
 
 
@@ -97,9 +102,9 @@ def test_every_number_of_a_command_with_a_recipe_is_bounded(command: str, monkey
 
 def test_the_walk_sees_the_commands() -> None:
     names = {options.__name__ for options in arguments()}
-    assert {"FillArguments", "GenerateArguments", "ChatArguments", "EmbedArguments", "PredictArguments", "EvaluateArguments",
-            "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
-            "ExportArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
+    assert {"FillArguments", "GenerateArguments", "ChatArguments", "EmbedArguments", "PredictArguments",
+            "EvaluateArguments", "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
+            "ExportArguments", "QuantizeArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
             "CompletionArguments", "DemoArguments", "CompareArguments"} == names  # fmt: skip
     assert {name for name, _, _ in numeric(TrainOptions)} >= {"lr", "beta1", "eps", "steps"}
     assert {name: listed for name, _, listed in numeric(DistilOptions)}["layers"]

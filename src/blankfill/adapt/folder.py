@@ -23,6 +23,7 @@ from blankfill.checkpoint.missing import check_exists
 from blankfill.checkpoint.store import write_weights
 from blankfill.checkpoint.weights import only_tensors
 from blankfill.errors import UserError
+from blankfill.families.chatglm_layout import PREFIX_ENCODER
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.loader import fitting
 from blankfill.system.marks import checksum
@@ -35,7 +36,7 @@ TYPES: dict[str, Kind] = {"LORA": "lora", "PREFIX_TUNING": "prefix"}
 """peft's names of the kinds."""
 RELEASED = ("pytorch_model.bin", "model.safetensors")
 """Files of ChatGLM-6B's checkpoints."""
-ENCODER = "transformer.prefix_encoder."
+ENCODER = PREFIX_ENCODER
 INSIDE = "adapter"
 """Folder of the adapter in a run."""
 

@@ -205,7 +205,11 @@ class Chat:
 
     def answer_many(self, dialogues: Sequence[Sequence[Message]], cancel: CancelFlag | None = None) -> list[Reply]:
         """Answer several conversations in one batch, each as it would be alone."""
-        answerings = [Answering(self, messages, cancel) for messages in dialogues]
+        return self.write([self.answer(messages) for messages in dialogues], cancel)
+
+    def write(self, answerings: Sequence[Answering], cancel: CancelFlag | None = None) -> list[Reply]:
+        """Write several answers in one batch, each as it would be alone. answerings: as `answer` returns them, not yet
+        iterated."""
         for _ in _run(answerings, self.speaker, cancel):
             pass
         return [answering.reply for answering in answerings]

@@ -10,6 +10,7 @@ Not here: terminals (`cli.chat_terminal`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from blankfill.chatting.engine import Answering, Chat, Reply
@@ -118,7 +119,7 @@ class Session:
             raise UserError("/save needs the name of a file, such as /save talk.json")
         if not self.spoken:
             raise UserError("there is nothing to save yet")
-        path = Path(name)
+        path = _path_of(name)
         if path.exists() and path.resolve() not in self._files:
             raise UserError(f"{name} exists; give another name")
         write_dialogue(path, self.messages)
@@ -128,7 +129,7 @@ class Session:
     def _load(self, name: str) -> str:
         if not name:
             raise UserError("/load needs the name of a file, such as /load talk.json")
-        path = Path(name)
+        path = _path_of(name)
         dialogues = read_dialogues(path)
         if len(dialogues) > 1:
             raise UserError(f"{name} has {len(dialogues)} conversations; give a file with one")
@@ -154,6 +155,13 @@ def message_in(line: str) -> str:
     """Return the message of a line that is no command: without the first of two slashes, and white space around."""
     text = line.strip()
     return text[1:] if text.startswith("//") else text
+
+
+def _path_of(name: str) -> Path:
+    """Return the path that a user types; no shell has replaced `~`."""
+    with suppress(RuntimeError):  # there is no home folder
+        return Path(name).expanduser()
+    return Path(name)
 
 
 def _counted(rounds: int) -> str:

@@ -3,8 +3,8 @@
 A template is Jinja, with what transformers' `chat_template` offers, so the templates of imported models work, and ours
 work there: `messages`, `add_generation_prompt`, the special tokens by their names (`bos_token`, …),
 `raise_exception`, `strftime_now`, `tojson`, `{% break %}` and `{% continue %}`; the body of `{% generation %}` is
-written as it is. The built-in ones are Jinja too. A template runs in Jinja's sandbox, since it may come with a model
-from somewhere: it sees the messages and nothing else.
+written as it is. The built-in ones are Jinja too. A template runs in a sandbox (`system.sandbox`), since it may come
+with a model from somewhere: it sees the messages and nothing else, and its steps are limited.
 
 Text cannot forge a special token: a token that the template writes (`<|im_start|>`) is that token, and the same
 letters in a message are letters. For this, messages are marked wherever they spell a special token before the template
@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,9 +31,8 @@ from blankfill.system.files import write_file
 from blankfill.system.reading import read_text
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import SandboxedEnvironment
-
     from blankfill.corpus.tokenizer import Tokenizer
+    from blankfill.system.sandbox import LimitedEnvironment
 
 FILE = TEMPLATE
 """Name of the file with the template, in the folder of a model."""
@@ -91,20 +90,6 @@ system stands before the first question, which was not foreseen there. plain, pl
 """
 
 
-class Round(NamedTuple):
-    """One answer of a conversation. prompt: what is read before it, with all earlier rounds. answer: its text."""
-
-    prompt: str
-    answer: str
-
-
-class RoundIds(NamedTuple):
-    """The same as token ids, without the special tokens of the row that the model reads."""
-
-    prompt: list[int]
-    answer: list[int]
-
-
 @dataclass(frozen=True)
 class ChatTemplate:
     """A template. source: the Jinja text. name: of a built-in one, else "". where: its file, for sentences.
@@ -125,23 +110,10 @@ class ChatTemplate:
         check(messages)
         return self.render(messages)
 
-    def rounds(self, messages: Sequence[Message]) -> list[Round]:
-        """Return each answer of a finished conversation with the text that is read before it."""
-        check(messages, answered=True)
-        return [Round(self.render(before), answer) for before, answer in _answers(messages)]
-
     def prompt_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Return the ids of `prompt`: special tokens where the template writes them, and never from a message."""
         check(messages)
         return self._ids(messages, tokenizer)
-
-    def round_ids(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[RoundIds]:
-        """Return the ids of `rounds`; an answer has no special tokens."""
-        check(messages, answered=True)
-        return [
-            RoundIds(self._ids(before, tokenizer), tokenizer.encode_plain([answer])[0].tolist())
-            for before, answer in _answers(messages)
-        ]
 
     def closing(self, tokenizer: Tokenizer) -> list[int]:
         """Return the special token that the template writes behind an answer, as a list of one; empty where it writes
@@ -182,11 +154,16 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Write messages out, unchecked. Raises UserError for an error in the template, with its line."""
+        from blankfill.system.sandbox import limited
+
         values = [message.to_json() for message in messages]
+        compiled = self._compiled
         try:
-            text: str = self._compiled.render(
-                messages=values, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self.tokens
-            )
+            with limited():
+                text: str = compiled.render(
+                    messages=values, tools=None, documents=None, add_generation_prompt=add_generation_prompt,
+                    **self.tokens,
+                )  # fmt: skip
         except Exception as error:  # whatever a template may do wrong: a division, a missing name, its own refusal
             raise self._failed(error) from None
         return text
@@ -207,25 +184,13 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        from jinja2 import Template, TemplateSyntaxError
-
-        environment = _environment()
-        try:
-            code = environment.compile(self.source, filename=self.where)
-        except TemplateSyntaxError as error:
-            raise UserError(
-                f"{self.where}, line {error.lineno}: the template cannot be read ({_plain(error.message)}); mend it, "
-                f"or name another one with {setting('template')}"
-            ) from None
-        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
-            raise UserError(f"{self.where}: the template cannot be read ({error or type(error).__name__})") from None
-        return Template.from_code(environment, code, environment.globals)
+        return _environment().compiled(
+            self.source, self.where, f"mend it, or name another one with {setting('template')}"
+        )
 
     def _failed(self, error: Exception) -> UserError:
         from jinja2 import TemplateError
 
-        if isinstance(error, UserError):
-            return error
         line, trace = 0, error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == self.where:
@@ -289,28 +254,42 @@ def marked(text: str, special: Collection[str]) -> str:
     """
     text = text.replace(MARK, "")
     text = _any_of(special).sub(lambda match: f"{match[0][:1]}{MARK}{match[0][1:]}", text)
-    for token in special:
-        for size in range(len(token) - 1, 1, -1):
-            if text.endswith(token[:size]):
-                text = f"{text[: 1 - size]}{MARK}{text[1 - size :]}"
-                break
-        for size in range(len(token) - 1, 1, -1):
-            if text.startswith(token[-size:]):
-                text = f"{text[:1]}{MARK}{text[1:]}"
-                break
+    parts = _parts_of(tuple(special))
+    for size in range(min(parts.longest, len(text)), 1, -1):
+        if text[-size:] in parts.beginnings:
+            text = f"{text[: 1 - size]}{MARK}{text[1 - size :]}"
+    if any(text[:size] in parts.endings for size in range(2, parts.longest + 1)):
+        text = f"{text[:1]}{MARK}{text[1:]}"
     return text
+
+
+class _Parts(NamedTuple):
+    """Parts of two characters or more of special tokens. longest: length of the longest."""
+
+    beginnings: frozenset[str]
+    endings: frozenset[str]
+    longest: int
+
+
+@lru_cache(maxsize=8)
+def _parts_of(tokens: tuple[str, ...]) -> _Parts:
+    """Return the parts of some tokens, of which a tokenizer may have hundreds, and a message is marked often."""
+    sizes = [(token, size) for token in tokens for size in range(2, len(token))]
+    beginnings = frozenset(token[:size] for token, size in sizes)
+    endings = frozenset(token[-size:] for token, size in sizes)
+    return _Parts(beginnings, endings, max(map(len, tokens), default=1) - 1)
 
 
 def _any_of(tokens: Collection[str]) -> re.Pattern[str]:
     """Return the pattern of any of some tokens, the longest first, in a group; it matches nothing where there are
     none."""
+    return _pattern_of(tuple(tokens))
+
+
+@lru_cache(maxsize=8)
+def _pattern_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else "((?!))")
-
-
-def _answers(messages: Sequence[Message]) -> list[tuple[Sequence[Message], str]]:
-    """Return each answer with the messages before it."""
-    return [(messages[:index], said.content) for index, said in enumerate(messages) if said.role == "assistant"]
 
 
 def _plain(error: object) -> str:
@@ -336,12 +315,13 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
-def _environment() -> SandboxedEnvironment:
-    """Make the environment of templates; blocks leave no white space, as in transformers."""
+def _environment() -> LimitedEnvironment:
+    """Make the environment of templates."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from blankfill.system.sandbox import LimitedEnvironment
 
     class Generation(Extension):
         """`{% generation %}`, which marks the answers for training elsewhere: its body, as it is."""
@@ -352,9 +332,7 @@ def _environment() -> SandboxedEnvironment:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = LimitedEnvironment(extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     functions: dict[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
     environment.globals.update(functions)

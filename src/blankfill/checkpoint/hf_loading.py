@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import torch
 from blankfill.checkpoint.missing import nearby
 from blankfill.checkpoint.quantization import OWN_TYPE, SCALE, Quantization, planned_layers, with_scales
 from blankfill.checkpoint.streams import Stream
-from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, weight_file
+from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, parts_without_index, weight_file
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families import chatglm_layout
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
@@ -31,13 +32,14 @@ from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
 from blankfill.system.reading import read_json, read_name, refuse_stand_in, shown
+from blankfill.types import RotaryRounding
 
 CONFIG = "config.json"
 GLM_FILE = "mp_rank_00_model_states.pt"
 """File name of a checkpoint of the original GLM code whose model is not split."""
 GLM_POINTER, SAT_POINTER = "latest_checkpointed_iteration.txt", "latest"
-WORD_TABLE = re.compile(r"(word_embeddings|lm_head)\.weight$")
-"""Names of the tables with a row for each token."""
+WORD_TABLE = re.compile(rf"(word_embeddings|lm_head)\.(weight|{SCALE})$")
+"""Names of the tables with a row for each token, and of their scales."""
 QkvRows = Literal["heads", "blocks"]
 """heads: queries, keys and values of each head together; blocks: all queries, all keys, all values."""
 
@@ -205,20 +207,22 @@ def open_external(
     with_head: bool = False,
     qkv: QkvRows = "heads",
     image_rows: bool = True,
+    rotary_rounding: RotaryRounding | None = None,
 ) -> ExternalCheckpoint:
     """Open a transformers folder, or the folder or file of a GLM checkpoint.
 
     heads: number of attention heads, for a checkpoint that does not contain it. dtype: type in which the weights are
     read; None: the type of most of them. leave_out: beginnings of the names of weights that are not read, such as those
     of further heads. with_head: whether a fine-tuned head is read, too, and all weights as float32 with it. qkv: see
-    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. Raises UserError for
-    anything that is missing or does not fit.
+    `ExternalCheckpoint`. image_rows: whether rows of the word tables that no text uses are kept. rotary_rounding: of
+    the model; None: as its family was released. Raises UserError for anything that is missing or does not fit.
     """
     folder = path if path.is_dir() else path.parent
     file = path if path.is_file() else weight_file(path) or glm_file(path)
     if file is None:
         raise UserError(
-            f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
+            parts_without_index(path)
+            or f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
             f"{nearby(path)}"
         )
     if file.suffix == ".pt" and path.is_dir() and len(ranks(file.parent)) > 1:
@@ -251,10 +255,20 @@ def open_external(
         raise UserError(f"{folder}: {error.template}") from None
     if with_head and head is not None and head.names.dense in {name.rpartition(".")[0] for name in head.weights}:
         config = replace(config, classifier_transform=head.transform)
+    if rotary_rounding is not None:
+        config = replace(config, rotary_rounding=rotary_rounding)
+        if "rotary_rounding" in family.differences(config):
+            raise UserError(
+                f"{path}: a model of the family {family.name} rounds nothing in its positions; leave out "
+                f"{setting('rotary_rounding')}"
+            )
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
     checkpoint_format, quantization = CheckpointFormat(family, config), None
-    if bits := quantized_bits(family, values, folder / CONFIG):
+    bits = quantized_bits(family, values, folder / CONFIG)
+    if family.quantization_key:
+        check_bits(checkpoint_format, weights, bits, folder / CONFIG)
+    if bits:
         quantization = read_quantized(checkpoint_format, weights, bits)
     checkpoint_format = with_own_tables(checkpoint_format, weights)
     if checkpoint_format.config.tied != config.tied:
@@ -267,6 +281,7 @@ def open_external(
         path, checkpoint_format, objective_of(family, checkpoint_format.config, values), weights,
         head if with_head else None, head_state, values, quantization, qkv, dropped,
     )  # fmt: skip
+    refuse_prefix(checkpoint)
     refuse_heads(checkpoint)
     check_shapes(checkpoint)
     if given:
@@ -282,6 +297,23 @@ def quantized_bits(family: WeightNames, values: Mapping[str, Any], where: Path) 
     raise UserError(f"{where}: {family.quantization_key} is {shown(bits)}, and only 8 and 4 are known here")
 
 
+def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int, where: Path) -> None:
+    """Raise UserError where the bits that a config.json names are not those of the stored matrices."""
+    key, table = checkpoint_format.family.quantization_key, checkpoint_format.table
+    shapes = table.shapes(skeleton(checkpoint_format.config))
+    stored = 0
+    for scale in (name for name in weights if name.endswith(f".{SCALE}")):
+        name = f"{scale.removesuffix(SCALE)}weight"
+        right, found = shapes.get(table.canonical(name)), weights.shapes.get(name)
+        if right and found and right[0] == found[0]:
+            stored = 8 if right == found else 4 if right[1] == 2 * found[1] else stored
+    if stored and stored != bits:
+        says = f"{key} is {bits}" if bits else f"there is no {key}"
+        raise UserError(f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it')
+    if bits and not any(name.endswith(f".{SCALE}") for name in weights):
+        raise UserError(f"{where}: {key} is {bits}, and the weights beside it are not quantised; remove {key} from it")
+
+
 def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: int) -> Quantization:
     """Return the quantised layers of a file; word tables that are quantised too are dequantised when they are read."""
     with torch.device("meta"):
@@ -294,13 +326,15 @@ def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: 
         if stored not in weights or weights.dtypes[stored] != torch.int8:
             continue
         rows, columns = weights.shapes[stored]
-
-        def read(stored: str = stored, scale: str = scale) -> torch.Tensor:
-            return dequantize(weights.as_read(stored), weights.as_read(scale), bits, torch.float16)
-
+        integers, scales = weights.reader(stored), weights.reader(scale)
+        read = partial(_dequantized, integers, scales, bits)
         weights.change(stored, (rows, columns * 8 // bits), torch.float16, read)
         weights.hide(scale)
     return Quantization(layers, rounding="released")
+
+
+def _dequantized(integers: Callable[[], torch.Tensor], scales: Callable[[], torch.Tensor], bits: int) -> torch.Tensor:
+    return dequantize(integers(), scales(), bits, torch.float16)
 
 
 def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -310,7 +344,7 @@ def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, 
     if not rows:
         raise UserError(f"{path}: the vocabulary has no rows of image tokens; leave out {setting('drop_image_rows')}")
     count = number(values, "vocab_size")
-    for name in [name for name, shape in weights.shapes.items() if len(shape) == 2 and shape[0] == count]:
+    for name in [name for name, shape in weights.shapes.items() if shape[:1] == (count,)]:
         if WORD_TABLE.search(name):
             weights.drop_rows(name, rows)
     return family.without_image_rows(values, rows)
@@ -332,6 +366,23 @@ def left_out(weights: Weights, beginnings: Sequence[str]) -> list[str]:
         weights.leave_out(names)
         gone += names
     return gone
+
+
+def refuse_prefix(checkpoint: ExternalCheckpoint) -> None:
+    """Raise UserError for a checkpoint of P-tuning v2, whose prefix is an adapter."""
+    weights, prefix = checkpoint.weights, chatglm_layout.PREFIX_ENCODER
+    names = [name for name in weights if name.startswith(prefix)]
+    if not names or not checkpoint.checkpoint_format.family.released_prefix:
+        return
+    if len(names) == len(weights):
+        raise UserError(
+            f"{weights.where} holds the prefix of P-tuning v2, and not the model; import the model that it was trained "
+            f"with, and give this folder beside it with {setting('adapter', checkpoint.path)}"
+        )
+    raise UserError(
+        f"{weights.where} holds the prefix of P-tuning v2 beside the model; leave it out when you import the model: "
+        f"{setting('leave_out', prefix.rstrip('.'))}"
+    )
 
 
 def refuse_heads(checkpoint: ExternalCheckpoint) -> None:

@@ -17,7 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,13 @@ class JoinedFile(WeightFile):
             if lacking:
                 raise UserError(f"{lacking[0]} has no {shown(name)}, which {self.path.name} has")
             cut = self.cut(name)
+            across = None if cut is None else cut[0]
+            for part, names in zip(self.parts, by_part, strict=True):
+                if _without(names[name][0], across) != _without(shape, across):
+                    raise UserError(
+                        f"{part.path}: {shown(name)} is {list(names[name][0])}, and {list(shape)} in {self.path.name}; "
+                        "all parts must come from one model"
+                    )
             if cut is not None:
                 dimension, joined = cut[0], list(shape)
                 joined[dimension] = sum(names[name][0][dimension] for names in by_part)
@@ -158,6 +165,11 @@ class JoinedFile(WeightFile):
         """Close all files."""
         for part in self.parts:
             part.close()
+
+
+def _without(shape: tuple[int, ...], dimension: int | None) -> tuple[int, ...]:
+    """Return a shape without one dimension."""
+    return shape if dimension is None else (*shape[:dimension], *shape[dimension + 1 :])
 
 
 def plain_tensors(tensors: Mapping[str, Any], where: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
@@ -202,8 +214,12 @@ class Weights(Mapping[str, Tensor]):
         self.shapes[name] = (shape[0] - rows, *shape[1:])
         self._changes[name] = lambda: self.as_read(name)[rows:]
 
+    def reader(self, name: str) -> Callable[[], Tensor]:
+        """Return what reads a tensor as it is until now, whatever `change` and `hide` do from now on."""
+        return self._changes.get(name) or partial(self.as_read, name)
+
     def change(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], Tensor]) -> None:
-        """Return something else for a name: what `read` gives, which may call `as_read`."""
+        """Return something else for a name: what `read` gives, which may call a `reader`."""
         self.shapes[name], self.dtypes[name], self._changes[name] = shape, dtype, read
 
     def hide(self, name: str) -> None:
@@ -238,8 +254,7 @@ class Weights(Mapping[str, Tensor]):
 
     def as_stored(self, name: str) -> Tensor:
         """Return a tensor in its own type, unchecked; other files are closed."""
-        change = self._changes.get(name)
-        return self.as_read(name) if change is None else change()
+        return self.reader(name)()
 
     def as_read(self, name: str) -> Tensor:
         """Return a tensor as it is in the file, whatever `change` and `drop_rows` make of it."""
@@ -332,30 +347,54 @@ def weight_file(folder: Path) -> Path | None:
     return None
 
 
+def parts_without_index(folder: Path) -> str:
+    """Return a sentence for a folder with the parts of a model and no index; empty for another one."""
+    for single in SINGLE:
+        stem, _, ending = single.rpartition(".")
+        if found := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{ending}")):
+            return (
+                f"{folder} has {found[0].name} and not the index {single}.index.json, which names all parts; copy or "
+                "download it too"
+            )
+    return ""
+
+
 def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = None) -> Weights:
     """Open a weight file or the index of a sharded one. inert: see `only_tensors`. dtype: see `Weights`."""
     weights = Weights(path, dtype)
-    for part in _parts(path):
+    for part, names in _parts(path).items():
         if not part.is_file():
             raise UserError(f"{path} names {part.name}, which is missing; copy or download all parts")
         regular_size(part)
         refuse_stand_in(part)
-        weights.add(WeightFile(part, inert))
+        file = WeightFile(part, inert)
+        weights.add(file)
+        if names and names.isdisjoint(name for name, _, _ in file.shapes()):
+            raise UserError(
+                f"{part} has none of the {len(names)} weights that {path.name} names for it, so it is another file under "
+                "this name; copy or download it again"
+            )
     if not weights:
         raise UserError(f"{path}: there are no weights in this file")
     return weights
 
 
-def _parts(path: Path) -> list[Path]:
+def _parts(path: Path) -> dict[Path, set[str]]:
+    """Return the files of an index, in order, with the names of their weights; another file alone, without names."""
     if path.suffix != ".json":
-        return [path]
-    names = sorted(
-        {of_kind(name, str, str(path)) for name in field(read_json(path), "weight_map", dict, path).values()}
-    )
-    for name in names:
-        if not is_plain_name(name):  # an index must not name a file outside its folder
-            raise UserError(f"{path} names {shown(name)}, which is not a file in its folder; copy or download it again")
-    return [path.parent / name for name in names]
+        return {path: set()}
+    try:
+        named = field(read_json(path), "weight_map", dict, path)
+        files = {name: of_kind(file, str, f"{path}: weight_map: {shown(name)}") for name, file in named.items()}
+    except UserError as error:
+        raise UserError(f"{error.template}; copy or download the index again") from error
+    for file in files.values():
+        if not is_plain_name(file):  # an index must not name a file outside its folder
+            raise UserError(f"{path} names {shown(file)}, which is not a file in its folder; copy or download it again")
+    parts: dict[Path, set[str]] = {path.parent / file: set() for file in sorted(set(files.values()))}
+    for name, file in files.items():
+        parts[path.parent / file].add(name)
+    return parts
 
 
 class Inert:

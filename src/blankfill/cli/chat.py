@@ -37,9 +37,9 @@ class ChatArguments:
     """Chat with a model that writes.
 
     In a terminal: a conversation, in which the model reads all earlier rounds that fit into its context. Ctrl-C ends an
-    answer, Ctrl-D the conversation; /help lists the commands (/undo, /save, …). A line that ends with \\ continues on
-    the next one, and lines between two lines of three quotation marks are one message. Elsewhere each line of standard
-    input is a message of one conversation.
+    answer, Ctrl-D the conversation; /help lists the commands (/undo, /save, …). A line with a backslash
+    at its end continues on the next one, and lines between two lines of three quotation marks are one message.
+    Elsewhere each line of standard input is a message of one conversation.
     """
 
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_new_tokens": COUNT, "max_length": COUNT}
@@ -72,23 +72,28 @@ class ChatArguments:
     allow_unknown: bool = False
     """Answer although most of a message is unknown to the model's tokenizer."""
     max_new_tokens: int | None = None
-    """Maximum number of tokens of an answer; 0: as many as there is room for. Without it, and without the options
-    below, as generation_config.json of the model's folder says; else as ChatGLM-6B was released for its template, 512
-    for others."""
+    """Maximum number of tokens of an answer; 0: as many as the context has room for. By default 512, with the template
+    chatglm 0. For this option and those below, a value in generation_config.json of the model's folder comes before
+    the default."""
     max_length: int | None = None
-    """Maximum number of tokens of a conversation with its answer; 0: as the model has (chatglm: 2048)."""
+    """Maximum number of tokens of a conversation with its answer; 0: the context of the model. By default 0, with the
+    template chatglm 2048."""
     temperature: float | None = None
-    """Sampling temperature: lower is more predictable, 0 always takes the most likely token (0.8; chatglm: 0.95)."""
+    """Sampling temperature: lower is more predictable, 0 always takes the most likely token. By default 0.8, with
+    the template chatglm 0.95."""
     top_k: int | None = None
-    """Sample from this number of most likely tokens only; 0: no limit (0; chatglm: 50)."""
+    """Sample from this number of most likely tokens only; 0: no limit. By default 0, with the template
+    chatglm 50."""
     top_p: float | None = None
-    """Sample from the smallest set of tokens with this total probability; 1: no limit (0.95; chatglm: 0.7)."""
+    """Sample from the smallest set of tokens with this total probability; 1: no limit. By default 0.95, with the
+    template chatglm 0.7."""
     repetition_penalty: float | None = None
     """Factor by which tokens that have already occurred become less likely (CTRL); 1: off."""
     no_repeat_ngram: int | None = None
     """No n-gram of this size occurs twice; 0: no limit."""
     process: bool | None = None
-    """Write Chinese punctuation beside Chinese characters, as ChatGLM-6B's own code does (chatglm: yes)."""
+    """Write Chinese punctuation beside Chinese characters, as ChatGLM-6B's own code does; on by default with the
+    template chatglm."""
     seed: int = 0
     """Seed of sampling; the same seed gives the same answers to the same messages."""
     dtype: WeightType = "auto"
@@ -135,7 +140,10 @@ def opened(args: ChatArguments) -> Chat:
     options_of("", (), given)
     if args.template is not None:
         template_named(args.template)
-    model = load(args.model, args.device, dtype_named(args.dtype), threads=args.threads, adapter=args.adapter)
+    head = None if args.adapter is None else False  # which leaves the weights of the model as they are stored
+    model = load(
+        args.model, args.device, dtype_named(args.dtype), head=head, threads=args.threads, adapter=args.adapter
+    )  # fmt: skip
     return model.chat_engine(args.template, args.allow_unknown, **given)
 
 
@@ -157,12 +165,13 @@ def answered(chat: Chat, dialogues: Sequence[tuple[str, Sequence[Message]]]) -> 
     """Yield the answer to each dialogue."""
     for begin in range(0, len(dialogues), WINDOW):
         window = dialogues[begin : begin + WINDOW]
+        answerings = []
         for where, messages in window:  # an error names the dialogue, and comes before the window is answered
             try:
-                chat.prompt(messages)
+                answerings.append(chat.answer(messages))
             except UserError as error:
                 raise UserError(f"{where}: {error.template}") from None
-        yield from chat.answer_many([messages for _, messages in window])
+        yield from chat.write(answerings)
 
 
 def print_reply(reply: Reply) -> None:

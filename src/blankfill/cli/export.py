@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> Result:
 
 def show_export(made: Exported) -> None:
     """Print where the model is, and how it compares with ours."""
+    from blankfill.families.registry import own_classes
     from blankfill.system.console import show
 
     if made.difference is None and not made.note:
@@ -83,8 +84,8 @@ def show_export(made: Exported) -> None:
         show(f"transformers has no place for the {made.left_out}; it was left out, and stays in the run's checkpoints")
     if made.note:
         show(made.note)
-    if made.architecture == "GlmForBlankFilling":
-        show("transformers has no class for this GLM: `import blankfill.hf` before opening it")
+    if made.architecture in own_classes():
+        show(f"transformers has no class {made.architecture}: `import blankfill.hf` before opening it")
 
 
 def counted(texts: int, task: str = "") -> str:

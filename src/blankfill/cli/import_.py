@@ -51,6 +51,9 @@ class ImportArguments:
     drop_image_rows: bool = False
     """Leave out the 20,000 rows of image tokens in the first release of ChatGLM-6B; the model gets the ids of the later
     one."""
+    rotary_rounding: Literal["auto", "none", "frequencies", "angles"] = "auto"
+    """What a ChatGLM-6B rounds to fp16 in its rotary positions. none: nothing, for exact positions; frequencies: as
+    the release in fp32; angles: as the release in fp16; auto: what config.json names, else frequencies."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -64,7 +67,15 @@ def main(argv: Sequence[str]) -> Result:
 
     use_threads(args.threads)
     made = import_model(
-        args.path, args.out, args.tokenizer, args.heads, args.dtype, args.leave_out, args.qkv, args.drop_image_rows
+        args.path,
+        args.out,
+        args.tokenizer,
+        args.heads,
+        args.dtype,
+        args.leave_out,
+        args.qkv,
+        args.drop_image_rows,
+        None if args.rotary_rounding == "auto" else args.rotary_rounding,
     )
     return Result(values=as_json(made), show=lambda: show_made(made))
 

@@ -19,9 +19,9 @@ class QuantizeArguments:
     """Store the weights of a model in 8 or 4 bits.
 
     The matrices of attention and feed-forward layers become integers with a scale for each row; embeddings, norms and
-    heads stay as they are. The new folder works with fill, generate, predict, embed and evaluate. One layer is in
-    memory at a time. The command prints the size and the error of the weights; it does not measure what the model
-    loses.
+    heads stay as they are. The new folder works with fill, generate, chat, predict, embed and evaluate, and finetune
+    trains LoRA or a prefix on it. One layer is in memory at a time. The command prints the size and the error of the
+    weights; it does not measure what the model loses.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill quantize --model models/bert --bits 8 --out models/bert-int8",)

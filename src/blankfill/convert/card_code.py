@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from blankfill.convert.card import Target
+from blankfill.families.registry import own_classes
 
 PIPELINES = ("fill-mask", "text-classification", "token-classification", "text-generation", "feature-extraction")
 """The pipelines of transformers that an example uses; other tasks need a few lines more."""
@@ -34,14 +35,17 @@ def usage(target: Target, folder: str, tag: str, auto_class: str, example: str, 
 
 def transformers_lines(folder: str, tag: str, auto_class: str, example: str, second: str = "") -> str:
     """Return an example for transformers."""
-    if auto_class == "GlmForBlankFilling":
+    if auto_class in own_classes():
+        rows = f"blankfill.hf.blank_inputs(model, tokenizer, [{example + ' [MASK]'!r}])"
+        if auto_class != "GlmForBlankFilling":  # its tokenizer makes the rows
+            rows = f'tokenizer([{example!r}], return_tensors="pt")'
         return f'''
 import blankfill.hf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 model = AutoModelForCausalLM.from_pretrained("{folder}")
-inputs = blankfill.hf.blank_inputs(model, tokenizer, [{example + " [MASK]"!r}])
+inputs = {rows}
 print(tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=20), skip_special_tokens=True))
 '''
     if tag in PIPELINES and auto_class not in ("AutoModelForMultipleChoice", "AutoModelForQuestionAnswering"):

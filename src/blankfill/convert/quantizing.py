@@ -110,6 +110,11 @@ def quantize_model(path: str | Path, out: str | Path, bits: int = 8, rounding: R
     state, _ = store.read_state(source)
     if state.get(KEY) is not None:
         raise UserError(f"{source} is quantised already; give the model that it was made from")
+    if store.BASE in state:
+        raise UserError(
+            f"{source} holds a prefix without the weights of the model below it; quantise that model, and give the "
+            f"adapter beside it with {setting('adapter')}"
+        )
     layers, skipped, fine_tuned = layers_of(state, source, bits)
     quantization = Quantization(layers, rounding=rounding)
     errors = _Errors()

@@ -221,10 +221,9 @@ class Rules:
         for chunk in self.chunks(text):
             character_of = [number for number, character in enumerate(chunk, at) for _ in character.encode()]
             tokens = tokenize(chunk)
+            before = 0  # bytes of one unknown run before a token, which all have the place of the run
             for number, (id, (start, stop)) in enumerate(tokens):
-                before = 0  # bytes of one unknown run before this token, which all have the place of the run
-                while number > before and tokens[number - before - 1][1] == (start, stop):
-                    before += 1
+                before = before + 1 if number and tokens[number - 1][1] == (start, stop) else 0
                 if before or (number + 1 < len(tokens) and tokens[number + 1][1] == (start, stop)):
                     start, stop = start + before, start + before + 1
                 inside = [where[character] for character in character_of[start:stop]]

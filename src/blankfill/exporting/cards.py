@@ -83,7 +83,7 @@ def fine_tuned_card(predictor: Predictor, title: str) -> Describe:
     results, config = read_json(run / RESULTS), read_json(run / CONFIG)
     adapter, task, options = predictor.adapter, predictor.task, predictor.options
     loaded = loaded_of(predictor, predictor.path)
-    with_head = options.method == "head" and task.kind not in ("generate", "chat")
+    with_head = options.method == "head" and not task.writes
     tag, auto_class = (TAGS[task.kind], f"AutoModel{CLASSES[KINDS[task.kind]]}") if with_head else _class_of(loaded)
     if not with_head and options.method != "cloze" and tag == "fill-mask":
         tag = ""  # such a model writes, and no pipeline of its class does
@@ -138,10 +138,8 @@ def _class_of(loaded: Loaded) -> tuple[str, str]:
     """Return (`pipeline_tag`, the class of transformers that opens it) of a model with a language-model head."""
     config, objective = loaded.model.config, loaded.objective
     format = checkpoint_format_of(config, objective, loaded.vocabulary)
-    if isinstance(format, CheckpointFormat) and objective.hf_auto_class == "AutoModelForCausalLM":
-        architecture = format.family.write(config).get("architectures", [""])[0]
-        if architecture == "GlmForBlankFilling":
-            return "", architecture
+    if isinstance(format, CheckpointFormat) and format.family.own_class:
+        return "", format.family.own_class
     if objective.two_sided:
         return "text2text-generation", "AutoModelForSeq2SeqLM"
     if config.lm_head:
@@ -285,7 +283,10 @@ def _fine_tuning_rows(predictor: Predictor, results: Mapping[str, Any], run: Pat
     steps, best = known(results, "steps"), known(results, "best_step")
     rows = [
         ("base model", f"{base or UNKNOWN}, trained by the objective {objective.name}"),
-        ("method", options.method if options.method != "head" or predictor.task.kind not in ("generate", "chat") else "text"),
+        (
+            "method",
+            options.method if options.method != "head" or not predictor.task.writes else "text",
+        ),
         ("steps", f"{steps}; the checkpoint of step {best}"),
         ("epochs", f"{options.epochs:g}"),
         *((name.replace("_", " "), str(getattr(options, name))) for name in TRAINED_BY),

@@ -55,9 +55,9 @@ def export_model(
     check_free(out)
     lines = read_lines(Path(text)) if text else None
     if not holds_fine_tuned(path):
+        loaded = part_of(load_model(path), part)
         if lora == "adapter":
             raise UserError(f"{path} was not fine-tuned with LoRA; leave out {setting('lora')}")
-        loaded = part_of(load_model(path), part)
         return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name), shards=shards)
     predictor = opened(path, part)
     refuse_quantized(predictor.model, path)

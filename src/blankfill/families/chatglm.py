@@ -40,6 +40,7 @@ class ChatGlmNames(WeightNames):
 
     name = "chatglm"
     model_type = "chatglm"
+    own_class = "ChatGLMForConditionalGeneration"
     released_prefix = True
     objective = ChatGlm
     inputs = ("input_ids", "position_ids", "attention_mask")
@@ -63,7 +64,7 @@ class ChatGlmNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """Return the values of the original's `ChatGLMConfig`, and those that only this program reads."""
         return {
-            "architectures": ["ChatGLMForConditionalGeneration"],
+            "architectures": [self.own_class],
             "model_type": self.model_type,
             **written_sizes(config, ALPHA, ROUNDING),
             "position_encoding_2d": True,

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from blankfill.errors import UserError, setting
-from blankfill.families.weight_names import WHERE, ByHead, Rule, Table, both, layers, number, plain, real
+from blankfill.families.weight_names import WHERE, ByHead, Rule, Table, both, heads_of, layers, number, plain, real
 from blankfill.model.config import TransformerConfig
 from blankfill.system.reading import field
 from blankfill.types import RotaryRounding
@@ -22,6 +21,8 @@ SIZES = {
     "num_heads": "num_attention_heads", "ffn_size": "inner_hidden_size",
 }  # fmt: skip
 WORDS = "transformer.word_embeddings.weight"
+PREFIX_ENCODER = "transformer.prefix_encoder."
+"""Beginning of the names of a prefix in ChatGLM-6B's checkpoints of P-tuning v2."""
 
 
 def read_sizes(values: Mapping[str, Any], alpha: float, rounding: RotaryRounding, channels: int) -> dict[str, Any]:
@@ -110,19 +111,10 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) 
     heads: None: heads of width 128. Raises UserError when the number of heads cannot be inferred.
     """
     vocabulary, width = shapes[WORDS]
-    if heads is None:
-        if width % HEAD_SIZE:
-            raise UserError(
-                f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of "
-                f"{HEAD_SIZE}, as in the released models; give {setting('heads')}"
-            )
-        heads = width // HEAD_SIZE
-    if heads < 1 or width % heads:
-        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "num_layers": sum(bool(re.search(r"layers\.\d+\.input_layernorm\.weight$", name)) for name in shapes),
-        "num_attention_heads": heads,
+        "num_attention_heads": heads_of(width, heads, HEAD_SIZE),
         "inner_hidden_size": shapes[OUTER][1],
     }

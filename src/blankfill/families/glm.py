@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blankfill.errors import UserError, setting
+from blankfill.errors import UserError
 from blankfill.families.spec import FamilySpec
 from blankfill.families.weight_names import (
     Table,
@@ -19,6 +19,7 @@ from blankfill.families.weight_names import (
     activation_name,
     activation_of,
     both,
+    heads_of,
     layers,
     number,
     plain,
@@ -46,6 +47,7 @@ class GlmNames(WeightNames):
 
     name = "glm"
     model_type = "blankfill-glm"
+    own_class = "GlmForBlankFilling"
     also_reads = ("glm",)
     added_roles = ("sop", "eop", "gmask", "smask")
     objective = Glm
@@ -73,7 +75,7 @@ class GlmNames(WeightNames):
     def write(self, config: TransformerConfig, shift: int = 0) -> dict[str, Any]:
         """Return the values of `blankfill.hf.GlmConfig`."""
         return {
-            "architectures": ["GlmForBlankFilling"],
+            "architectures": [self.own_class],
             "model_type": self.model_type,
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,
@@ -166,21 +168,12 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], heads: int | None) 
     vocabulary, width = shapes["word_embeddings.weight"]
     count = sum(name.endswith("input_layernorm.weight") for name in shapes)
     inner = next((shape[0] for name, shape in shapes.items() if name.endswith("dense_h_to_4h.weight")), 4 * width)
-    if heads is None:
-        if width % HEAD_SIZE:
-            raise UserError(
-                f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of "
-                f"{HEAD_SIZE}, as in the released models; give {setting('heads')}"
-            )
-        heads = width // HEAD_SIZE
-    if heads < 1 or width % heads:
-        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
     return {
         "model_type": GlmNames.model_type,
         "vocab_size": vocabulary,
         "hidden_size": width,
         "num_hidden_layers": count,
-        "num_attention_heads": heads,
+        "num_attention_heads": heads_of(width, heads, HEAD_SIZE),
         "intermediate_size": inner,
         "max_position_embeddings": shapes[BLOCKS][0],
     }

@@ -81,6 +81,11 @@ def weight_names() -> dict[str, WeightNames]:
     return {family.name: family for family in names if family is not None}
 
 
+def own_classes() -> frozenset[str]:
+    """Return the names of the classes of `blankfill.hf`, which stand in for those that transformers lacks."""
+    return frozenset(family.own_class for family in weight_names().values() if family.own_class)
+
+
 def weight_names_by_type() -> dict[str, WeightNames]:
     """Return the weight names by the name of a family in config.json (`model_type`).
 

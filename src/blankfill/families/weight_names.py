@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.families.task_heads import TaskHeads
 from blankfill.model.config import MOST_ROWS, Activation, TransformerConfig
 from blankfill.objectives import Objective
@@ -383,6 +383,21 @@ def rope_theta(values: Mapping[str, Any], kind: str, old: str, default: float) -
     return real(rope, "rope_theta", real(values, old, default))
 
 
+def heads_of(width: int, heads: int | None, size: int) -> int:
+    """Return the number of heads of a checkpoint that does not store it: as given, or those of the released models'
+    size. Raises UserError."""
+    if heads is None:
+        if width % size:
+            raise UserError(
+                f"the checkpoint does not tell how many heads it has, and its width {width} is no multiple of {size}, "
+                f"as in the released models; give {setting('heads')}"
+            )
+        heads = width // size
+    if heads < 1 or width % heads:
+        raise UserError(f"{setting('heads', heads)} does not divide the checkpoint's width, {width}")
+    return heads
+
+
 def refuse_options(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
     """Raise UserError for options of a config.json that our model does not support."""
     for key, value in plain_values.items():
@@ -426,6 +441,8 @@ class WeightNames(ABC):
     text_heads_as: ClassVar[str] = ""
     """Name of the family as which a model with a head on texts is written, if its own class has another head than ours;
     the token types are zeros."""
+    own_class: ClassVar[str] = ""
+    """Name of the class of `blankfill.hf` that opens its files; empty where transformers has one."""
     quantization_key: ClassVar[str] = ""
     """Key of config.json with the bits of the quantised layers; empty if its files have none."""
     writes_copies: ClassVar[bool] = False

@@ -22,6 +22,7 @@ from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.tuned import from_external
 from blankfill.system.console import say
 from blankfill.system.files import whole_folder, write_file
+from blankfill.types import RotaryRounding
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.hf_loading import ExternalCheckpoint, QkvRows
@@ -36,6 +37,7 @@ def import_model(
     leave_out: Sequence[str] = (),
     qkv: QkvRows = "heads",
     drop_image_rows: bool = False,
+    rotary_rounding: RotaryRounding | None = None,
 ) -> Imported:
     """Import a transformers folder or an original GLM checkpoint.
 
@@ -50,6 +52,8 @@ def import_model(
         qkv: Order of the joint rows of queries, keys and values of a ChatGLM-6B or GLM-130B: "heads" as released, or
             "blocks" as SwissArmyTransformer writes ChatGLM-6B since its version 0.4.1.
         drop_image_rows: Leave out the rows of image tokens of ChatGLM-6B's first release.
+        rotary_rounding: What a ChatGLM-6B rounds to fp16 in its rotary positions: "none", "frequencies", or "angles".
+            None: what its config.json names, else "frequencies", as released.
 
     Returns:
         The folder, the family, the number of parameters and their type; of a fine-tuned model its task and labels.
@@ -61,7 +65,14 @@ def import_model(
     check_source(path, out)
     given = None if tokenizer is None else Path(tokenizer)
     source = open_external(
-        path, heads, dtype_named(dtype), leave_out, with_head=True, qkv=qkv, image_rows=not drop_image_rows
+        path,
+        heads,
+        dtype_named(dtype),
+        leave_out,
+        with_head=True,
+        qkv=qkv,
+        image_rows=not drop_image_rows,
+        rotary_rounding=rotary_rounding,
     )
     if source.head is None:
         return import_pretrained(source, out, given)

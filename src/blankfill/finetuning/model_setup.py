@@ -223,7 +223,7 @@ def build_adapter(task: Task, labels: tuple[str, ...], loaded: Loaded, options: 
         raise UserError(f"{task.name}: tasks are learnt together as texts; add {setting('method', 'text')}")
     if task.kind not in adapters:
         raise UserError(f"{task.name} is a task of kind {task.kind}, which `finetune` does not know yet")
-    if task.kind in ("generate", "chat") or options.method == "text":
+    if task.writes or options.method == "text":
         check_writer(loaded, options)
     check_dialogue_options(task, options)
     sizes = loaded.model.config.position_sizes

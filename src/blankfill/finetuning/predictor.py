@@ -87,7 +87,7 @@ class Predictor:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
-        self.model.encoder.use_kernel(best_kernel(self.device, self.dtype))
+        self.model.encoder.use_kernel(best_kernel(self.device, encoder.token_embeddings.weight.dtype))
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
@@ -97,7 +97,7 @@ class Predictor:
     def _search(self, n_best: int, search: Mapping[str, Any]) -> None:
         """Apply the options of a search."""
         given = [*search, *(["n_best"] if n_best != 1 else [])]
-        if given and self.task.kind not in ("generate", "chat") and self.options.method != "text":
+        if given and not self.task.writes and self.options.method != "text":
             names = ", ".join(map(setting, given))
             raise UserError(f"{self.task.name} is a task of kind {self.task.kind}, not of writing; leave out {names}")
         self.options = dataclasses.replace(self.options, **search)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
-from blankfill.families.chatglm import ChatGlmNames
+from blankfill.families.chatglm import IMAGES, ChatGlmNames
 from blankfill.hf.glm import BlankFilling
 from blankfill.model.dense import Dense
 from blankfill.model.io import Inputs
@@ -22,9 +22,14 @@ from blankfill.model.layers import KeyValues, Layer
 from blankfill.model.quantized import make_quantized, quantizable
 from blankfill.model.transformer import Transformer
 
+FIRST_RELEASE = 150528
+"""Size of the vocabulary of the first release, whose config.json does not name the masks."""
+TOKENS = {"mask_token_id": 130000, "gmask_token_id": 130001, "bos_token_id": 130004}
+"""Ids of the released vocabulary, where config.json does not have them."""
+
 
 class ChatGlmConfig(PreTrainedConfig):
-    """The settings of the original, under its own names."""
+    """The settings of the original, under its own names; a token that the model does not have is None."""
 
     model_type = ChatGlmNames.model_type
     attribute_map = {"num_hidden_layers": "num_layers", "intermediate_size": "inner_hidden_size"}  # noqa: RUF012
@@ -40,8 +45,6 @@ class ChatGlmConfig(PreTrainedConfig):
         layernorm_epsilon: float = 1e-5,
         position_encoding_2d: bool = True,
         quantization_bit: int = 0,
-        mask_token_id: int = 130000,
-        gmask_token_id: int = 130001,
         **others: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -53,9 +56,11 @@ class ChatGlmConfig(PreTrainedConfig):
         self.layernorm_epsilon = layernorm_epsilon
         self.position_encoding_2d = position_encoding_2d
         self.quantization_bit = quantization_bit
-        self.mask_token_id = mask_token_id
-        self.gmask_token_id = gmask_token_id
-        super().__init__(**{"tie_word_embeddings": True, **others})
+        images = IMAGES if vocab_size == FIRST_RELEASE else 0
+        ids = {key: number + images for key, number in TOKENS.items()}
+        self.mask_token_id: int | None = others.pop("mask_token_id", ids["mask_token_id"])
+        self.gmask_token_id: int | None = others.pop("gmask_token_id", ids["gmask_token_id"])
+        super().__init__(**{"tie_word_embeddings": True, "bos_token_id": ids["bos_token_id"], **others})
 
 
 class ByHead(nn.Module):
@@ -152,8 +157,11 @@ def positions(input_ids: Tensor, attention_mask: Tensor | None, config: ChatGlmC
     """
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].long()
     place = (real.cumsum(-1) - 1).clamp(min=0)
-    written = (input_ids.eq(config.bos_token_id).cumsum(-1) > 0).long() * real
-    is_gmask, is_mask = input_ids == config.gmask_token_id, input_ids == config.mask_token_id
+    sop, gmask, mask = (
+        -1 if id is None else id for id in (config.bos_token_id, config.gmask_token_id, config.mask_token_id)
+    )
+    written = (input_ids.eq(sop).cumsum(-1) > 0).long() * real
+    is_gmask, is_mask = input_ids.eq(gmask), input_ids.eq(mask)
     is_mask = torch.where(is_gmask.any(-1, keepdim=True), is_gmask, is_mask)
     first = (is_mask & (real > 0)).long().argmax(-1, keepdim=True)
     return torch.stack([torch.where(written > 0, place.gather(-1, first), place), written.cumsum(-1) * written], dim=1)

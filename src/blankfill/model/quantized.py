@@ -37,6 +37,9 @@ ALLOWED = 2**-6
 """Largest difference of a kernel, as a share of the largest result: four roundings to bf16."""
 MULTIPLE = 64
 """Divisor of the numbers of inputs and outputs that the kernels take; they read past the end of other matrices."""
+ALIGNMENT = 64
+"""Divisor of the addresses of what the kernels read. The one for 8 bits ends the process at an address that is no multiple
+of 16, as tensors in a memory-mapped safetensors file can have."""
 GROUPS = (256, 128, 64)
 """Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
 
@@ -186,6 +189,12 @@ def _type_of_products(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "cpu" else x.dtype
 
 
+def _aligned(x: Tensor) -> Tensor:
+    """Return a contiguous tensor whose address is a multiple of `ALIGNMENT`: itself, or a copy."""
+    x = x.contiguous()
+    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
+
+
 class Kernel:
     """Torch's product of packed integers on a CPU in bf16; a new version of torch needs a change only here.
 
@@ -198,7 +207,8 @@ class Kernel:
         self.scale_O = layer.weight_scale.float()
         ones_O = torch.ones(layer.out_features, dtype=dtype)
         if self.bits == 8:
-            self.weight, self.ones = layer.weight.contiguous(), ones_O
+            self.weight, self.ones = _aligned(layer.weight), ones_O
+            layer.weight = self.weight  # a copy replaces the original, so that no weight is in memory twice
             return
         self.group = next(group for group in GROUPS if layer.in_features % group == 0)
         whole = unpack(layer.weight, 4).int() + 8
@@ -208,7 +218,7 @@ class Kernel:
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return x Wᵀ, [N, O]."""
-        x_NI = x_NI.contiguous()
+        x_NI = _aligned(x_NI)
         if self.bits == 8:
             made_NO = torch._weight_int8pack_mm(x_NI, self.weight, self.ones)
         else:

@@ -210,7 +210,7 @@ class ChatGlmFormat(GlmFormat):
         return self._open(source.ids, source.blank, self._kind(source), max_new)
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """Return a target shares the row with its source."""
+        """Return the columns of a source and of a target, which share the row."""
         return length - self.source_specials(pair=True) - 1, length // 2
 
     def target_columns(self, count: int) -> int:

@@ -188,7 +188,9 @@ class PromptedRows:
             return None
         first = min(len(item.before), max(room // 2, room - behind))
         after = None if item.after is None else item.after[: room - first]
-        return item._replace(before=item.before[len(item.before) - first :], after=after)
+        fitted = item._replace(before=item.before[len(item.before) - first :], after=after)
+        whole = columns(self._example(fitted.before, fitted.answer, fitted.after))
+        return fitted if whole <= self.longest else None  # a decoder's row is as long as before
 
     def _example(self, before: NDArray[Any], answer: NDArray[Any], after: NDArray[Any] | None) -> Example:
         format = self.format

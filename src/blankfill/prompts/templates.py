@@ -5,18 +5,15 @@ choices: `{{ premise }} Does it follow that {{ hypothesis }}? ||| {{ answer_choi
 behind the text, or into the one [MASK] of the text. Both signs count in the template only, never in a cell. White space
 at the ends of both is removed.
 
-A template runs in Jinja's sandbox and sees one row.
+A template runs in a sandbox with limits (`system.sandbox`) and sees one row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from blankfill.errors import UserError
-
-if TYPE_CHECKING:
-    from jinja2.sandbox import SandboxedEnvironment
 
 ANSWER, MASK = "|||", "[MASK]"
 _ANSWER, _MASK = "\ufdd0", "\ufdd1"
@@ -37,7 +34,9 @@ class PromptTemplate:
 
     def __init__(self, source: str, where: str, choices: Sequence[str] = ()) -> None:
         """Raises UserError for a template that is not Jinja, or has no answer, or several blanks."""
-        from jinja2 import Template, TemplateSyntaxError
+        from jinja2 import StrictUndefined
+
+        from blankfill.system.sandbox import LimitedEnvironment
 
         self.source, self.where, self.choices = source, where, list(choices)
         text, sign, answer = source.partition(ANSWER)
@@ -50,39 +49,31 @@ class PromptTemplate:
             raise UserError(
                 f"{where}: the text has several {MASK}; the answer is written into one, so leave out others"
             )
-        environment = _environment()
-        try:
-            code = environment.compile(text.replace(MASK, _MASK) + _ANSWER + answer, filename=where)
-        except TemplateSyntaxError as error:
-            raise UserError(f"{where}, line {error.lineno}: the template cannot be read ({error.message})") from None
-        except (RecursionError, MemoryError, OverflowError, ValueError) as error:
-            raise UserError(f"{where}: the template cannot be read ({error or type(error).__name__})") from None
-        self._template = Template.from_code(environment, code, environment.globals)
+        environment = LimitedEnvironment(undefined=StrictUndefined)  # a name that the row lacks is an error
+        self._template = environment.compiled(text.replace(MASK, _MASK) + _ANSWER + answer, where)
 
     def write(self, row: Mapping[str, Any], place: str) -> Prompted | None:
         """Write a row; None where its text or its answer is empty. place: of the row, for messages. Raises UserError
         for a row that the template cannot write."""
         from jinja2 import UndefinedError
 
+        from blankfill.system.sandbox import limited
+
         try:
-            whole: str = self._template.render({**row, "answer_choices": self.choices})
+            with limited():
+                whole: str = self._template.render({**row, "answer_choices": self.choices})
         except UndefinedError as error:
             columns = ", ".join(map(str, row)) or "none"
             raise UserError(f"{self.where}: {error.message} in {place}; the columns are {columns}") from None
         except Exception as error:  # whatever an expression of the template may do wrong
             what = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{self.where} fails on {place} ({type(error).__name__}: {what}); correct either") from None
+        for sign, written in ((ANSWER, _ANSWER), (MASK, _MASK)):
+            if whole.count(written) > 1:
+                raise UserError(f"{self.where} writes several {sign} on {place}; one is enough, outside of a loop")
         text, _, answer = whole.partition(_ANSWER)
         before, blank, after = text.strip().partition(_MASK)
         answer = answer.strip()
         if not answer or not (before + after).strip():
             return None
         return Prompted(before.rstrip() if not blank else before, answer, after if blank else None)
-
-
-def _environment() -> SandboxedEnvironment:
-    """Make the environment of templates: a name that the row lacks is an error, not an empty text."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -55,7 +55,7 @@ def forgetting_section(results: Values) -> str:
     which = (
         "held-out rows of old text"
         if report.get("held_out", True)
-        else "rows of the old text, which was replayed whole"
+        else "rows of the old text, of which nothing was held out"
     )
     replayed = f"{ratio:.0%} of the rows of the training were old text" if ratio else "no old text was replayed"
     body = table(("old text", "nats per target", "95% interval"), lines)

@@ -73,7 +73,7 @@ def reads_encoder_only(objective: Objective, head_on: HeadOn, task: Task) -> boo
             "one stack; "
             "leave it out"
         )
-    if task.kind in ("generate", "chat"):
+    if task.writes:
         raise UserError(f"{task.name} is written by the decoder; leave out {setting('head_on')}")
     return head_on == "encoder"
 

@@ -132,7 +132,8 @@ class FinetuneOptions:
     training (released code: 0.4 to 0.8, by task)."""
     template: str = ""
     """Dialogues: chat template that writes them out: chatglm, plain, plain-zh, or a Jinja file as transformers'
-    chat_template; stored with the model. Without it, that of the model, or plain."""
+    chat_template; stored with the model. Without it, that of the model's folder, else that of its objective:
+    chatglm for ChatGLM, otherwise plain."""
     max_prompt_length: int = 0
     """Dialogues: maximum length of the text before an answer in tokens; older rounds are left out first. 0: what a row
     holds beside the answer."""

@@ -74,6 +74,11 @@ class Task:
     row: RowReader | None = None
     """Reader of one JSON object in the benchmark's own form, for tasks with such files."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether predictions are texts that a model writes, without a head of the task."""
+        return self.kind in ("generate", "chat")
+
     def read(self, path: str | Path, split: str = "train", labels: tuple[str, ...] = ()) -> Split:
         """Return the items of a split.
 
