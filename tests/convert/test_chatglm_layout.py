@@ -72,6 +72,17 @@ def test_shards_come_in_and_go_out_to_the_bit(tmp_path: Path, kind: Any) -> None
     assert again.tokenizer.encode("ab 12\n") == loaded.tokenizer.encode("ab 12\n")
 
 
+def test_both_auto_classes_open_the_layout(tmp_path: Path) -> None:
+    """The released config.json names one class for AutoModel; AutoModelForCausalLM opens the same."""
+    transformers = pytest.importorskip("transformers")
+    from blankfill.hf import ChatGLMForConditionalGeneration
+
+    write_folder(tmp_path / "model", random_weights(), kind="safetensors")
+    for name in ("AutoModel", "AutoModelForCausalLM"):
+        model = getattr(transformers, name).from_pretrained(tmp_path / "model")
+        assert type(model) is ChatGLMForConditionalGeneration
+
+
 def test_norms_of_fp32_come_in_as_the_rest(tmp_path: Path) -> None:
     weights = random_weights()
     mixed = {name: tensor.float() if "layernorm" in name else tensor for name, tensor in weights.items()}

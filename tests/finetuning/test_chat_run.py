@@ -13,14 +13,17 @@ from blankfill.chatting.messages import Message
 from blankfill.chatting.templates import template_in
 from blankfill.checkpoint import store
 from blankfill.cli.main import main
+from blankfill.corpus.options import PrepareConfig
+from blankfill.corpus.prepare import prepare
 from blankfill.errors import ConfigError, UserError
 from blankfill.finetuning.before import BEFORE
 from blankfill.finetuning.config import FinetuneConfig
-from blankfill.finetuning.forgetting import FORGETTING, WithOldText
+from blankfill.finetuning.forgetting import FORGETTING, WithOldText, known_text
 from blankfill.finetuning.outcome import FinetuneResult
 from blankfill.finetuning.predict import predict
 from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
+from blankfill.runs.folder import CORPUS
 from blankfill.tasks.chat.model import OLD
 from blankfill.tasks.options import CHAT_LORA_LR, CHAT_LR, CHAT_PREFIX_LR, USUAL_LR, FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
@@ -56,6 +59,17 @@ def old_text(folder: Path) -> Path:
     texts = [" ".join(rng.choice(["the", "cat", "sat", "on", "mat", "ran"], 30)) + " ." for _ in range(120)]
     write_lines(folder / "old.jsonl", [{"text": text} for text in texts])
     return folder / "old.jsonl"
+
+
+def test_the_old_text_of_a_run_is_its_corpus(tmp_path: Path) -> None:
+    pretrained, corpus = tmp_path / "runs" / "old", tmp_path / "my corpus"
+    pretrained.mkdir(parents=True)
+    assert known_text(pretrained) == pretrained
+    (pretrained / CORPUS).write_text("../../my corpus\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"old is a run, and its corpus .*my corpus is not there; give the text"):
+        known_text(pretrained)
+    prepare([str(old_text(tmp_path))], corpus, PrepareConfig())
+    assert known_text(pretrained).samefile(corpus)
 
 
 def run(data: Path, model: Path, out: Path, **options: Any) -> FinetuneResult:

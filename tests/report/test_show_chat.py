@@ -149,6 +149,7 @@ def test_the_command_shows_a_dialogue_for_a_model(tmp_path: Path, capsys: pytest
     (["--chat", "FILE", "--template", "chat-glm"], "chat-glm: there is no such file, and no built-in chat template"),
     (["--chat", "FILE", "--recipe", "bert-nano"], "does not write texts"),
     (["--chat", "no.jsonl"], "no.jsonl does not exist"),
+    (["--chat", "nosuch"], "nosuch does not exist; give a file of dialogues"),
 ])  # fmt: skip
 def test_bad_requests_are_answered(
     argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blankfill.corpus.folder import is_prepared
 from blankfill.data.interleave import Share
 from blankfill.errors import UserError
+from blankfill.runs.folder import CORPUS
 from blankfill.runs.inputs import Note
 from blankfill.system.files import write_file
-from blankfill.system.reading import field, read_json
+from blankfill.system.reading import field, read_json, read_path
 from blankfill.tasks.batching import Batches
 from blankfill.tasks.metrics.intervals import FEWEST_ROWS, Interval, draws, interval, of_sums
 
@@ -48,6 +50,22 @@ Rows = NDArray[np.float64]
 """Nats and number of targets of each row, float64[N, 2]."""
 
 
+def known_text(path: Path) -> Path:
+    """Return the text that a path names: of a pretraining run its corpus, otherwise the path.
+
+    Raises UserError for a path that does not exist, and for a run whose corpus is gone.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a file or a folder of the text that the model knows")
+    pointer = path / CORPUS
+    if not pointer.is_file():
+        return path
+    corpus = path / read_path(pointer)
+    if not is_prepared(corpus):
+        raise UserError(f"{path} is a run, and its corpus {corpus} is not there; give the text that the model knows")
+    return corpus
+
+
 @dataclass(frozen=True)
 class OldText:
     """Old text that is prepared. rows: those to replay, by number. valid: the held-out rows, in batches."""
@@ -69,9 +87,7 @@ class OldText:
         words = PrepareConfig(validation=HELD_OUT, allow_unknown=options.allow_unknown)
         measured = TrainOptions(eval_rows=MEASURED)
         recipe = Recipe(name="old text", seed=options.seed, corpus=words, objective=loaded.objective, train=measured)
-        path, tokenizer = options.replay, loaded.tokenizer
-        if not Path(path).exists():
-            raise UserError(f"{path} does not exist; give a file or a folder of the text that the model knows")
+        path, tokenizer = known_text(Path(options.replay)), loaded.tokenizer
         corpus = open_corpus([path], recipe, out / "replay", tokenizer, (tokenizer,))
         rows = Sampler(corpus.train, loaded.objective, corpus.vocabulary, old_seed(options.seed))
         pad = loaded.vocabulary.roles.get("pad", 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from blankfill.families.chatglm import IMAGES, ChatGlmNames
 from blankfill.hf.glm import BlankFilling
@@ -169,3 +169,4 @@ def positions(input_ids: Tensor, attention_mask: Tensor | None, config: ChatGlmC
 
 AutoConfig.register(ChatGlmConfig.model_type, ChatGlmConfig, exist_ok=True)
 AutoModelForCausalLM.register(ChatGlmConfig, ChatGLMForConditionalGeneration, exist_ok=True)
+AutoModel.register(ChatGlmConfig, ChatGLMForConditionalGeneration, exist_ok=True)  # as the released config.json has it

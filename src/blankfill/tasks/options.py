@@ -140,8 +140,8 @@ class FinetuneOptions:
     learn_start: bool = True
     """Dialogues with ChatGLM: learn <sop> at [gMASK] too, as ChatGLM-6B's own fine-tuning does."""
     replay: str = ""
-    """Dialogues: old text, a file, a folder or a prepared corpus, whose loss is measured before and after the training
-    (the forgetting report), and which --replay-ratio mixes in."""
+    """Dialogues: old text, a file, a folder, a prepared corpus or a pretraining run, whose loss is measured before and
+    after the training (the forgetting report), and which --replay-ratio mixes in."""
     replay_ratio: float = 0.0
     """Dialogues: share of rows of the old text in each step, and its share of the loss; usually 0.1 to 0.3. 0: only
     measured."""

@@ -73,10 +73,12 @@ class Dialogues:
 
 
 def open_dialogues(path: Path, options: TableOptions, kind: str = "") -> Dialogues:
-    """Open a table of dialogues. kind: of the file, by default that of its name. Raises UserError for a file that is no
-    table, ConfigError for roles that dialogues do not have."""
+    """Open a table of dialogues. kind: of the file, by default that of its name. Raises UserError for a file that
+    does not exist or is no table, ConfigError for roles that dialogues do not have."""
     if problems := role_problems(options.columns, ROLES):
         raise ConfigError(problems)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a file of dialogues")
     roles = roles_of(options.columns)
     table = open_table(path, options, kind=kind)
     ids = roles.get("id", ()) or [name for name in ("id",) if name in table.columns]
