@@ -105,3 +105,11 @@ def test_the_loss_of_words_in_half_precision() -> None:
         torch.testing.assert_close(loss, expected.detach(), atol=1e-4, rtol=1e-5)
         for ours, theirs in zip(torch.autograd.grad(loss, given), exact, strict=True):
             torch.testing.assert_close(ours.float(), theirs, atol=2e-3, rtol=2e-3)
+
+
+def test_a_large_matrix_without_values_has_few_blocks() -> None:
+    """`plan` counts memory on the meta device, where each block takes the same time whatever its size."""
+    for rows in (65_536, 100, 7):
+        blocks = half._blocks(torch.empty(rows, 12_288, device="meta"))
+        assert len(blocks) <= half.COUNTED
+        assert [k for at in blocks for k in range(rows)[at]] == list(range(rows))

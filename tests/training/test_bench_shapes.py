@@ -45,6 +45,8 @@ def test_rates_are_positive_and_finite() -> None:
 
 def test_names() -> None:
     assert shape_named("gpt-12x768", rows=3) == Shape("gpt", 12, 768, rows=3)
+    assert shape_named("glm-130b-2x128") == Shape("glm-130b", 2, 128)  # this name has a hyphen of its own
+    assert shape_named("chatglm-2x128") == Shape("chatglm", 2, 128)
     for name in ("gpt", "gpt-12", "gpt-ax3", "t9-1x64", ""):
         with pytest.raises(UserError, match="is no shape"):
             shape_named(name)

@@ -19,7 +19,15 @@ import torch
 from blankfill.checkpoint.missing import nearby
 from blankfill.checkpoint.quantization import OWN_TYPE, SCALE, Quantization, planned_layers, with_scales
 from blankfill.checkpoint.streams import Stream
-from blankfill.checkpoint.weights import MAPPED, JoinedFile, WeightFile, Weights, open_weights, parts_without_index, weight_file
+from blankfill.checkpoint.weights import (
+    MAPPED,
+    JoinedFile,
+    WeightFile,
+    Weights,
+    open_weights,
+    parts_without_index,
+    weight_file,
+)
 from blankfill.errors import ConfigError, UserError, setting
 from blankfill.families import chatglm_layout
 from blankfill.families.checkpoint_format import CheckpointFormat, family_of
@@ -222,8 +230,8 @@ def open_external(
     if file is None:
         raise UserError(
             parts_without_index(path)
-            or f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or {GLM_FILE}"
-            f"{nearby(path)}"
+            or f"{path}: there are no weights in this folder; it needs model.safetensors, pytorch_model.bin or "
+            f"{GLM_FILE}{nearby(path)}"
         )
     if file.suffix == ".pt" and path.is_dir() and len(ranks(file.parent)) > 1:
         weights = open_split(file, qkv, dtype)
@@ -309,7 +317,9 @@ def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int,
             stored = 8 if right == stored_shape else 4 if right[1] == 2 * stored_shape[1] else stored
     if stored and stored != bits:
         says = f"{key} is {bits}" if bits else f"there is no {key}"
-        raise UserError(f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it')
+        raise UserError(
+            f'{where}: {says}, and the weights beside it have {stored} bits; write "{key}": {stored} into it'
+        )
     if bits and not any(name.endswith(f".{SCALE}") for name in weights):
         raise UserError(f"{where}: {key} is {bits}, and the weights beside it are not quantised; remove {key} from it")
 

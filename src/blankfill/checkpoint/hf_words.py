@@ -22,7 +22,8 @@ def read_tokenizer(checkpoint: ExternalCheckpoint, given: Path | None = None) ->
         if given is not None:
             raise
         raise UserError(
-            f"{error.template.rstrip('.')}. Put the model's own beside its weights, or name it with {setting('tokenizer')}."
+            f"{error.template.rstrip('.')}. Put the model's own beside its weights, or name it with "
+            f"{setting('tokenizer')}."
         ) from error
     if checkpoint.dropped_rows:
         tokenizer = without_images(tokenizer)

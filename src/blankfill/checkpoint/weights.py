@@ -371,8 +371,8 @@ def open_weights(path: Path, inert: bool = False, dtype: torch.dtype | None = No
         weights.add(file)
         if names and names.isdisjoint(name for name, _, _ in file.shapes()):
             raise UserError(
-                f"{part} has none of the {len(names)} weights that {path.name} names for it, so it is another file under "
-                "this name; copy or download it again"
+                f"{part} has none of the {len(names)} weights that {path.name} names for it, so it is another file "
+                "under this name; copy or download it again"
             )
     if not weights:
         raise UserError(f"{path}: there are no weights in this file")

@@ -172,3 +172,13 @@ def read_lines(path: Path) -> list[str]:
     if texts := [line for line in lines if line]:
         return texts
     raise UserError(f"{path}: the file is empty; give a text to compare on")
+
+
+def refuse_quantized(model: torch.nn.Module, path: Path) -> None:
+    """Raise UserError for a model with quantised weights."""
+    from blankfill.model.quantized import quantized_bits
+
+    if quantized_bits(model):
+        raise UserError(
+            f"{path} is quantised and cannot be written in this format; export the model that it was made from"
+        )

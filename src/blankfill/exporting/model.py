@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.store import pointed
 from blankfill.checkpoint.streams import ShardKind
-from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines
+from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines, refuse_quantized
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.exporting.cards import fine_tuned_card, pretrained_card, writes_elsewhere
@@ -17,8 +17,6 @@ from blankfill.exporting.heads import export_fine_tuned
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from blankfill.convert.onnx import ExportedOnnx
 
 LoraExport = Literal["merged", "adapter"]
@@ -60,7 +58,6 @@ def export_model(
             raise UserError(f"{path} was not fine-tuned with LoRA; leave out {setting('lora')}")
         return export_loaded(loaded, path, out, lines, pretrained_card(loaded, path, out.name), shards=shards)
     predictor = opened(path, part)
-    refuse_quantized(predictor.model, path)
     if predictor.model.encoder.prefix_encoder is not None:
         if lora != "adapter":
             raise UserError(
@@ -70,6 +67,7 @@ def export_model(
         from blankfill.exporting.prefix import export_prefix
 
         return export_prefix(predictor, path, out, lines)
+    refuse_quantized(predictor.model, path)
     if lora == "adapter":
         from blankfill.exporting.adapter import export_adapter
 
@@ -117,16 +115,6 @@ def export_onnx(
     loaded = part_of(load_model(path, dtype=torch.float32), part)
     refuse_quantized(loaded.model, path)
     return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
-
-
-def refuse_quantized(model: nn.Module, path: Path) -> None:
-    """Raise UserError for a model with quantised weights."""
-    from blankfill.model.quantized import quantized_bits
-
-    if quantized_bits(model):
-        raise UserError(
-            f"{path} is quantised and cannot be written in this format; export the model that it was made from"
-        )
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

@@ -21,7 +21,7 @@ from blankfill.checkpoint.hf_layout import make_hf_layout
 from blankfill.checkpoint.store import MODEL, write_weights
 from blankfill.convert.card import README, Target
 from blankfill.convert.check import TOLERANCE, difference_of
-from blankfill.convert.exporting import Exported, differs, export_format
+from blankfill.convert.exporting import Exported, differs, export_format, refuse_quantized
 from blankfill.errors import UserError
 from blankfill.exporting.adapter import BASE, open_adapter
 from blankfill.exporting.cards import fine_tuned_card
@@ -55,6 +55,7 @@ def export_prefix(predictor: Predictor, path: Path, out: Path, lines: Sequence[s
         return _released(prefix, out)
     if not names.counts_prefix:
         raise UserError(f"peft gives no prefix to transformers' {names.model_type}; {elsewhere}")
+    refuse_quantized(predictor.model, path)
     return _for_peft(predictor, loaded, path, out, lines)
 
 

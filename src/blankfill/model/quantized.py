@@ -38,8 +38,8 @@ ALLOWED = 2**-6
 MULTIPLE = 64
 """Divisor of the numbers of inputs and outputs that the kernels take; they read past the end of other matrices."""
 ALIGNMENT = 64
-"""Divisor of the addresses of what the kernels read. The one for 8 bits ends the process at an address that is no multiple
-of 16, as tensors in a memory-mapped safetensors file can have."""
+"""Divisor of the addresses of what the kernels read. The one for 8 bits ends the process at an address that is no
+multiple of 16, as tensors in a memory-mapped safetensors file can have."""
 GROUPS = (256, 128, 64)
 """Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
 

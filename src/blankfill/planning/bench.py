@@ -99,7 +99,7 @@ def shape_named(name: str, **sizes: Any) -> Shape:
 
     Raises UserError for another name.
     """
-    objective, _, size = name.partition("-")
+    objective, _, size = name.rpartition("-")  # glm-130b has one of its own
     layers, _, width = size.partition("x")
     measured = [name for spec in FAMILIES.values() for name in spec.default_for]
     if objective not in measured or not (layers.isdecimal() and width.isdecimal()):
