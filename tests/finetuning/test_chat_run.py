@@ -351,7 +351,7 @@ def test_a_resumed_run_needs_what_was_said_before(tmp_path: Path, monkeypatch: p
         finetune(config, out, resume=True)
     (out / FORGETTING).write_text(forgetting, encoding="utf-8")
     (out / "chat_template.jinja").write_text(TEMPLATE + " ", encoding="utf-8")
-    with pytest.raises(UserError, match="the chat template, are others"):
+    with pytest.raises(UserError, match="the chat template is another"):
         finetune(config, out, resume=True)
     with pytest.raises(UserError, match=r"chat_template.jinja is not what the model was trained with"):
         Predictor(out, "cpu", 1)

@@ -56,7 +56,7 @@ def test_false_is_false_and_named_so() -> None:
         (["epochs=two"], "--grid epochs is 'two'; it must be a number"),
         (["batch_size=16,1.5"], "--grid batch_size is '1.5'; it must be a whole number"),
         (["batch_size=0"], "--grid, batch_size-0: --batch-size is 0; it must be at least 1"),
-        (["lr=nan"], "--grid, lr-nan: --lr is nan; it must be above 0, and a finite number"),
+        (["lr=nan"], "--grid, lr-nan: --lr is nan; it must not be negative, and a finite number"),
         (["lora_rank=0,4", "freeze=2"], "--grid, lora_rank-4_freeze-2: --lora-rank freezes"),
         (["lr=1e-4,0.0001"], "--grid: two settings would be in the folder lr-0.0001_seed-0; give each value once"),
         (["lr=1e-4", "lr=1e-5"], "--grid lr is given twice; put all its values into one, as lr=value,value"),

@@ -282,7 +282,18 @@ def test_the_columns_of_the_corpus_are_remembered(model: Loaded, tmp_path: Path)
 def test_the_list_of_options_is_frozen() -> None:
     names = [field.name for field in dataclasses.fields(EmbedArguments)]
     table = ["encoding", "delimiter", "sheet", "columns"]
-    names_of_embed = ["file", "model", "out", "pooling", "normalize", "allow_unknown", "dtype", "device", "threads"]
+    names_of_embed = [
+        "file",
+        "model",
+        "adapter",
+        "out",
+        "pooling",
+        "normalize",
+        "allow_unknown",
+        "dtype",
+        "device",
+        "threads",
+    ]
     assert names == [*table, *names_of_embed]
 
 

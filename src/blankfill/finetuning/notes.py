@@ -81,7 +81,8 @@ def changed_inputs(notes: Sequence[Note], now: Note) -> list[str]:
     for note in notes:
         problems += differing(note.get("config"), now["config"])
         if note.get("patterns") not in (None, now.get("patterns")):
-            problems.append("the patterns, or the chat template, are others")
+            is_chat = now["config"].get("task") == "chat"
+            problems.append("the chat template is another" if is_chat else "the patterns are others")
         before = note.get("data")
         for name, mark in now["data"].items():
             was = before.get(name) if isinstance(before, dict) else None

@@ -24,9 +24,9 @@ UNITS = ("avx512_fp16", "amx_fp16", "asimdhp", "sve")
 FEW = 8
 """Rows below which torch's own product is faster."""
 BLOCK = 1 << 20
-"""Number of weights that are widened at a time."""
-COUNTED = 64
-"""Largest number of blocks into which a large matrix without values is divided."""
+"""Number of weights that are widened at a time, where that makes no more than `MOST` blocks."""
+MOST = 64
+"""Largest number of blocks of a matrix."""
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +95,5 @@ class _Linear(torch.autograd.Function):
 
 def _blocks(weight_OI: Tensor) -> list[slice]:
     """Return the parts of a matrix that are widened together."""
-    rows = max(1, BLOCK // weight_OI.shape[1])
-    if weight_OI.is_meta:  # only memory is counted, and each block takes as long as in a small matrix
-        rows = max(rows, -(-len(weight_OI) // COUNTED))
+    rows = max(1, BLOCK // weight_OI.shape[1], -(-len(weight_OI) // MOST))
     return [slice(start, start + rows) for start in range(0, len(weight_OI), rows)]
