@@ -209,13 +209,19 @@ def test_the_template_of_a_model(tmp_path: Path) -> None:
     assert template_in([first, second]) is None
     config = second / "tokenizer_config.json"
     config.write_text(
-        json.dumps({"chat_template": "{{ bos_token }}x", "bos_token": {"content": "<s>"}, "eos_token": "</s>"}),
+        json.dumps(
+            {
+                "chat_template": "{{ bos_token }}x{{ messages[0].content }}",
+                "bos_token": {"content": "<s>"},
+                "eos_token": "</s>",
+            }
+        ),
         encoding="utf-8",
     )
     names = token_names([first, second])
     assert names == {"bos_token": "<s>", "eos_token": "</s>"}
     template = template_in([first, second], names)
-    assert template is not None and template.prompt([user("a")]) == "<s>x"
+    assert template is not None and template.prompt([user("a")]) == "<s>xa"
     built_in("chatglm").save(first)
     assert (first / FILE).exists()
     template = template_in([first, second])
@@ -224,10 +230,10 @@ def test_the_template_of_a_model(tmp_path: Path) -> None:
 
 def test_several_templates_by_name_and_a_bad_one(tmp_path: Path) -> None:
     config = tmp_path / "tokenizer_config.json"
-    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d{{ messages[0].content }}"}]
     config.write_text(json.dumps({"chat_template": named}), encoding="utf-8")
     template = template_in([tmp_path])
-    assert template is not None and template.source == "d"
+    assert template is not None and template.source == "d{{ messages[0].content }}"
     config.write_text(json.dumps({"chat_template": "{{"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"chat_template of .*tokenizer_config\.json, line 1: the template cannot be"):
         template_in([tmp_path])
@@ -289,3 +295,13 @@ def test_loops_keep_what_they_know_and_limits_begin_anew_with_each_text() -> Non
     )
     template = ChatTemplate(source + "{{ '{:>3}'.format(1) }}{{ '%02d' % 7 }}{{ 2 ** 3 * 2 + 1 }}{{ 'a' | center(3) }}")
     assert {template.render(TALK[:2]) for _ in range(25)} == {"1/2system2/2!userx1 empty  10717 a "}
+
+
+@pytest.mark.parametrize("source", ["", "The answer:", "{% for m in messages %}{{ m.role }}: {% endfor %}"])
+def test_a_template_without_the_message_is_refused(source: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(source, encoding="utf-8")
+    with pytest.raises(UserError, match=r"t\.jinja: the template does not write the user's message into the prompt"):
+        read_template(tmp_path / "t.jinja")
+    for written in ("{{ messages[-1].content | upper }}", "{{ messages[0].content }}{{ messages[1].content }}"):
+        (tmp_path / "t.jinja").write_text(written, encoding="utf-8")
+        assert read_template(tmp_path / "t.jinja").source == written

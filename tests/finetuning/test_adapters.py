@@ -92,8 +92,6 @@ def test_only_the_prefix_and_the_head_are_trained_and_kept(tmp_path: Path) -> No
     assert sum(right) / len(right) == pytest.approx(result.metrics["accuracy"])
     with pytest.raises(UserError, match="holds a prefix without the weights of the model below it; quantise that"):
         quantize_model(out, tmp_path / "quantised")
-    drawn = store.read(out / "checkpoints" / "step-0").model if (out / "checkpoints" / "step-0").exists() else {}
-    assert all(not torch.equal(tensor, end.model[name]) for name, tensor in drawn.items())
     rate = max(json.loads(line)["lr"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
                if "lr" in line)  # fmt: skip
     assert 5e-3 < rate <= 2e-2

@@ -90,6 +90,10 @@ system stands before the first question, which was not foreseen there. plain, pl
 """
 
 
+QUESTION = "a question"
+"""The message by which a template is checked."""
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """A template. source: the Jinja text. name: of a built-in one, else "". where: its file, for sentences.
@@ -145,8 +149,17 @@ class ChatTemplate:
         return answers[number].partition(f"{MARK}user")[0] if len(answers) > number else ""
 
     def check(self) -> None:
-        """Raise UserError with the line when the template is not Jinja."""
+        """Raise UserError with the line when the template is not Jinja, or when a prompt lacks the user's message."""
         _ = self._compiled
+        try:
+            prompt = self.render([Message("user", QUESTION)])
+        except UserError:  # it may need other messages
+            return
+        if QUESTION not in prompt.casefold():
+            raise UserError(
+                f"{self.where}: the template does not write the user's message into the prompt, so all answers would "
+                "be the same; write messages[-1].content, or the content of each message in a loop"
+            )
 
     def save(self, folder: Path) -> None:
         """Write the template into the folder of a model."""

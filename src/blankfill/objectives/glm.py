@@ -153,7 +153,7 @@ class Glm(Objective):
         return GlmFormat(self, vocabulary, position_sizes)
 
     def frame_roles(self) -> FrameRoles:
-        """Return the end-of-text token closes a text."""
+        """Return [CLS] before a text, and the end-of-text token behind it."""
         return FrameRoles(("cls",), ("sep",), ("eos",))
 
     def choose(self, document: Document, vocabulary: Vocabulary, rng: Generator) -> GlmChoice:

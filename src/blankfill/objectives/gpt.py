@@ -214,7 +214,7 @@ class GptFormat(Format):
         return gpt_input(source.ids, len(source.ids) + max_new)
 
     def target_room(self, length: int) -> tuple[int, int]:
-        """Return a target shares the row with its source."""
+        """Return the room of the row, which a target shares with its source."""
         return length - self.source_specials(pair=True) - 1, length // 2
 
     def target_columns(self, count: int) -> int:
