@@ -56,7 +56,7 @@ def test_no_class_skips_the_constructor_of_its_base() -> None:
 
 
 def test_a_cache_of_transformers_has_what_a_layer_asks_for() -> None:
-    hf = pytest.importorskip("blankfill.hf")
+    hf = pytest.importorskip("blankfill.hf.glm")
     from blankfill.model.layers import KeyValues
 
     assert issubclass(hf.Borrowed, KeyValues) and not inspect.isabstract(hf.Borrowed)

@@ -182,6 +182,8 @@ class Terminal:
         master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
         env = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "", **environment}
+        for name in ("COLUMNS", "LINES"):  # which outrank the terminal
+            env.pop(name, None)
         self.fd = master
         self.process = subprocess.Popen(
             [sys.executable, "-c", _WITH_TERMINAL, "chat", *argv],

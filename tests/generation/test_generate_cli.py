@@ -117,11 +117,12 @@ def test_the_lists_of_options_are_frozen() -> None:
     names = [field.name for field in dataclasses.fields(fill.FillArguments)]
     assert names == [
         "encoding", "delimiter", "sheet", "columns",
-        "text", "model", "file", "allow_unknown", "top", "lengths", "length_penalty", "dtype", "device", "threads",
+        "text", "model", "adapter", "file", "allow_unknown", "top", "lengths", "length_penalty", "dtype",
+        "device", "threads",
     ]  # fmt: skip
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "prompt", "allow_unknown", "add_bos", "max_tokens", "temperature", "top_k", "top_p",
+        "model", "adapter", "prompt", "allow_unknown", "add_bos", "max_tokens", "temperature", "top_k", "top_p",
         "repetition_penalty",
         "no_repeat_ngram", "slide", "num", "seed", "dtype", "device", "threads",
     ]  # fmt: skip

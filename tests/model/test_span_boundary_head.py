@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from blankfill.checkpoint import store
 from blankfill.data.batching import collate
@@ -84,7 +85,7 @@ def test_checkpoints_keep_the_head_beside_berts_weights(
     assert weight_names_by_type()["bert"] is weight_names()["bert"]
     state = {"model": config_values(model.config), "objective": {}}
     path = store.save(tmp_path / "checkpoints", 1, model.state_dict(), {}, state, hf_layout=store.HFLayout(form, {}))
-    names = set(store.load_file(path / store.MODEL))
+    names = set(load_file(path / store.MODEL))
     assert names and all(name.startswith(("bert.", "cls.")) for name in names)
     again = store.read(path, with_optimizer=False).model
     assert again.keys() == model.state_dict().keys()
