@@ -213,7 +213,8 @@ class Terminal:
 
 
 _WITH_TERMINAL = (  # the controlling terminal, from which Ctrl-C comes
-    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.argv[0] = 'blankfill';"
+    "import fcntl, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.argv[0] = 'blankfill';"
+    "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a job in the background ignores it
     "from blankfill.cli.main import main; sys.exit(main())"
 )
 
