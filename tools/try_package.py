@@ -84,6 +84,7 @@ def check_contents(wheel: Path, archive: Path) -> None:
     with tarfile.open(archive) as opened_archive:
         in_archive = {name.split("/", 1)[1] for name in opened_archive.getnames() if "/" in name}
     pages = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))]
+    pages = [page for page in pages if not page.startswith("docs/_build/")]
     missing = [name for name in data_files() if name not in in_wheel]
     in_source = [*(f"src/{name}" for name in data_files()), *pages, "LICENSE"]
     missing += [f"{name} (source archive)" for name in in_source if name not in in_archive]
