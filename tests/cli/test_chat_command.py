@@ -211,6 +211,16 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
+    def interrupt(self, text: str) -> str:
+        """What is printed after Ctrl-C. Readline notices a signal only while it waits for a key, so it is repeated."""
+        for _ in range(30):
+            self.type("\x03")
+            try:
+                return self.until(text, 4)
+            except AssertionError as error:
+                unanswered = error
+        raise unanswered
+
 
 _WITH_TERMINAL = (  # the controlling terminal, from which Ctrl-C comes
     "import fcntl, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.argv[0] = 'blankfill';"
@@ -233,8 +243,9 @@ def test_a_conversation_in_a_terminal(model: str, tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 50 and any(line.strip() == "/system [TEXT]" for line in lines)
     terminal.type("/nosuch\n")
     assert "there is no command /nosuch; /help lists them" in terminal.until("\n> ")
-    terminal.type("half a line\x03")
-    assert "Ctrl-D or /exit ends the conversation" in terminal.until("conversation\n> ")
+    terminal.type("half a line")
+    terminal.until("half a line")
+    assert "Ctrl-D or /exit ends the conversation" in terminal.interrupt("conversation\n> ")
     terminal.type("red\\\n")
     terminal.until(". ")
     terminal.type("mat\n")
