@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from blankfill.checkpoint import store
 from blankfill.finetuning.config import FinetuneConfig
@@ -149,3 +151,21 @@ def writer(tmp_path: Path, family: str) -> Path:
     model = writing_model(tmp_path / "model", family)
     finetune(FinetuneConfig("seq2seq", tmp_path / "data", model, options), tmp_path / "run")
     return tmp_path / "run"
+
+
+@contextmanager
+def stopped_after(losses: int) -> Iterator[None]:
+    """Let a fine-tuning stop, as by Ctrl-C, after it has computed a number of losses."""
+    from blankfill.tasks.heads import models
+
+    real, taken = models.task_losses, []
+
+    def failing(*given: Any) -> Any:
+        taken.append(1)
+        if len(taken) > losses:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(models, "task_losses", failing)
+        yield

@@ -27,7 +27,7 @@ from blankfill.runs.folder import CORPUS
 from blankfill.tasks.chat.model import OLD
 from blankfill.tasks.options import CHAT_LORA_LR, CHAT_LR, CHAT_PREFIX_LR, USUAL_LR, FinetuneOptions
 from blankfill.tasks.run_files import RESULTS
-from small_tasks import write_lines, writing_model
+from small_tasks import stopped_after, write_lines, writing_model
 
 NOUNS = ["red", "big", "cat", "dog", "mat"]
 TEMPLATE = (
@@ -110,28 +110,13 @@ def test_a_model_learns_to_answer(name: str, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name", ["gpt", "glm"])
-def test_a_run_with_old_text_goes_on_where_it_was_stopped(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_old_text_goes_on_where_it_was_stopped(name: str, tmp_path: Path) -> None:
     """The weights, the forgetting report and what the model said before are those of a run that was not stopped."""
     data, model, old = turned(tmp_path / "data", 96), writing_model(tmp_path, name), old_text(tmp_path)
     options = {"epochs": 2, "eval_every": 4, "replay": str(old), "replay_ratio": 0.25}
     whole = run(data, model, tmp_path / "whole", **options)
-
-    from blankfill.tasks.heads import models
-
-    real, taken = models.task_losses, []
-
-    def failing(*given: Any) -> Any:
-        taken.append(1)
-        if len(taken) > 14:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(models, "task_losses", failing)
-        with pytest.raises(KeyboardInterrupt):
-            run(data, model, tmp_path / "run", **options)
+    with stopped_after(14):
+        run(data, model, tmp_path / "run", **options)
     config = FinetuneConfig(
         "chat", data, model, dataclasses.replace(QUICK, template=str(data / "words.jinja"), **options)
     )

@@ -5,7 +5,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.items import TextItem
 from blankfill.tasks.metrics.questions import answer_metrics
 from blankfill.tasks.run_files import PREDICTIONS, RESULTS
-from small_tasks import QUICK, answerable, classes, model_folder, run, sentences, tags, write_lines
+from small_tasks import QUICK, answerable, classes, model_folder, run, sentences, stopped_after, tags, write_lines
 
 
 def numbers(folder: Path) -> Path:
@@ -111,27 +110,14 @@ def test_every_kind_of_task_is_learnt(
         }
 
 
-def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """Stopped after 11 of 24 steps by a failure: the resumed run ends with the weights of one that was not stopped."""
     data, model = classes(tmp_path / "data"), model_folder(tmp_path)
     options = dataclasses.replace(QUICK, epochs=2, eval_every=5)
     config = FinetuneConfig("sst2", data, model, options)
     finetune(config, tmp_path / "whole")
-
-    from blankfill.tasks.heads import models
-
-    real, taken = models.task_losses, []
-
-    def failing(*given: Any) -> Any:
-        taken.append(1)
-        if len(taken) > 11:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    monkeypatch.setattr(models, "task_losses", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(11):
         finetune(config, tmp_path / "parts")
-    monkeypatch.setattr(models, "task_losses", real)
     torch.manual_seed(5)
     finetune(config, tmp_path / "parts", resume=True)
     ends = [store.newest(tmp_path / name / "checkpoints") for name in ("whole", "parts")]

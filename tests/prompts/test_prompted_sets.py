@@ -10,9 +10,10 @@ from blankfill.config.recipe import Recipe, load_recipe
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.objectives import T5, Bart, Bert, ChatGlm, Glm, Glm130b, Gpt, Objective
+from blankfill.prompts import rows as rows_module
 from blankfill.prompts.options import PromptOptions
 from blankfill.prompts.rows import PromptedRows
-from blankfill.prompts.sets import marks_of, read_sets
+from blankfill.prompts.sets import PromptedSet, marks_of, read_sets
 from blankfill.prompts.templates import Prompted, PromptTemplate
 from blankfill.system import sandbox
 from conftest import same_examples
@@ -149,6 +150,27 @@ def test_every_example_once_a_pass_in_full_rows(options: PromptOptions, objectiv
         "too_long": 0,
     }  # fmt: skip
     assert rows.named(0)[0].startswith(("cats, template", "dogs, template 1"))
+
+
+def test_examples_of_small_sets_are_written_once(options: PromptOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further passes, such as those before a row of a resumed run, write nothing; the rows stay the same."""
+    calls: list[tuple[int, int]] = []
+    real = PromptedSet.write
+
+    def write(part: PromptedSet, row: int, template: int) -> Prompted | None:
+        calls.append((row, template))
+        return real(part, row, template)
+
+    monkeypatch.setattr(PromptedSet, "write", write)
+    objective, number = ChatGlm(length=32), 40
+    late = rows_of(options, objective)
+    row = sum(late.rows_in_epoch(k) for k in range(number))
+    assert len(calls) <= sum(len(part.rows) * len(part.templates) for part in late.sets)
+    monkeypatch.setattr(rows_module, "KEPT", 0)
+    again = rows_of(options, objective)
+    before = len(calls)
+    assert again.locate(row) == late.locate(row) == (number, 0) and len(calls) > 10 * before
+    assert all(same_examples(late.row(row + k), again.row(row + k)) for k in range(again.rows_in_epoch(number)))
 
 
 def test_answers_are_targets_behind_gmask_or_in_the_mask(options: PromptOptions) -> None:

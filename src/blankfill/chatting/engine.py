@@ -72,11 +72,7 @@ def speaker_of(loaded: Loaded) -> Speaker:
             f"{loaded.path}: a model of the objective {objective.name} does not write; chat with a model of the "
             "objective chatglm, gpt, glm or unilm, or one that was fine-tuned to write"
         )
-    if missing := vocabulary.missing(objective.required_roles("generate"), objective.required_sentinels("generate")):
-        raise UserError(
-            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which an answer needs; use the "
-            "tokenizer that the model was trained with"
-        )
+    loaded.check_tokens("generate", "which an answer needs")
     layout = loaded.format
 
     def row(ids: Sequence[int]) -> DecoderInput:

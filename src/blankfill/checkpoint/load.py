@@ -29,6 +29,7 @@ from blankfill.model.quantized import prepare
 from blankfill.model.replaced_tokens import discriminator_of, generator_of
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Format, Objective
+from blankfill.objectives.base import Use
 from blankfill.system.console import say
 from blankfill.system.device import pick_device
 from blankfill.system.reading import field
@@ -63,6 +64,16 @@ class Loaded:
     def format(self) -> Format:
         """The format in which the model reads text."""
         return self.objective.format(self.vocabulary, self.model.config.position_sizes)
+
+    def check_tokens(self, use: Use, why: str) -> None:
+        """Raise UserError when the tokenizer lacks a token that a use needs. why: a clause, such as "which an answer
+        needs"."""
+        objective = self.objective
+        if missing := self.vocabulary.missing(objective.required_roles(use), objective.required_sentinels(use)):
+            raise UserError(
+                f"{self.path}: the tokenizer has no token for {', '.join(missing)}, {why}; use the "
+                "tokenizer that the model was trained with"
+            )
 
     @cached_property
     def language_model(self) -> Transformer:

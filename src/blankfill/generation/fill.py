@@ -161,7 +161,7 @@ FILL: dict[str, Callable[[Filler, BlankedText], list[list[Candidate]]]] = {
 
 def check_can_fill(loaded: Loaded) -> None:
     """Raise UserError when the model's objective cannot fill blanks, or its tokenizer lacks a token that it needs."""
-    objective, vocabulary = loaded.objective, loaded.vocabulary
+    objective = loaded.objective
     if not objective.fills:
         learnt = objective.fill_option
         option = f" with {learnt} {getattr(objective, learnt)}" if learnt else ""
@@ -171,8 +171,4 @@ def check_can_fill(loaded: Loaded) -> None:
             f"{loaded.path}: the model is a bare encoder without a language-model head, so it cannot fill blanks; "
             "give a model with its masked-language-model head"
         )
-    if missing := vocabulary.missing(objective.required_roles("fill"), objective.required_sentinels("fill")):
-        raise UserError(
-            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which a model of the "
-            f"objective {objective.name} cannot fill blanks; use the tokenizer that the model was trained with"
-        )
+    loaded.check_tokens("fill", f"without which a model of the objective {objective.name} cannot fill blanks")

@@ -140,12 +140,7 @@ class Writer:
                 f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "
                 "glm, unilm, t5 or bart"
             )
-        required = objective.required_roles("generate"), objective.required_sentinels("generate")
-        if missing := vocabulary.missing(*required):
-            raise UserError(
-                f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which generation needs; "
-                "use the tokenizer that the model was trained with"
-            )
+        loaded.check_tokens("generate", "which generation needs")
         if slide and not objective.slides:
             raise UserError(f"only a gpt model can slide past its positions; leave {setting('slide')} out")
         self.slide, self.cancel = slide, cancel

@@ -21,10 +21,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from blankfill.objectives.base import LONGEST, FrameRoles, Objective, PackingSpec, Use, share_problems
+from blankfill.objectives.base import LONGEST, FrameRoles, PackingSpec, Use, share_problems
 from blankfill.objectives.chatglm_format import ChatGlmFormat, side_by_side
 from blankfill.objectives.format import NOTHING, Format, join
-from blankfill.objectives.glm import LONGEST_SPAN, GlmChoice, draw_lengths, fitting, infill, place_spans
+from blankfill.objectives.glm import LONGEST_SPAN, BlankWriting, GlmChoice, draw_lengths, fitting, infill, place_spans
 from blankfill.objectives.glm_format import Numbering, Span
 from blankfill.system.bounds import COUNT, Bound, above, at_least
 from blankfill.types import Document, Example, Vocabulary
@@ -42,7 +42,7 @@ class ChatGlmChoice:
 
 
 @dataclass(frozen=True)
-class ChatGlm(Objective):
+class ChatGlm(BlankWriting):
     """Options of ChatGLM's objective. `length` counts the columns of a [gMASK] row; in a [MASK] row, <sop> and the mask
     of each blank come on top of the text."""
 
@@ -60,9 +60,7 @@ class ChatGlm(Objective):
         "length": at_least(8, LONGEST), "mask_length": COUNT, "mean_span": above(0, LONGEST_SPAN),
     }  # fmt: skip
     roles: ClassVar[tuple[str, ...]] = ("pad", "mask", "gmask", "sop", "eop")
-    cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
     cls_state: ClassVar[bool] = False
-    hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
     hf_frame: ClassVar[Literal["none", "pair", "last", "end", "blank"]] = "blank"
     chat_template: ClassVar[str] = "chatglm"
 
@@ -109,21 +107,6 @@ class ChatGlm(Objective):
     def numbering(self, mask: str) -> Numbering:
         """Return the positions of what is written into a blank. mask: the role of its mask."""
         return Numbering(len(self.channels), mask == "gmask" and self.gmask_positions == "counting")
-
-    @property
-    def fills(self) -> bool:
-        """Blanks are masks."""
-        return True
-
-    @property
-    def writes(self) -> bool:
-        """A text is continued behind [gMASK]."""
-        return True
-
-    @property
-    def writes_into_blanks(self) -> bool:
-        """A blank may stand anywhere in the text."""
-        return True
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
         """Return the tokens of a row; padding is never read. Without [gMASK], a text is continued at a [MASK]."""

@@ -52,8 +52,30 @@ class GlmChoice:
     hidden: tuple[int, ...] = ()
 
 
+class BlankWriting(Objective):
+    """Base of the objectives that write what stood behind each mask of a text, token by token."""
+
+    cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
+    hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    @property
+    def fills(self) -> bool:
+        """Blanks are masks."""
+        return True
+
+    @property
+    def writes(self) -> bool:
+        """A text is continued in a blank at its end."""
+        return True
+
+    @property
+    def writes_into_blanks(self) -> bool:
+        """A blank may stand anywhere in the text."""
+        return True
+
+
 @dataclass(frozen=True)
-class Glm(Objective):
+class Glm(BlankWriting):
     """Options of the GLM objective. `length` counts the row before blanking; [S] and the masks of blanks come on
     top."""
 
@@ -68,8 +90,6 @@ class Glm(Objective):
         "mean_span": above(0, LONGEST),
     }
     roles: ClassVar[tuple[str, ...]] = ("pad", "cls", "mask", "gmask", "smask", "sop", "eop", "eos", "dblock")
-    cloze: ClassVar[Literal["masks", "writing", "none"]] = "writing"
-    hf_auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     token: float = 1.0
     """Weight of token-level examples in the mixture."""
@@ -128,21 +148,6 @@ class Glm(Objective):
     def position_sizes(self) -> tuple[int, ...]:
         """Place in Part A, place inside the blank."""
         return (self.length + 1, self.length + 1)
-
-    @property
-    def fills(self) -> bool:
-        """Blanks are masks."""
-        return True
-
-    @property
-    def writes(self) -> bool:
-        """A text is continued in a blank at its end."""
-        return True
-
-    @property
-    def writes_into_blanks(self) -> bool:
-        """A blank may stand anywhere in the text."""
-        return True
 
     def required_roles(self, use: Use) -> tuple[str, ...]:
         """Return the roles of a row with a blank; kinds of masks that a tokenizer lacks become [MASK]."""

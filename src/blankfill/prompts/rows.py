@@ -11,10 +11,10 @@ the [MASK] of the text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
 
 
+KEPT = 1 << 22
+"""Columns of examples that are kept in memory for further passes."""
+
+
 class Encoded(NamedTuple):
     """An example as ids. after: the text behind the blank; None where the answer follows the text."""
 
@@ -41,6 +45,17 @@ class Encoded(NamedTuple):
     before: Int32
     answer: Int32
     after: Int32 | None
+
+
+class Fitted(NamedTuple):
+    """An example that fits into a row, and its columns."""
+
+    item: Encoded
+    columns: int
+
+
+Read = Fitted | Literal["empty", "long"]
+"""A row of a table by a template: an example, or why it is left out."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,9 @@ class PromptedRows:
         self.longest = min(max_length or objective.length, objective.length)
         self.format = objective.format(vocabulary)
         self._passes: dict[int, Pass] = {}
+        self._kept: dict[tuple[int, int, int], Read] = {}
+        """By data set, row and template, up to `KEPT` columns: small sets are passed over many times."""
+        self._room = KEPT
         self._ends: list[int] = []
         if not self.rows_in_epoch(0):
             raise UserError(
@@ -91,7 +109,7 @@ class PromptedRows:
             )
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_passes": {}}
+        return {**self.__dict__, "_passes": {}, "_kept": {}, "_room": KEPT}
 
     def rows_in_epoch(self, epoch: int) -> int:
         """Return the number of rows of pass number `epoch`."""
@@ -145,25 +163,47 @@ class PromptedRows:
         sizes: list[int] = []
         for owner, part in enumerate(self.sets):
             drawn = rng.integers(0, len(part.templates), len(part.rows)).tolist()
-            written = [(part.write(row, template), template) for row, template in enumerate(drawn)]
-            chosen = [(prompted, template) for prompted, template in written if prompted is not None]
-            empty[owner] = len(written) - len(chosen)
-            texts = [text or "" for prompted, _ in chosen for text in prompted]
-            for (prompted, template), ids in zip(chosen, self._encoded(texts), strict=True):
-                after = None if prompted.after is None else ids[2]
-                fitted = self._fitted(Encoded(owner, template, ids[0], ids[1], after))
-                if fitted is None:
-                    long[owner] += 1
+            for read in self._read(owner, list(enumerate(drawn))):
+                if isinstance(read, str):
+                    (empty if read == "empty" else long)[owner] += 1
                     continue
-                items.append(fitted)
-                sizes.append(columns(self._example(fitted.before, fitted.answer, fitted.after)))
-                tokens[owner] += sizes[-1]
+                items.append(read.item)
+                sizes.append(read.columns)
+                tokens[owner] += read.columns
         order = rng.permutation(len(items))
         row_of, count = best_fit(np.array(sizes, np.int64)[order], self.objective.length)
         rows: list[list[Encoded]] = [[] for _ in range(count)]
         for index, row in zip(order.tolist(), row_of.tolist(), strict=True):
             rows[row].append(items[index])
         return Pass([rows[k] for k in rng.permutation(count)], empty, long, tokens)
+
+    def _read(self, owner: int, rows: Sequence[tuple[int, int]]) -> Iterator[Read]:
+        """Yield rows of a data set, each by a template. rows: (row, template)."""
+        new = [pair for pair in rows if (owner, *pair) not in self._kept]
+        fresh = dict(zip(new, self._written(owner, new), strict=True))
+        for pair in rows:
+            read = self._kept.get((owner, *pair)) or fresh[pair]
+            if pair in fresh and self._room > 0:
+                self._kept[owner, *pair] = read
+                self._room -= 1 if isinstance(read, str) else read.columns
+            yield read
+
+    def _written(self, owner: int, rows: Sequence[tuple[int, int]]) -> Iterator[Read]:
+        """Yield rows as `_read` does, written out anew."""
+        part = self.sets[owner]
+        written = [part.write(row, template) for row, template in rows]
+        texts = [text or "" for prompted in written if prompted is not None for text in prompted]
+        encoded = iter(self._encoded(texts))
+        for (_, template), prompted in zip(rows, written, strict=True):
+            if prompted is None:
+                yield "empty"
+                continue
+            before, answer, after = next(encoded)
+            item = self._fitted(Encoded(owner, template, before, answer, None if prompted.after is None else after))
+            if item is None:
+                yield "long"
+            else:
+                yield Fitted(item, columns(self._example(item.before, item.answer, item.after)))
 
     def _encoded(self, texts: Sequence[str]) -> list[list[Int32]]:
         """Return the ids of every three texts."""

@@ -35,11 +35,7 @@ def check_model(loaded: Loaded, options: FinetuneOptions) -> None:
             f"{loaded.path}: a cloze reads the scores of masks in the text, which a model of the objective "
             f"{objective.name} has none of; leave out {setting('method', 'cloze')}"
         )
-    if missing := loaded.vocabulary.missing(objective.required_roles("cloze")):
-        raise UserError(
-            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot fill "
-            "blanks; use the tokenizer that it was trained with"
-        )
+    loaded.check_tokens("cloze", "without which the model cannot fill blanks")
     if options.mlm_weight and objective.cloze == "writing":
         raise ConfigError(
             [f"{setting('mlm_weight')} is for models that were trained with masks; {loaded.path} is a {objective.name}"]

@@ -169,11 +169,7 @@ def check_writer(loaded: Loaded, options: FinetuneOptions) -> None:
             f"{loaded.path}: a model of the objective {objective.name} reads texts and does not write any; give one of "
             "the objectives glm, gpt, unilm, t5 or bart, such as `blankfill pretrain --recipe glm-nano` makes"
         )
-    if missing := loaded.vocabulary.missing(objective.required_roles("target")):
-        raise UserError(
-            f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, without which the model cannot "
-            "write; use the tokenizer that it was trained with"
-        )
+    loaded.check_tokens("target", "without which the model cannot write")
     unfit = {
         setting("features"): options.features != "none",
         setting("head"): options.head != "linear",
