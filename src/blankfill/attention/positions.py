@@ -24,8 +24,9 @@ from torch import Tensor
 from blankfill.attention.relative import Distances
 from blankfill.types import LayerKind, RotaryRounding
 
-PORTION = 1 << 17
-"""Numbers of queries and keys that are rotated at a time."""
+PORTION, PORTIONS = 1 << 17, 32
+"""Numbers of queries and keys that are rotated at a time, and the largest number of such portions: in wide models the
+rotation is a small part of the work, and each portion takes time of its own, also where `plan` only counts memory."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _rotate_into(out: Tensor, x: Tensor, cosine: Tensor, sine: Tensor) -> None:
 def _rotated_packed(qkv_BT3HE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Return queries and keys rotated and values copied; on a CPU some columns at a time, which stay in its cache."""
     B, T, _, H, E = qkv_BT3HE.shape
-    columns = max(1, PORTION // (B * 2 * H * E)) if qkv_BT3HE.device.type == "cpu" else T
+    columns = max(1, PORTION // (B * 2 * H * E), -(-T // PORTIONS)) if qkv_BT3HE.device.type == "cpu" else T
     out = torch.empty_like(qkv_BT3HE)
     for start in range(0, T, columns):
         at = slice(start, start + columns)

@@ -25,7 +25,7 @@ FEW = 8
 """Rows below which torch's own product is faster."""
 BLOCK = 1 << 20
 """Number of weights that are widened at a time, where that makes no more than `MOST` blocks."""
-MOST = 64
+MOST = 16
 """Largest number of blocks of a matrix."""
 
 
