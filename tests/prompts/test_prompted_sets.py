@@ -278,3 +278,23 @@ def test_a_template_that_computes_without_an_end_is_refused(monkeypatch: pytest.
     template = PromptTemplate(f"{{{{ text }}}}{loop} ||| yes", "t.yaml, template a")
     with pytest.raises(UserError, match=r"^t\.yaml, template a fails on row 1 .SecurityError: it takes more"):
         template.write({"text": "a"}, "row 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- data: a.csv", "a file of prompted data sets is a list of names"),
+        ("qa: {data: none.csv, templates: ['{{ a }} ||| {{ b }}']}", "none.csv does not exist"),
+        ("qa: {data: a.csv, templates: ['{{ a ||| {{ b }}']}", "qa, template 1"),
+    ],
+)
+def test_data_sets_are_checked_before_the_text_is_prepared(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    (tmp_path / "prompts.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "text.txt").write_text("the cat sat on the mat.\n" * 50, encoding="utf-8")
+    assert main(["pretrain", str(tmp_path / "text.txt"), "--recipe", "chatglm-nano", "--prompts.files",
+                 str(tmp_path / "prompts.yaml"), "--out", str(tmp_path / "run")]) == 2  # fmt: skip
+    err = capsys.readouterr().err
+    assert said in err and "reading" not in err and not (tmp_path / "run" / "corpus").exists()

@@ -20,6 +20,7 @@ from blankfill.pretraining.teacher import FILE as TEACHER
 from blankfill.pretraining.teacher import Teacher, open_teacher, read_teacher
 from blankfill.pretraining.warm_start import FILE as WARM_START
 from blankfill.pretraining.warm_start import InitFrom, WarmStart, open_warm_start, read_warm_start
+from blankfill.prompts.sets import check_sets
 from blankfill.runs.folder import is_empty, note_corpus
 from blankfill.runs.inputs import Note, begin_note, check_run_tokenizer, resume_note, verify
 from blankfill.system.files import write_file
@@ -85,6 +86,7 @@ def open_inputs(
         taught = read_teacher(out, teacher, context.device)
         check_teacher(out, start.notes, taught)
     else:
+        check_sets(recipe.prompts)  # before the text is prepared
         taught = open_teacher(teacher, context.device) if teacher else None
     corpus, old = open_texts(paths, recipe, out, warm_start, taught)
     if start.resumed and is_empty(out / "tokenizer.json"):

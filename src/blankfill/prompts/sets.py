@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from blankfill.corpus.tables.options import TableOptions
-from blankfill.corpus.tables.reading import open_table
+from blankfill.corpus.tables.reading import Table, open_table
 from blankfill.errors import ConfigError, UserError
 from blankfill.prompts.options import PromptOptions
 from blankfill.prompts.templates import Prompted, PromptTemplate
@@ -77,14 +77,18 @@ def read_sets(options: PromptOptions, seed: int) -> list[PromptedSet]:
     sets: list[PromptedSet] = []
     for path, described in _described(options):
         for name, given in described.items():
-            where = f"{path}, {name}"
-            templates = tuple(
-                PromptTemplate(text, f"{where}, template {k}", given.choices)
-                for k, text in enumerate(given.templates, 1)
-            )
-            rows, total = _rows(path.parent / given.data, given, given.max_rows or options.max_rows, seed, len(sets))
+            templates, table = _opened(path, name, given)
+            rows, total = _rows(table, given.max_rows or options.max_rows, seed, len(sets))
             sets.append(PromptedSet(name, path.parent / given.data, templates, rows, total))
     return sets
+
+
+def check_sets(options: PromptOptions) -> None:
+    """Raise UserError or ConfigError for a file, a template or a table that `read_sets` would refuse, as far as can be
+    known without reading all rows."""
+    for path, described in _described(options):
+        for name, given in described.items():
+            _opened(path, name, given)
 
 
 def marks_of(options: PromptOptions) -> dict[str, Mark]:
@@ -132,14 +136,21 @@ def _described_in(path: Path) -> dict[str, SetOptions]:
     return described
 
 
-def _rows(
-    path: Path, given: SetOptions, most: int, seed: int, number: int
-) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
-    """Return at most `most` rows of a table in their order, and the number of all rows. number: of the data set."""
+def _opened(path: Path, name: str, given: SetOptions) -> tuple[tuple[PromptTemplate, ...], Table]:
+    """Return the templates of a data set, and its table. path: the file that describes it."""
+    templates = tuple(
+        PromptTemplate(text, f"{path}, {name}, template {k}", given.choices)
+        for k, text in enumerate(given.templates, 1)
+    )
+    data = path.parent / given.data
     options = TableOptions(encoding=given.encoding, delimiter=given.delimiter, sheet=given.sheet)
     if problems := options.table_problems():
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
-    table = open_table(path, options)
+        raise ConfigError([f"{data}: {problem}" for problem in problems])
+    return templates, open_table(data, options)
+
+
+def _rows(table: Table, most: int, seed: int, number: int) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
+    """Return at most `most` rows of a table in their order, and the number of all rows. number: of the data set."""
     rng = Generator(Philox(key=np.array([seed, number], np.uint64)))
     picked: list[tuple[int, tuple[str, Mapping[str, Any]]]] = []
     total = 0
@@ -151,5 +162,5 @@ def _rows(
             picked[place] = entry
         total += 1
     if not total:
-        raise UserError(f"{path} has no rows; give a table that has some, or leave the data set out")
+        raise UserError(f"{table.path} has no rows; give a table that has some, or leave the data set out")
     return [row for _, row in sorted(picked, key=lambda entry: entry[0])], total
