@@ -168,9 +168,6 @@ def worker(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    import blankfill.checkpoint.load
-    import blankfill.convert.quantizing
-    import blankfill.finetuning.importing  # noqa: F401
 
     before, peak = status("VmRSS"), Peak()
     peak.start()
@@ -196,7 +193,7 @@ def import_step(args: argparse.Namespace) -> dict[str, Any]:
 
 def quantize_step(args: argparse.Namespace) -> dict[str, Any]:
     """Quantise the imported model."""
-    from blankfill.convert.quantizing import quantize_model
+    from blankfill.quantizing.run import quantize_model
 
     made = quantize_model(args.folder / "model", args.folder / args.worker, int(args.worker[-1]))
     return {"error": round(made.error, 5)}

@@ -33,6 +33,7 @@ LAYERS = [
     {"exporting"},
     {"inference"},
     {"evaluation"},
+    {"quantizing"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -19,7 +19,8 @@ from blankfill.corpus.tokenizer_layout import images_of
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model
 from blankfill.finetuning.importing import import_model
-from blankfill.model.quantized import QuantizedDense, dequantize, quantize
+from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, quantize
+from blankfill.model.quantized import QuantizedDense
 from chatglm_folders import (
     GOLDEN,
     IMAGES,
@@ -138,7 +139,7 @@ def quantised(weights: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if name.endswith(LINEAR):
-            out[name], out[f"{name}_scale"] = quantize(weight.half(), bits)
+            out[name], out[f"{name}_scale"], _ = quantize(weight.half(), WeightFormat(bits))
         else:
             out[name] = weight
     return out
@@ -150,7 +151,7 @@ def test_a_quantised_checkpoint_comes_in_and_goes_out_to_the_bit(tmp_path: Path,
     values = values_of(quantization_bit=bits, quantization_embeddings=False)
     import_model(write_folder(tmp_path / "source", stored, values), tmp_path / "model")
     loaded = load_model(tmp_path / "model")
-    assert loaded.quantization is not None and set(loaded.quantization.layers.values()) == {bits}
+    assert loaded.quantization is not None and set(loaded.quantization.layers.values()) == {WeightFormat(bits)}
     assert isinstance(loaded.model.layers[0].ffn.inner, QuantizedDense)
     export_model(tmp_path / "model", tmp_path / "out")
     back = weights_in(tmp_path / "out")
@@ -174,14 +175,14 @@ def test_quantised_tables_are_read_as_floats(tmp_path: Path, images: int) -> Non
     older = layout(images)
     stored = quantised(random_weights(vocabulary=older["vocab_size"]), 4)
     for name in ("transformer.word_embeddings.weight", "lm_head.weight"):
-        stored[name], stored[f"{name}_scale"] = quantize(stored[name], 4)
+        stored[name], stored[f"{name}_scale"], _ = quantize(stored[name], WeightFormat(4))
     values = values_of(quantization_bit=4, quantization_embeddings=True, **older)
     source = write_folder(tmp_path / "source", stored, values, images=images)
     dropped = ["--drop-image-rows"] if images else []
     assert main(["import", str(source), *dropped, "--out", str(tmp_path / "model")]) == 0
     model = load_model(tmp_path / "model").model
     name = "transformer.word_embeddings.weight"
-    table = dequantize(stored[name], stored[f"{name}_scale"], 4, torch.float16)
+    table = dequantize(QuantizedWeight(stored[name], stored[f"{name}_scale"]), WeightFormat(4), torch.float16)
     assert torch.equal(model.token_embeddings.weight, table[images:])
     assert model.lm_head.table is None
 

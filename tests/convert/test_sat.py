@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blankfill.checkpoint.hf_loading import ExternalCheckpoint, open_external
 from blankfill.errors import UserError
-from blankfill.model.quantized import quantize
+from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.transformer import Transformer
 from blankfill.types import Batch
 from chatglm_folders import GOLDEN, HEADS, random_weights, write_folder
@@ -135,8 +135,8 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"heads 3 does|heads=3 does not divide"):
         open_external(tmp_path / "heads", heads=3)
     for rank in ranks:
-        rank["transformer.layers.0.attention.dense.weight"], scale = quantize(
-            rank["transformer.layers.0.attention.dense.weight"].float(), 8
+        rank["transformer.layers.0.attention.dense.weight"], scale, _ = quantize(
+            rank["transformer.layers.0.attention.dense.weight"].float(), WeightFormat(8)
         )
         rank["transformer.layers.0.attention.dense.weight_scale"] = scale
     with pytest.raises(UserError, match="quantised parts with scales of their own, which cannot be joined"):
@@ -157,7 +157,7 @@ def test_parts_of_two_models_are_told(tmp_path: Path) -> None:
 
 
 def test_another_order_is_only_for_families_that_have_one(tmp_path: Path) -> None:
-    from test_convert import write_model
+    from written_models import write_model
 
     folder = write_model(tmp_path / "model", "bert")
     (folder / "state.json").unlink()

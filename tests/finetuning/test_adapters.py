@@ -17,13 +17,13 @@ from blankfill.adapt.loading import load_adapter
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
-from blankfill.convert.quantizing import quantize_model
 from blankfill.errors import ConfigError, UserError
 from blankfill.exporting.model import export_model, export_onnx
 from blankfill.finetuning.config import FinetuneConfig
 from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
 from blankfill.inference import load
+from blankfill.quantizing.run import quantize_model
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.options import FinetuneOptions
 from small_tasks import QUICK, answerable, classes, model_folder, run, stopped_after, tags, write_lines, writing_model

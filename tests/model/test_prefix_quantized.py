@@ -11,9 +11,10 @@ from torch import Tensor
 from blankfill.adapt.lora import add_lora
 from blankfill.adapt.prefix import add_prefix
 from blankfill.attention.masks import Mask
+from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.io import Inputs
 from blankfill.model.prefix import PrefixShape
-from blankfill.model.quantized import QuantizedDense, make_quantized, quantizable, quantize
+from blankfill.model.quantized import QuantizedDense, make_quantized, quantizable
 from blankfill.model.transformer import Transformer
 from generate_models import random_model
 
@@ -23,12 +24,12 @@ def pair(bits: int) -> tuple[Transformer, Transformer]:
     model = random_model("gpt", 1, sharp=4.0)
     quantised = copy.deepcopy(model)
     names = quantizable(model)
-    make_quantized(quantised, dict.fromkeys(names, bits))
+    make_quantized(quantised, dict.fromkeys(names, WeightFormat(bits)))
     with torch.no_grad():
         for name, layer in names.items():
             made = quantised.get_submodule(name)
             assert isinstance(made, QuantizedDense)
-            made.weight, made.weight_scale = quantize(layer.weight, bits)
+            made.weight, made.weight_scale, _ = quantize(layer.weight, WeightFormat(bits))
             assert layer.bias is not None and made.bias is not None
             made.bias.copy_(layer.bias)
             layer.weight.copy_(made.float_weight())

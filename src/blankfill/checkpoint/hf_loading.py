@@ -34,8 +34,9 @@ from blankfill.families.checkpoint_format import CheckpointFormat, family_of
 from blankfill.families.head_format import FoundHead, find_head
 from blankfill.families.registry import weight_names
 from blankfill.families.weight_names import LISTED, ByHead, Rule, Table, WeightNames, number
+from blankfill.kernels.integers import LARGEST, QuantizedWeight, WeightFormat, dequantize
 from blankfill.model.config import TransformerConfig
-from blankfill.model.quantized import LARGEST, dequantize, quantizable
+from blankfill.model.quantized import quantizable
 from blankfill.model.transformer import Transformer
 from blankfill.objectives import Objective
 from blankfill.system.console import say
@@ -327,7 +328,7 @@ def check_bits(checkpoint_format: CheckpointFormat, weights: Weights, bits: int,
 def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: int) -> Quantization:
     """Return the quantised layers of a file; word tables that are quantised too are dequantised when they are read."""
     with torch.device("meta"):
-        layers = dict.fromkeys(quantizable(Transformer(checkpoint_format.config)), bits)
+        layers = dict.fromkeys(quantizable(Transformer(checkpoint_format.config)), WeightFormat(bits))
     weights.kept = OWN_TYPE
     table = with_scales(checkpoint_format.table, layers)
     known = {name for rule in table.rules for name in rule.theirs}
@@ -344,7 +345,7 @@ def read_quantized(checkpoint_format: CheckpointFormat, weights: Weights, bits: 
 
 
 def _dequantized(integers: Callable[[], torch.Tensor], scales: Callable[[], torch.Tensor], bits: int) -> torch.Tensor:
-    return dequantize(integers(), scales(), bits, torch.float16)
+    return dequantize(QuantizedWeight(integers(), scales()), WeightFormat(bits), torch.float16)
 
 
 def without_image_rows(weights: Weights, family: WeightNames, values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -8,15 +8,16 @@ layers and the arithmetic.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from blankfill.errors import UserError
 from blankfill.families.weight_names import ByHead, HalvesSwapped, Rule, Table
-from blankfill.model.quantized import LARGEST, make_quantized, quantizable
+from blankfill.kernels.integers import WeightFormat
+from blankfill.model.quantized import make_quantized, quantizable
 from blankfill.system.loader import fitting
 
 KEY = "quantization"
@@ -25,26 +26,30 @@ SCALE = "weight_scale"
 """Name of the scales of a layer, beside its weights."""
 KEEPS_ROWS = (Rule, ByHead, HalvesSwapped)
 """Rules that move whole rows, which have a scale each."""
-OWN_TYPE = re.compile(rf"\.{SCALE}$")
+ZERO = "weight_zero"
+"""Name of the zero points of a layer, beside its scales."""
+OWN_TYPE = re.compile(rf"\.({SCALE}|{ZERO})$")
 """Names of tensors that keep their type when a model is converted."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """The quantised layers of a model: bits by name. rounding: that of the integers, `exact` or `released`."""
+    """The quantised layers of a model: formats by name. method: how the integers were chosen; it does not change how
+    they are read. rounding: that of the integers, `exact` or `released`."""
 
-    layers: Mapping[str, int]
-    method: str = "absmax"
+    layers: Mapping[str, WeightFormat]
+    method: str = "nearest"
     rounding: str = "exact"
 
     @property
     def bits(self) -> int:
         """The largest number of bits of a layer."""
-        return max(self.layers.values())
+        return max(format.bits for format in self.layers.values())
 
     def state(self) -> dict[str, Any]:
         """Return the value in state.json."""
-        return asdict(self)
+        layers = {name: format.state() for name, format in self.layers.items()}
+        return {"layers": layers, "method": self.method, "rounding": self.rounding}
 
     def apply(self, model: nn.Module) -> None:
         """Put quantised layers without values into a model. Raises UserError for layers that it does not have."""
@@ -60,29 +65,36 @@ def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | N
     if state.get(KEY) is None:
         return None
     values = fitting(state[KEY], dict[str, Any], f"{where}: `{KEY}`")
-    layers = fitting(values.get("layers"), dict[str, int], f"{where}: `{KEY}.layers`")
-    if not layers or not set(layers.values()) <= set(LARGEST):
-        raise UserError(f"{where}: `{KEY}.layers` must name layers with 8 or 4 bits")
-    if values.get("method") != "absmax":
-        raise UserError(f"{where}: `{KEY}.method` is not known to this version; update blankfill")
-    return Quantization(layers, "absmax", str(values.get("rounding", "exact")))
+    noted = fitting(values.get("layers"), dict[str, Any], f"{where}: `{KEY}.layers`")
+    try:
+        layers = {name: WeightFormat.from_state(value) for name, value in noted.items()}
+    except ValueError as error:
+        raise UserError(f"{where}: `{KEY}.layers` has a format that is not known to this version ({error})") from None
+    if not layers:
+        raise UserError(f"{where}: `{KEY}.layers` must name layers")
+    return Quantization(layers, str(values.get("method", "nearest")), str(values.get("rounding", "exact")))
 
 
-def holds_quantized(table: Table, layers: Iterable[str]) -> bool:
-    """Return whether a table maps the weights of these layers without touching the inside of a row."""
+def holds_quantized(table: Table, layers: Mapping[str, WeightFormat]) -> bool:
+    """Return whether the files of a table hold these layers: all have the same bits and one scale for each row, and the
+    table maps their weights without touching the inside of a row."""
+    if len(formats := set(layers.values())) != 1 or not all(format == WeightFormat(format.bits) for format in formats):
+        return False
     wanted = {f"{name}.weight" for name in layers}
     matching = {rule.ours for rule in table.rules if rule.ours in wanted and type(rule) in KEEPS_ROWS}
     return matching == wanted
 
 
-def with_scales(table: Table, layers: Iterable[str]) -> Table:
-    """Return a table with the scales of quantised layers, which follow the rows of their weights."""
-    wanted = {f"{name}.weight" for name in layers}
-    more = [
-        replace(rule, ours=scale_of(rule.ours), theirs=(scale_of(rule.theirs[0]),))
-        for rule in table.rules
-        if rule.ours in wanted
-    ]
+def with_scales(table: Table, layers: Mapping[str, WeightFormat]) -> Table:
+    """Return a table with the scales and zero points of quantised layers, which follow the rows of their weights."""
+    more = []
+    for rule in table.rules:
+        name, _, ending = rule.ours.rpartition(".")
+        if ending != "weight" or name not in layers:
+            continue
+        for other in list(layers[name].shapes(1, 0))[1:]:
+            theirs = f"{rule.theirs[0].removesuffix('weight')}{other}"
+            more.append(replace(rule, ours=f"{name}.{other}", theirs=(theirs,)))
     return replace(table, rules=(*table.rules, *more))
 
 
@@ -91,17 +103,18 @@ def scale_of(weight: str) -> str:
     return f"{weight.removesuffix('weight')}{SCALE}"
 
 
-def planned_layers(plan: Mapping[str, Tensor], layers: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return tensors without memory in which the weights of layers are quantised; their scales come after them."""
+def planned_layers(plan: Mapping[str, Tensor], layers: Mapping[str, WeightFormat]) -> dict[str, Tensor]:
+    """Return tensors without memory in which the weights of layers are quantised; scales and zero points come after
+    them."""
     import torch
 
     out: dict[str, Tensor] = {}
     for name, tensor in plan.items():
-        bits = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        if bits is None:
+        layer, _, ending = name.rpartition(".")
+        if ending != "weight" or layer not in layers:
             out[name] = tensor
             continue
-        rows, inputs = tensor.shape
-        out[name] = torch.empty(rows, inputs * bits // 8, dtype=torch.int8, device="meta")
-        out[scale_of(name)] = torch.empty(rows, dtype=torch.float16, device="meta")
+        types = layers[layer].types()
+        for other, shape in layers[layer].shapes(*tensor.shape).items():
+            out[f"{layer}.{other}"] = torch.empty(shape, dtype=types[other], device="meta")
     return out

@@ -11,7 +11,7 @@ from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result
 
 if TYPE_CHECKING:
-    from blankfill.convert.quantizing import Quantized
+    from blankfill.quantizing.run import Quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class QuantizeArguments:
 def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(QuantizeArguments, argv, "quantize")
-    from blankfill.convert.quantizing import quantize_model
+    from blankfill.quantizing.run import quantize_model
     from blankfill.system.console import as_json
     from blankfill.system.threads import use_threads
 

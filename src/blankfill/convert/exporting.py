@@ -176,9 +176,9 @@ def read_lines(path: Path) -> list[str]:
 
 def refuse_quantized(model: torch.nn.Module, path: Path) -> None:
     """Raise UserError for a model with quantised weights."""
-    from blankfill.model.quantized import quantized_bits
+    from blankfill.model.quantized import quantized_formats
 
-    if quantized_bits(model):
+    if quantized_formats(model):
         raise UserError(
             f"{path} is quantised and cannot be written in this format; export the model that it was made from"
         )

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from blankfill.families.chatglm import IMAGES, ChatGlmNames
 from blankfill.hf.glm import BlankFilling
+from blankfill.kernels.integers import WeightFormat
 from blankfill.model.dense import Dense
 from blankfill.model.io import Inputs
 from blankfill.model.layers import KeyValues, Layer
@@ -89,7 +90,7 @@ class ChatGLMForConditionalGeneration(BlankFilling):
         values = {**config.to_dict(), "tie_word_embeddings": True}  # the head is a module of its own here
         model = Transformer(ChatGlmNames().read(values, ()))
         if config.quantization_bit:
-            make_quantized(model, dict.fromkeys(quantizable(model), config.quantization_bit))
+            make_quantized(model, dict.fromkeys(quantizable(model), WeightFormat(config.quantization_bit)))
         self.transformer = original_tree(model)
         self.lm_head = Dense(config.hidden_size, config.vocab_size, bias=False)
         self._model = [model]

@@ -1,9 +1,8 @@
-"""Dense layers with weights of 8 or 4 bits and one scale for each output: W = scale · q, as in ChatGLM-6B and GLM-130B.
+"""Dense layers with weights of 8 or 4 bits and scales (`kernels.integers`).
 
-Only the weights are quantised; activations keep their type. `quantize` makes integers and scales of a matrix, in the
-rounding and the packing of the released checkpoints (THUDM/chatglm-6b, quantization.py). `QuantizedDense` computes with
-them, and `make_quantized` puts it in place of the dense layers of a model (`model.dense`). Gradients go through to the
-input, so that prefixes and adapters learn on a quantised model.
+Only the weights are quantised; activations keep their type. `QuantizedDense` computes with integers and scales, and
+`make_quantized` puts it in place of the dense layers of a model (`model.dense`). Gradients go through to the input, so
+that prefixes and adapters learn on a quantised model.
 
 On a CPU, products in bf16 use torch's kernels for packed integers (`Kernel`), each checked against the dequantised
 product before it is used; in other types the kernels of torch are slower than dequantising some rows at a time, which
@@ -17,20 +16,16 @@ Shapes: N rows, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize, unpack
 from blankfill.model.dense import Dense, dense_layers, replace_dense
 from blankfill.model.layers import Layer
 
-Bits = Literal[8, 4]
-LARGEST: dict[int, int] = {8: 127, 4: 7}
-"""The largest integer of each number of bits; integers are symmetric about 0."""
-BLOCK = 1 << 20
-"""Number of weights that are dequantised at a time."""
 PROBES = (1, 5)
 """Numbers of rows on which a kernel is compared with the dequantised product."""
 ALLOWED = 2**-6
@@ -44,72 +39,25 @@ GROUPS = (256, 128, 64)
 """Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
 
 
-def quantize(weight_OI: Tensor, bits: int, scale_type: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:
-    """Quantise a matrix by the largest absolute value of each row.
-
-    scale = max|w| / 127 (7), in `scale_type`; q = round(w / scale), half to even. The quotient has the wider type of
-    the two: with fp16 weights and scales everything is in fp16, as in the released checkpoints; fp32 weights give the
-    nearest integers. A row of zeros has the scale 0.
-
-    Returns:
-        The integers, packed (`pack`), and the scales, [O].
-
-    Raises:
-        ValueError: `bits` is neither 8 nor 4, or 4 with an odd number of inputs.
-    """
-    largest = LARGEST.get(bits)
-    if largest is None or (bits == 4 and weight_OI.shape[1] % 2):
-        raise ValueError(f"{bits} bits, {weight_OI.shape[1]} inputs")
-    step = max(1, 4 * BLOCK // max(1, weight_OI.shape[1]))  # smaller blocks cost more between threads on a busy machine
-    parts = [_quantize_rows(weight_OI[k : k + step], bits, scale_type) for k in range(0, len(weight_OI), step)]
-    return torch.cat([stored for stored, _ in parts]), torch.cat([scale_O for _, scale_O in parts])
-
-
-def _quantize_rows(weight_OI: Tensor, bits: int, scale_type: torch.dtype) -> tuple[Tensor, Tensor]:
-    largest = LARGEST[bits]
-    scale_O = (weight_OI.abs().amax(1) / largest).to(scale_type)
-    divisor_O = torch.where(scale_O == 0, torch.ones_like(scale_O), scale_O)
-    q_OI = torch.round(weight_OI / divisor_O[:, None]).clamp_(-largest, largest)
-    q_OI.masked_fill_(scale_O[:, None] == 0, 0)
-    return pack(q_OI.to(torch.int8), bits), scale_O
-
-
-def pack(q_OI: Tensor, bits: int) -> Tensor:
-    """Store integers in bytes, int8 [O, I]; of 4 bits two in a byte, [O, I/2]: the even input in the high half."""
-    if bits == 8:
-        return q_OI
-    return (q_OI[:, 0::2] << 4) | (q_OI[:, 1::2] & 15)
-
-
-def unpack(stored: Tensor, bits: int) -> Tensor:
-    """Return the integers that `pack` stored, int8 [O, I]."""
-    if bits == 8:
-        return stored
-    return torch.stack([stored >> 4, (stored << 4) >> 4], -1).flatten(-2)
-
-
-def dequantize(stored: Tensor, scale_O: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """Return scale · q in a type, [O, I]; the product has one rounding."""
-    made: Tensor = unpack(stored, bits).float() * scale_O.float()[:, None]
-    return made.to(dtype)
-
-
 class QuantizedDense(Dense):
-    """A dense layer with quantised weights: y = x Wᵀ + b with W = scale · q.
+    """A dense layer with quantised weights: y = x Wᵀ + b with W = scale · (q + zero).
 
-    weight: int8 [O, I], or [O, I/2] with 4 bits; weight_scale: [O]; bias: [O] or None. Weight and scale are no
-    parameters: they do not learn, and keep their types when the model is converted.
+    weight: int8 [O, I], or [O, I/2] with 4 bits; weight_scale: [O] or [O, groups]; weight_zero: like weight_scale,
+    where the format has zero points; bias: [O] or None. Weight, scale and zero are no parameters: they do not learn,
+    and keep their types when the model is converted.
     """
 
     weight: Any  # a buffer of integers, where `nn.Linear` has a parameter
     weight_scale: Tensor
+    weight_zero: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, bits: int) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool, format: WeightFormat) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bits = in_features, out_features, bits
-        width = in_features if bits == 8 else in_features // 2
-        self.register_buffer("weight", torch.zeros(out_features, width, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.zeros(out_features, dtype=torch.float16))
+        self.in_features, self.out_features, self.format = in_features, out_features, format
+        self.register_buffer("weight_zero", None)
+        types = format.types()
+        for name, shape in format.shapes(out_features, in_features).items():
+            self.register_buffer(name, torch.zeros(shape, dtype=types[name]))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features))
         else:
@@ -142,11 +90,15 @@ class QuantizedDense(Dense):
         step = max(1, BLOCK // self.in_features)
         for begin in range(0, self.out_features, step):
             at = slice(begin, begin + step)
-            yield begin, dequantize(self.weight[at], self.weight_scale[at], self.bits, dtype)
+            yield begin, dequantize(self.quantized().rows(at), self.format, dtype)
+
+    def quantized(self) -> QuantizedWeight:
+        """Return the stored tensors."""
+        return QuantizedWeight(self.weight, self.weight_scale, self.weight_zero)
 
     def float_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the dequantised weights, [O, I]."""
-        return dequantize(self.weight, self.weight_scale, self.bits, dtype)
+        return torch.cat([part for _, part in self.blocks(dtype)])
 
     def prepare(self, dtype: torch.dtype) -> bool:
         """Look for a kernel that computes in a type; returns whether there is one."""
@@ -155,16 +107,16 @@ class QuantizedDense(Dense):
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
         """Move the layer; the scales keep their type, and the kernel is dropped."""
-        dtype = self.weight_scale.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.weight_scale.dtype != dtype:
-            self.weight_scale = self.weight_scale.to(dtype)
+        self.weight_scale = self.weight_scale.to(self.format.dtype)
+        if self.weight_zero is not None:
+            self.weight_zero = self.weight_zero.to(self.format.dtype)
         self.kernel = None
         return self
 
     def extra_repr(self) -> str:
         """Return the sizes and the bits."""
-        return f"{super().extra_repr()}, bits={self.bits}"
+        return f"{super().extra_repr()}, {self.format}"
 
 
 class _Product(torch.autograd.Function):
@@ -203,7 +155,9 @@ class Kernel:
     """
 
     def __init__(self, layer: QuantizedDense, dtype: torch.dtype) -> None:
-        self.bits, self.dtype, self.group = layer.bits, dtype, 0
+        if layer.format.group_size or layer.weight_zero is not None:
+            raise NotImplementedError("scales of groups, or zero points")
+        self.bits, self.dtype, self.group = layer.format.bits, dtype, 0
         self.scale_O = layer.weight_scale.float()
         ones_O = torch.ones(layer.out_features, dtype=dtype)
         if self.bits == 8:
@@ -258,21 +212,21 @@ def quantizable(model: nn.Module) -> dict[str, Dense]:
     }
 
 
-def make_quantized(model: nn.Module, bits: Mapping[str, int]) -> None:
-    """Replace dense layers of a model by quantised ones without values. bits: of the layers, by name."""
+def make_quantized(model: nn.Module, formats: Mapping[str, WeightFormat]) -> None:
+    """Replace dense layers of a model by quantised ones without values. formats: of the layers, by name."""
 
     def made(name: str, layer: Dense) -> nn.Module | None:
-        if name not in bits:
+        if name not in formats:
             return None
         with torch.device(layer.weight.device):
-            return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, bits[name])
+            return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
 
     replace_dense(model, made)
 
 
-def quantized_bits(model: nn.Module) -> dict[str, int]:
-    """Return the bits of the quantised layers of a model, by name."""
-    return {name: layer.bits for name, layer in dense_layers(model) if isinstance(layer, QuantizedDense)}
+def quantized_formats(model: nn.Module) -> dict[str, WeightFormat]:
+    """Return the formats of the quantised layers of a model, by name."""
+    return {name: layer.format for name, layer in dense_layers(model) if isinstance(layer, QuantizedDense)}
 
 
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
@@ -280,11 +234,11 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
 
     A kernel is compared with the dequantised product in the first layer of each shape.
     """
-    works: dict[tuple[int, ...], bool] = {}
+    works: dict[tuple[WeightFormat, int, int], bool] = {}
     for _, layer in dense_layers(model):
         if not isinstance(layer, QuantizedDense):
             continue
-        shape = (layer.bits, layer.in_features, layer.out_features)
+        shape = (layer.format, layer.in_features, layer.out_features)
         if shape not in works:
             works[shape] = layer.prepare(dtype)
         elif works[shape]:

@@ -31,7 +31,7 @@ from blankfill.model.heads import LM, Head, register_head
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 from blankfill.model.positions import attention_scheme, terms_of
-from blankfill.model.quantized import make_quantized, quantized_bits
+from blankfill.model.quantized import make_quantized, quantized_formats
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import PADDING, Batch
 
@@ -169,9 +169,9 @@ def _part(model: Transformer, config: TransformerConfig) -> Transformer:
     with torch.device("meta"):
         part = type(model)(config)
     prefix = f"heads.{NAME}.generator." if config == model.config.generator else ""
-    if bits := quantized_bits(model):
+    if formats := quantized_formats(model):
         layers = dense_layers(part)
-        make_quantized(part, {name: bits[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in bits})
+        make_quantized(part, {name: formats[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in formats})
     names = {name: f"{prefix}{name}" if f"{prefix}{name}" in own else name for name in part.state_dict()}
     part.load_state_dict({name: own[other] for name, other in names.items()}, assign=True)
     part.recompute = model.recompute

@@ -20,12 +20,13 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import tokenizer_folder
 from blankfill.checkpoint.missing import check_exists, nearby
-from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, scale_of, with_scales
+from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, planned_layers, with_scales
 from blankfill.checkpoint.streams import Renamed, Stream
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
-from blankfill.model.quantized import dequantize, quantizable, quantize
+from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, quantize
+from blankfill.model.quantized import quantizable
 from blankfill.model.transformer import Transformer
 from blankfill.system.console import say
 from blankfill.system.files import whole_folder, write_file
@@ -70,16 +71,15 @@ class _Errors:
         self.layers: list[LayerError] = []
         self.squares = self.total = 0.0
 
-    def add(self, name: str, bits: int, weight: Tensor, stored: Tensor, scale: Tensor) -> None:
+    def add(self, name: str, format: WeightFormat, weight: Tensor, made: QuantizedWeight) -> None:
         """Add a layer."""
         step = max(1, (1 << 22) // weight.shape[1])
         squares = total = 0.0
         for k in range(0, len(weight), step):
             part = weight[k : k + step].float()
-            made = dequantize(stored[k : k + step], scale[k : k + step], bits, torch.float32)
-            squares += float((part - made).square().sum())
+            squares += float((part - dequantize(made.rows(slice(k, k + step)), format, torch.float32)).square().sum())
             total += float(part.square().sum())
-        self.layers.append(LayerError(name, bits, (squares / total) ** 0.5 if total else 0.0))
+        self.layers.append(LayerError(name, format.bits, (squares / total) ** 0.5 if total else 0.0))
         self.squares, self.total = self.squares + squares, self.total + total
 
     @property
@@ -178,8 +178,8 @@ def newest_folder(path: Path) -> Path:
     )
 
 
-def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str, int], list[str], bool]:
-    """Return the bits of the layers to quantise, those that cannot be, and whether the model is a fine-tuned one."""
+def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str, WeightFormat], list[str], bool]:
+    """Return the formats of the layers to quantise, those that cannot be, and whether the model is a fine-tuned one."""
     config = store.model_of(state, source)
     with torch.device("meta"):
         dense = quantizable(Transformer(config))
@@ -192,7 +192,7 @@ def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str,
             "and quantise that, or fine-tune a quantised model with LoRA"
         )
     skipped = [name for name, layer in dense.items() if bits == 4 and layer.in_features % 2]
-    layers = {name: bits for name in dense if name not in skipped}
+    layers = {name: WeightFormat(bits) for name in dense if name not in skipped}
     if not layers:
         raise UserError(f"{source}: no layer has an even number of inputs; use {setting('bits', 8)}")
     return layers, skipped, fine_tuned
@@ -205,32 +205,25 @@ def stored_bytes(source: Path) -> int:
 
 def quantized_stream(ours: Stream, quantization: Quantization, prefix: str, errors: _Errors) -> Stream:
     """Return a model's weights, of which those of layers are quantised; their scales come right after them."""
-    bits = {f"{prefix}{name}.weight": number for name, number in quantization.layers.items()}
-    plan: dict[str, Tensor] = {}
-    for name, tensor in ours.plan.items():
-        if name not in bits:
-            plan[name] = tensor
-            continue
-        rows, inputs = tensor.shape
-        plan[name] = torch.empty(rows, inputs * bits[name] // 8, dtype=torch.int8, device="meta")
-        plan[scale_of(name)] = torch.empty(rows, dtype=torch.float16, device="meta")
-    scales: dict[str, Tensor] = {}
+    layers = {f"{prefix}{name}": format for name, format in quantization.layers.items()}
+    others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
-        if name in scales:
-            return scales.pop(name)
-        if name not in bits:
+        if name in others:
+            return others.pop(name)
+        layer, _, ending = name.rpartition(".")
+        if ending != "weight" or layer not in layers:
             return ours[name]
-        weight = ours[name]
+        weight, format = ours[name], layers[layer]
         arithmetic = weight.half() if quantization.rounding == "released" else weight.float()
-        stored, scale = quantize(arithmetic, bits[name])
-        if not torch.isfinite(scale).all():
+        made = quantize(arithmetic, format)
+        if not torch.isfinite(made.scale).all():
             raise UserError(
-                f"{name} holds values that are not finite, or that are too large for scales of fp16; a model that "
-                "diverged cannot be quantised"
+                f"{name} holds values that are not finite, or that are too large for scales of {format.scale_type}; a "
+                "model that diverged cannot be quantised"
             )
-        errors.add(name.removeprefix(prefix).removesuffix(".weight"), bits[name], weight, stored, scale)
-        scales[scale_of(name)] = scale
-        return stored
+        errors.add(layer.removeprefix(prefix), format, weight, made)
+        others.update({f"{layer}.{kind}": tensor for kind, tensor in made.tensors().items() if kind != "weight"})
+        return made.weight
 
-    return Stream(plan, read)
+    return Stream(planned_layers(ours.plan, layers), read)

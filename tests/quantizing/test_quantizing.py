@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from test_convert import OBJECTIVES, write_model
 
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
 from blankfill.convert.check import our_scores
-from blankfill.convert.quantizing import quantize_model
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model, export_onnx
-from blankfill.model.quantized import QuantizedDense, quantizable, quantize
+from blankfill.kernels.integers import WeightFormat, quantize
+from blankfill.model.quantized import QuantizedDense, quantizable
+from blankfill.quantizing.run import quantize_model
+from written_models import OBJECTIVES, write_model
 
 
 @torch.inference_mode()
@@ -39,7 +40,7 @@ def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family:
     assert made.layers == len(layers) and all(isinstance(layer, QuantizedDense) for layer in layers.values())
     for name, layer in layers.items():
         assert isinstance(layer, QuantizedDense)
-        stored, scale = quantize(plain.model.get_submodule(name).weight.float(), bits)
+        stored, scale, _ = quantize(plain.model.get_submodule(name).weight.float(), WeightFormat(bits))
         assert torch.equal(layer.weight, stored) and torch.equal(layer.weight_scale, scale)
     others = {
         name: tensor for name, tensor in plain.model.state_dict().items() if name.rpartition(".")[0] not in layers
@@ -86,7 +87,7 @@ def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:
     assert exact.error < released.error < 1.2 * exact.error
     state = load_model(tmp_path / "released").model.state_dict()
     weight = load_model(folder).model.layers[0].ffn.inner.weight
-    assert torch.equal(state["layers.0.ffn.inner.weight"], quantize(weight.half(), 8)[0])
+    assert torch.equal(state["layers.0.ffn.inner.weight"], quantize(weight.half(), WeightFormat(8))[0])
 
 
 def test_what_cannot_be_quantised_is_told_and_nothing_is_left(tmp_path: Path) -> None:
@@ -138,9 +139,12 @@ def test_what_needs_the_weights_says_so(tmp_path: Path, capsys: Any) -> None:
     ("changed", "words"),
     [
         ({"layers": {"layers.9.ffn.inner": 8}}, "the model has no layer layers.9.ffn.inner"),
-        ({"layers": {}}, "must name layers with 8 or 4 bits"),
-        ({"layers": {"layers.0.ffn.inner": 5}}, "must name layers with 8 or 4 bits"),
-        ({"method": "other"}, "is not known to this version"),
+        ({"layers": {}}, "must name layers"),
+        ({"layers": {"layers.0.ffn.inner": 5}}, "has a format that is not known to this version"),
+        (
+            {"layers": {"layers.0.ffn.inner": {"bits": 8, "planes": 2}}},
+            "has a format that is not known to this version",
+        ),
         ({"layers": {"layers.0.ffn.inner": 8}}, "do not match the model"),
     ],
 )
