@@ -199,7 +199,6 @@ def test_commands_that_write(tmp_path: Path, family: str, capsys: Any) -> None:
     quantize_model(family_folder(tmp_path / "model", family), tmp_path / "int8", 8)
     model = str(tmp_path / "int8")
     assert main(["generate", "--model", model, "--prompt", "the cat", "--max-tokens", "3"]) == 0
-    assert main(["show", model]) == 0
     (tmp_path / "text.txt").write_text("the cat sat on the mat.\n" * 40, encoding="utf-8")
     assert main(["evaluate", "--model", model, str(tmp_path / "text.txt")]) == 0
     assert "perplexity" in capsys.readouterr().out
