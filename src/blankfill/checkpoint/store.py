@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from blankfill.checkpoint.quantization import OWN_TYPE, Quantization, quantization_of, with_scales
 from blankfill.checkpoint.streams import Renamed, Stream, write_safetensors
+from blankfill.checkpoint.verified import read_with_checksum
 from blankfill.checkpoint.weights import OwnWeights, WeightFile
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_from_state
@@ -319,7 +320,10 @@ def open_stream(path: Path) -> Stream:
     Raises UserError when anything is missing or damaged.
     """
     state, sums = read_state(path)
-    weights = [_checked(path / name, sums, None) for name in (MODEL, HEADS) if name in sums]
+    for name in (MODEL, HEADS):
+        if name in sums:
+            _checked(path / name, sums, None)
+    weights = [_own_weights(path / name, None) for name in (MODEL, HEADS) if name in sums]
     heads = weights[1] if len(weights) > 1 else {}
     plan = {
         name: torch.empty(weights[0].shapes[name], dtype=weights[0].dtypes[name], device="meta") for name in weights[0]
@@ -344,13 +348,24 @@ def open_stream(path: Path) -> Stream:
     return Stream({**ours, **more}, read)
 
 
-def _checked(path: Path, sums: Mapping[str, str], dtype: torch.dtype | None) -> OwnWeights:
-    """Open a file of weights whose bytes are those that state.json notes."""
+def _compare(path: Path, digest: str, sums: Mapping[str, str]) -> None:
+    """Raise UserError for a file whose checksum is not the one that state.json notes."""
+    if digest != sums.get(path.name):
+        refuse_stand_in(path)
+        raise UserError(f"{path} is damaged: its checksum differs from the one in {STATE}")
+
+
+def _checked(path: Path, sums: Mapping[str, str], dtype: torch.dtype | None) -> Mapping[str, torch.Tensor]:
+    """Read a file of weights whose bytes are those that state.json notes."""
     try:
-        if checksum(path) != sums.get(path.name):
-            refuse_stand_in(path)
-            raise UserError(f"{path} is damaged: its checksum differs from the one in {STATE}")
-        return _own_weights(path, dtype)
+        try:
+            weights = _own_weights(path, dtype)
+        except UserError:
+            _compare(path, checksum(path), sums)
+            raise
+        read, digest = read_with_checksum(path, weights)
+        _compare(path, digest, sums)
+        return read
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not a complete safetensors file") from error
 

@@ -322,9 +322,14 @@ class OwnWeights(Weights):
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.as_stored(name)
-        if self.dtype is None or not tensor.is_floating_point() or (self.kept and self.kept.search(name)):
-            return tensor
-        return tensor.to(self.dtype)
+        return tensor.to(self.dtype) if self.converts(name) else tensor
+
+    def converts(self, name: str) -> bool:
+        """Return whether a tensor is returned in another type than its own."""
+        stored = self.dtypes[name]
+        if self.dtype in (None, stored) or not stored.is_floating_point:
+            return False
+        return not (self.kept and self.kept.search(name))
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

@@ -20,13 +20,14 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import tokenizer_folder
 from blankfill.checkpoint.missing import check_exists, nearby
-from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, planned_layers, with_scales
+from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, layer_of, planned_layers, with_scales
 from blankfill.checkpoint.streams import Renamed, Stream
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, quantize
-from blankfill.model.quantized import quantizable
+from blankfill.model.config import TransformerConfig
+from blankfill.model.quantized import quantizable, quantizable_tables
 from blankfill.model.transformer import Transformer
 from blankfill.system.console import say
 from blankfill.system.files import whole_folder, write_file
@@ -35,6 +36,8 @@ from blankfill.system.reading import read_json
 Rounding = Literal["exact", "released"]
 REPORT = "quantization.json"
 """Name of the report: the settings, the sizes, and the error of each layer."""
+EMBEDDINGS = 8
+"""Bits of tables of tokens, also where the layers have fewer."""
 KEPT = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "patterns.yaml", "results.json")
 """Files of a model that its quantised one has too."""
 
@@ -178,11 +181,25 @@ def newest_folder(path: Path) -> Path:
     )
 
 
-def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str, WeightFormat], list[str], bool]:
-    """Return the formats of the layers to quantise, those that cannot be, and whether the model is a fine-tuned one."""
+def layers_of(
+    state: dict[str, Any], source: Path, bits: int, embeddings: int | None = None
+) -> tuple[dict[str, WeightFormat], list[str], bool]:
+    """Return the formats of the layers to quantise, those that cannot be, and whether the model is a fine-tuned one.
+
+    embeddings: bits of the tables of tokens and of the dense layers beside them (`quantizable_tables`); 0 keeps their
+    type; None: 8, or 0 where the files of the family have quantised layers elsewhere, which have whole tables.
+    """
     config = store.model_of(state, source)
+    if embeddings is None:
+        embeddings = 0 if _released(state, config, source) else EMBEDDINGS
     with torch.device("meta"):
-        dense = quantizable(Transformer(config))
+        model = Transformer(config)
+    dense = quantizable(model)
+    inputs = {name: layer.in_features for name, layer in dense.items()}
+    wanted = dict.fromkeys(inputs, bits)
+    if embeddings:
+        tables = {name: width for name, (_, width) in quantizable_tables(model).items()}
+        inputs, wanted = inputs | tables, wanted | dict.fromkeys(tables, embeddings)
     fine_tuned = "task" in state
     task = state.get("task")
     options = task.get("options") if isinstance(task, dict) else None
@@ -191,11 +208,20 @@ def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str,
             f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the export "
             "and quantise that, or fine-tune a quantised model with LoRA"
         )
-    skipped = [name for name, layer in dense.items() if bits == 4 and layer.in_features % 2]
-    layers = {name: WeightFormat(bits) for name in dense if name not in skipped}
+    formats = {name: WeightFormat(bits) for name, bits in wanted.items()}
+    layers = {name: format for name, format in formats.items() if format.fits(inputs[name])}
+    skipped = [name for name in formats if name not in layers]
     if not layers:
         raise UserError(f"{source}: no layer has an even number of inputs; use {setting('bits', 8)}")
     return layers, skipped, fine_tuned
+
+
+def _released(state: dict[str, Any], config: TransformerConfig, source: Path) -> bool:
+    """Return whether a model's files have the names of a family that has quantised layers elsewhere."""
+    if not state.get("names"):
+        return False
+    form = checkpoint_format_from_state(state["names"], config, source / store.STATE)
+    return bool(form.family.quantization_key)
 
 
 def stored_bytes(source: Path) -> int:
@@ -206,15 +232,17 @@ def stored_bytes(source: Path) -> int:
 def quantized_stream(ours: Stream, quantization: Quantization, prefix: str, errors: _Errors) -> Stream:
     """Return a model's weights, of which those of layers are quantised; their scales come right after them."""
     layers = {f"{prefix}{name}": format for name, format in quantization.layers.items()}
+    found = ((name, layer_of(name, layers)) for name in ours.plan)
+    stored = {f"{layer}.weight": (name, layer) for name, layer in found if layer is not None}
     others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
         if name in others:
             return others.pop(name)
-        layer, _, ending = name.rpartition(".")
-        if ending != "weight" or layer not in layers:
+        if name not in stored:
             return ours[name]
-        weight, format = ours[name], layers[layer]
+        plain, layer = stored[name]
+        weight, format = ours[plain], layers[layer]
         arithmetic = weight.half() if quantization.rounding == "released" else weight.float()
         made = quantize(arithmetic, format)
         if not torch.isfinite(made.scale).all():
