@@ -11,7 +11,6 @@ Shapes: N rows, I inputs, O outputs, G groups of inputs.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Protocol
 
 import torch
@@ -19,10 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, unpack
-from blankfill.kernels.native.library import Matrix, best_path, library
+from blankfill.kernels.native.library import TYPES, FewRows, Matrix, address, best_path, fp32_bias, library
 
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-"""Numbers of types in `native/products.h`."""
 ROWS = 16
 """Largest number of rows that is faster with the kernels than with dequantised weights."""
 PROBES = (1, 5)
@@ -54,7 +51,7 @@ class Product(Protocol):
         ...
 
 
-class NativeProduct:
+class NativeProduct(FewRows):
     """The kernel of this package; it reads the given tensors, which must not be replaced.
 
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.
@@ -72,34 +69,19 @@ class NativeProduct:
         made = library()
         if made is None:
             raise NotImplementedError("there is no library")
-        inputs = weight.shape[1] * 8 // format.bits
         if format.group_size not in (0, 32, 64) and format.group_size % 128:
             raise NotImplementedError("groups of this size")
         if any(x is not None and (x.device.type != "cpu" or not x.is_contiguous()) for x in quantized):
             raise NotImplementedError("tensors elsewhere")
         if weight.dtype != torch.int8 or scale.dtype != format.dtype or not weight.numel():
             raise NotImplementedError("other types")
-        self.max_rows, self.dtype = ROWS, dtype
-        self._function, self._type = made.integer_product, TYPES[dtype]
-        self._held = (quantized, None if bias_O is None else bias_O.detach().float().contiguous())
-        self._inputs, self._outputs = inputs, len(weight)
-        self._matrix = Matrix(
-            weight.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(),
-            0 if self._held[1] is None else self._held[1].data_ptr(), len(weight), inputs, format.bits,
-            format.group_size, TYPES[format.dtype], best_path() if path is None else path,
+        bias_O = fp32_bias(bias_O)
+        matrix = Matrix(
+            address(weight), address(scale), address(zero), address(bias_O), len(weight),
+            weight.shape[1] * 8 // format.bits, format.bits, format.group_size, TYPES[format.dtype],
+            best_path() if path is None else path,
         )  # fmt: skip
-        self._at = ctypes.addressof(self._matrix)
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        """Return the product, [N, O]."""
-        x_NI = x_NI.contiguous()
-        rows = len(x_NI)
-        if x_NI.dtype != self.dtype or x_NI.shape[1] != self._inputs:
-            raise ValueError(f"the product takes {self.dtype} [N, {self._inputs}], not {x_NI.dtype} {x_NI.shape}")
-        made_NO = x_NI.new_empty(rows, self._outputs)
-        if self._function(self._at, x_NI.data_ptr(), made_NO.data_ptr(), self._type, rows):
-            raise MemoryError
-        return made_NO
+        super().__init__(made.integer_product, matrix, dtype, ROWS, (*quantized, bias_O))
 
 
 class TorchProduct:

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
-FILES = ("pool.c", "integer_products.c")
+FILES = ("pool.c", "integer_products.c", "float_products.c")
 """Files that are compiled."""
 HEADERS = ("products.h",)
 """Files that they include."""
