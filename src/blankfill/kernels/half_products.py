@@ -1,7 +1,9 @@
 """Products of a few rows with a matrix of fp16, bf16 or fp32 on a CPU, at the speed of memory.
 
 `torch.nn.functional.linear` of one row reads such a matrix more slowly than the memory gives it; the kernel of this
-package (`native/float_products.c`) sums in fp32. Without a C compiler there is none. Shapes: N rows, I inputs, O outputs.
+package (`native/float_products.c`) sums in fp32. Without a C compiler there is none.
+
+Shapes: N rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from torch import Tensor
 
 from blankfill.kernels.native.library import TYPES, FewRows, Floats, address, best_path, fp32_bias, library
 
-ROWS = 4
-"""Largest number of rows that is faster with the kernel than with torch."""
+ROWS = {torch.float32: 16, torch.float16: 4, torch.bfloat16: 4}
+"""Largest numbers of rows that are faster with the kernel than with torch, by the type of the matrix."""
 PROBED_OUTPUTS = 256
 """Number of outputs that are compared, at the beginning and at the end of a matrix."""
 ALLOWED = {torch.float32: 2**-16, torch.float16: 2**-9, torch.bfloat16: 2**-7}
@@ -43,7 +45,7 @@ class HalfProduct(FewRows):
             address(weight_OI), address(bias_O), outputs, inputs, weight_OI.stride(0) * weight_OI.element_size(),
             TYPES[weight_OI.dtype], best_path() if path is None else path,
         )  # fmt: skip
-        super().__init__(made.float_product, matrix, dtype, ROWS, (weight_OI, bias_O))
+        super().__init__(made.float_product, matrix, dtype, ROWS[weight_OI.dtype], (weight_OI, bias_O))
 
 
 @torch.no_grad()

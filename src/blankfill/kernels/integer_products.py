@@ -1,10 +1,10 @@
 """Products of a few rows with a quantised matrix, on a CPU: the kernel of this package, or that of torch.
 
-Decoding multiplies one row, or some, with each matrix: the time is that of reading the weights. `NativeProduct` reads
-the integers as they are stored (`native/integer_products.c`), so that a model needs no second copy and no packing;
-weights are exact, activations are rounded to 16 bits with a scale for each group of inputs. Without a C compiler
-`TorchProduct` uses torch's packed kernels for what they can compute. Each is compared with the dequantised product
-before it is used (`product_for`). More rows than `max_rows` are faster by dequantising.
+Decoding multiplies one row, or some, with each matrix, and should take the time that the memory needs to give the
+weights. `NativeProduct` reads the integers as they are stored (`native/integer_products.c`), so that a model needs no
+second copy and no packing; weights are exact, activations are rounded to 16 bits with a scale for each group of inputs.
+Without a C compiler `TorchProduct` uses torch's packed kernels for what they can compute. Each is compared with the
+dequantised product before it is used (`product_for`). More rows than `max_rows` are faster by dequantising.
 
 Shapes: N rows, I inputs, O outputs, G groups of inputs.
 """
@@ -20,8 +20,10 @@ from torch import Tensor
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, unpack
 from blankfill.kernels.native.library import TYPES, FewRows, Matrix, address, best_path, fp32_bias, library
 
-ROWS = 16
-"""Largest number of rows that is faster with the kernels than with dequantised weights."""
+ROWS = (8, 64, 512)
+"""Largest numbers of rows that are faster with the kernel than with dequantised weights, by the instructions."""
+TORCH_ROWS = 16
+"""The same for torch's kernels."""
 PROBES = (1, 5)
 """Numbers of rows on which a kernel is compared with the dequantised product."""
 PROBED_OUTPUTS = 256
@@ -75,13 +77,12 @@ class NativeProduct(FewRows):
             raise NotImplementedError("tensors elsewhere")
         if weight.dtype != torch.int8 or scale.dtype != format.dtype or not weight.numel():
             raise NotImplementedError("other types")
-        bias_O = fp32_bias(bias_O)
+        path, bias_O = best_path() if path is None else path, fp32_bias(bias_O)
         matrix = Matrix(
             address(weight), address(scale), address(zero), address(bias_O), len(weight),
-            weight.shape[1] * 8 // format.bits, format.bits, format.group_size, TYPES[format.dtype],
-            best_path() if path is None else path,
+            weight.shape[1] * 8 // format.bits, format.bits, format.group_size, TYPES[format.dtype], path,
         )  # fmt: skip
-        super().__init__(made.integer_product, matrix, dtype, ROWS, (*quantized, bias_O))
+        super().__init__(made.integer_product, matrix, dtype, ROWS[path], (*quantized, bias_O))
 
 
 class TorchProduct:
@@ -99,7 +100,7 @@ class TorchProduct:
         outputs, inputs = len(quantized.weight), quantized.weight.shape[1] * 8 // format.bits
         if inputs % MULTIPLE or outputs % MULTIPLE or quantized.weight.device.type != "cpu":
             raise NotImplementedError("other sizes or devices")
-        self.max_rows, self.dtype, self.bits, self.group = ROWS, dtype, format.bits, 0
+        self.max_rows, self.dtype, self.bits, self.group = TORCH_ROWS, dtype, format.bits, 0
         self.scale_O, self.bias_O = quantized.scale.float(), None if bias_O is None else bias_O.detach().float()
         ones_O = torch.ones(outputs, dtype=dtype)
         if self.bits == 8:

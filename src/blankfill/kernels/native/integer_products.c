@@ -11,7 +11,8 @@
 
 #include "products.h"
 
-enum { LONGEST = 256, LARGEST = 32512 }; /* inputs of a segment; integer of an activation: 127 · 256 */
+/* Inputs of a segment; integer of an activation, 127 · 256; rows whose digits are in memory at a time. */
+enum { LONGEST = 256, LARGEST = 32512, MOST_ROWS = 32 };
 
 typedef struct {
     const int8_t *weight;
@@ -178,6 +179,15 @@ AVX2 INLINE __m128 four_numbers(const void *x, int type, int64_t at)
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16));
 }
 
+AVX2 INLINE __m128i four_bfloats(__m128 x) /* rounds to nearest, half to even */
+{
+    __m128i bits = _mm_castps_si128(x), even = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(even, _mm_set1_epi32(0x7fff)));
+    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
+    rounded = _mm_blendv_epi8(rounded, quiet, _mm_castps_si128(_mm_cmpunord_ps(x, x)));
+    return _mm_packus_epi32(_mm_srli_epi32(rounded, 16), _mm_setzero_si128());
+}
+
 AVX2 INLINE __m256 eight_numbers(const void *x, int type, int64_t at)
 {
     if (type == FLOAT32)
@@ -225,7 +235,7 @@ AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t
     const Matrix *matrix = job->matrix;
     __m128 made = _mm_add_ps(sums, added);
     int64_t at = row * matrix->outputs + output;
-    if (count < 4 || job->out_type == BFLOAT16) {
+    if (count < 4) {
         float each[4];
         _mm_storeu_ps(each, made);
         for (int64_t o = 0; o < count; o++) {
@@ -243,6 +253,8 @@ AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t
         made = _mm_add_ps(made, _mm_loadu_ps(matrix->bias + output));
     if (job->out_type == FLOAT32)
         _mm_storeu_ps((float *)job->out + at, made);
+    else if (job->out_type == BFLOAT16)
+        _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), four_bfloats(made));
     else
         _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), _mm_cvtps_ph(made, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -501,8 +513,7 @@ ROUNDING(round_avx2, AVX2, put_values)
 ROUNDING(round_avx512, AVX512, put_digits)
 #endif
 
-/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
-int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
+static int product_of_some(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
 {
     Job job = {.matrix = matrix, .rows = rows, .out = out, .out_type = type};
     int wide_path = matrix->path == WITH_AVX512, bits = matrix->bits;
@@ -558,4 +569,15 @@ int integer_product(const Matrix *matrix, const void *x, void *out, int type, in
     share(body, &job, matrix->outputs, (grain + 3) / 4 * 4);
     free(space);
     return 0;
+}
+
+/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
+int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
+{
+    int failed = 0;
+    for (int64_t r = 0; r < rows && !failed; r += MOST_ROWS)
+        failed = product_of_some(
+            matrix, from(x, type, r * matrix->inputs), (char *)out + r * matrix->outputs * (type == FLOAT32 ? 4 : 2), type,
+            MIN(MOST_ROWS, rows - r));
+    return failed;
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blankfill.kernels.native.build import LOG, NoLibraryError, library_file, remove_temporary
+from blankfill.kernels.native.build import LOG, NoLibraryError, library_file
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """Numbers of types in `products.h`."""
@@ -88,7 +89,12 @@ def address(x: Tensor | None) -> int:
 def library() -> ctypes.CDLL | None:
     """Return the library; None where there is none. It is compiled at the first use."""
     try:
-        return opened(library_file())
+        file, temporary = library_file()
+        try:
+            return opened(file)
+        finally:
+            if temporary:  # what is loaded stays
+                shutil.rmtree(file.parent, ignore_errors=True)
     except (NoLibraryError, OSError, AttributeError) as error:
         LOG.debug("products of few rows are computed by torch: %s", error)
         return None
@@ -98,7 +104,6 @@ def opened(file: Path) -> ctypes.CDLL:
     """Load a library, and give it the threads of torch. Raises OSError, or AttributeError for a function that is
     missing."""
     made = ctypes.CDLL(str(file))
-    remove_temporary(file)
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
     pointer, number = ctypes.c_void_p, ctypes.c_int64
