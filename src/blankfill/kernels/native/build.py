@@ -70,15 +70,16 @@ def library_file() -> tuple[Path, bool]:
         return (folder / name if whole(folder / name) else compiled(folder, name)), False
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         LOG.debug("the cache folder is not used: %s", error)
-    folder = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix="blankfill-"))
-        check_safe(folder)
-        return compiled(folder, name), True
-    except (OSError, NoLibraryError) as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        place = Path(tempfile.mkdtemp(prefix="blankfill-"))
+    except OSError as error:
         raise NoLibraryError(f"there is no place for the library: {error}") from None
+    try:
+        check_safe(place)
+        return compiled(place, name), True
+    except (OSError, NoLibraryError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise NoLibraryError(str(error)) from None
 
 
 def cache_folder() -> Path:
