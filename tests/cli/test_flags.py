@@ -250,6 +250,7 @@ PLAIN = {
         "group-size",
         "scheme",
         "method",
+        "embeddings",
         "rounding",
         "target-size",
         "calibration",

@@ -17,7 +17,7 @@ from blankfill.convert.check import our_scores
 from blankfill.errors import UserError
 from blankfill.exporting.model import export_model, export_onnx
 from blankfill.kernels.integers import WeightFormat, quantize
-from blankfill.model.quantized import QuantizedDense, quantizable
+from blankfill.model.quantized import QuantizedDense, quantizable, quantizable_tables, quantized_matrices
 from blankfill.quantizing.run import quantize_model
 from blankfill.quantizing.settings import QuantizeSettings
 from written_models import OBJECTIVES, write_model
@@ -40,11 +40,15 @@ def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family:
     folder = write_model(tmp_path / "model", family)
     made = quantize_model(folder, tmp_path / "out", PLAIN[bits])
     loaded, plain = load_model(tmp_path / "out"), load_model(folder)
-    layers = quantizable(loaded.model)
-    assert made.layers == len(layers) and all(isinstance(layer, QuantizedDense) for layer in layers.values())
+    layers = dict(quantized_matrices(loaded.model))
+    tables = quantizable_tables(loaded.model)
+    assert (
+        made.layers + len(made.tables) == len(layers)
+        and layers.keys() == quantizable(loaded.model).keys() | tables.keys()
+    )
     for name, layer in layers.items():
-        assert isinstance(layer, QuantizedDense)
-        stored, scale, _ = quantize(plain.model.get_submodule(name).weight.float(), WeightFormat(bits))
+        format = WeightFormat(8 if name in tables else bits)
+        stored, scale, _ = quantize(plain.model.get_submodule(name).weight.float(), format)
         assert torch.equal(layer.weight, stored) and torch.equal(layer.weight_scale, scale)
     others = {
         name: tensor for name, tensor in plain.model.state_dict().items() if name.rpartition(".")[0] not in layers
@@ -55,8 +59,10 @@ def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family:
         kinds = [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 (not a dict)
     assert kinds.count("I8") == len(layers)
     report = json.loads((tmp_path / "out" / "quantization.json").read_text(encoding="utf-8"))
-    assert report["layers"] == dict.fromkeys(layers, bits) and len(report["errors"]) == len(layers)
-    assert {8: 0.002, 4: 0.05}[bits] < made.error < {8: 0.01, 4: 0.2}[bits]
+    assert report["layers"] == {name: 8 if name in tables else bits for name in layers} and len(
+        report["errors"]
+    ) == len(layers)
+    assert {8: 0.002, 4: 0.04}[bits] < made.error < {8: 0.01, 4: 0.2}[bits]
     if plain.model.config.lm_head and not plain.model.config.generator_size:
         difference = (scores(tmp_path / "out") - (expected := scores(folder))).abs().max()
         assert 0 < difference < {8: 0.25, 4: 1.5}[bits] * expected.abs().max()
@@ -66,7 +72,7 @@ def test_the_command_and_what_it_prints(tmp_path: Path, capsys: Any) -> None:
     folder = write_model(tmp_path / "model", "bert")
     assert main(["quantize", "--model", str(folder), "--bits", "4", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "8 layers of 4 bits" in printed and "error of the weights" in printed
+    assert "8 layers of 4 bits, 2 matrices of tokens of 8 bits (hqq)" in printed and "error of the weights" in printed
     assert main(["fill", "--model", str(tmp_path / "out"), "the old [MASK] sings."]) == 0
     (tmp_path / "texts.txt").write_text("the boat\nthe sea\n", encoding="utf-8")
     embed = ["embed", "--model", str(tmp_path / "out"), "--out", str(tmp_path / "v.npy"), str(tmp_path / "texts.txt")]
@@ -79,7 +85,7 @@ def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
     for kind in ("fp32", "bf16", "fp16"):
         loaded = load_model(tmp_path / "out", dtype={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind])
         assert all(layer.weight_scale.dtype == torch.float16 for layer in quantizable(loaded.model).values())
-        written.append(scores(tmp_path / "out", loaded.model.token_embeddings.weight.dtype))
+        written.append(scores(tmp_path / "out", loaded.model.dtype))
     for other in written[1:]:
         assert (other - written[0]).abs().max() < 0.05 * written[0].abs().max()
     assert main(["generate", "--model", str(tmp_path / "out"), "--prompt", "the old", "--max-tokens", "3"]) == 0
@@ -88,7 +94,8 @@ def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
 def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "bert")
     exact, released = (
-        quantize_model(folder, tmp_path / kind, QuantizeSettings(bits=8, rounding=kind)) for kind in ("exact", "released")
+        quantize_model(folder, tmp_path / kind, QuantizeSettings(bits=8, rounding=kind))
+        for kind in ("exact", "released")
     )
     assert exact.error < released.error < 1.2 * exact.error
     state = load_model(tmp_path / "released").model.state_dict()

@@ -56,7 +56,7 @@ def test_a_group_that_does_not_divide_the_inputs_becomes_smaller() -> None:
 def test_the_usual_settings() -> None:
     usual = QuantizeSettings()
     assert resolved(usual, 8).note() == {"group_size": 0, "scheme": "absmax", "method": "nearest"}
-    assert resolved(usual, 4).method != "nearest" and resolved(usual, 4).group_size == 32
+    assert resolved(usual, 4).method != "nearest" and resolved(usual, 4).group_size == 64
     assert resolved(usual, 4, keeps_format=True).note() == {"group_size": 0, "scheme": "absmax", "method": "nearest"}
     grouped = QuantizeSettings(group_size=64)
     assert resolved(grouped, 4, keeps_format=True).group_size == 64
@@ -86,7 +86,7 @@ def test_groups_fall_back_and_the_command_says_so(tmp_path: Path, capsys: Any) -
     assert main([*arguments, str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "6 layers have a number of inputs that the group size does not divide" in said.err
-    assert "8 layers of 4 bits (hqq)" in said.out
+    assert "8 layers of 4 bits, 2 matrices of tokens of 8 bits (hqq)" in said.out
     formats = quantized_formats(load_model(tmp_path / "out").model)
     assert formats["layers.0.ffn.output"] == WeightFormat(4, 32, "zero-point")
     assert formats["layers.0.ffn.inner"] == WeightFormat(4, 0, "zero-point")
@@ -125,7 +125,9 @@ def test_the_target_size_is_kept_and_the_worst_layers_get_more(tmp_path: Path, t
 def test_a_target_size_that_cannot_be_reached_names_the_smallest(tmp_path: Path, text: Path) -> None:
     folder = write_model(tmp_path / "model", "bert")
     settings = QuantizeSettings(target_size="1kB", calibration=(text,))
-    with pytest.raises(UserError, match=r"the smallest that these settings make of the model is .* give at least (\d+)kB") as caught:
+    with pytest.raises(
+        UserError, match=r"the smallest that these settings make of the model is .* give at least (\d+)kB"
+    ) as caught:
         quantize_model(folder, tmp_path / "out", settings)
     least = str(caught.value).split("give at least ")[1].split(",")[0]
     made = quantize_model(folder, tmp_path / "out", QuantizeSettings(target_size=least, calibration=(text,)))
@@ -149,12 +151,12 @@ def test_options_are_chosen_by_gain_per_byte() -> None:
 
 def test_calibration_needs_text(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "gpt2")
-    with pytest.raises(UserError, match="has no text of a run beside it for calibration; give files of text"):
+    with pytest.raises(UserError, match="has no text of a run beside it for calibration"):
         quantize_model(folder, tmp_path / "out", QuantizeSettings(bits=4, method="gptq"))
     with pytest.raises(UserError, match="no such file or folder"):
         quantize_model(folder, tmp_path / "out", QuantizeSettings(method="gptq", calibration=(tmp_path / "no.txt",)))
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
-    with pytest.raises(UserError, match="empty.txt|no text"):
+    with pytest.raises(UserError, match="no text"):
         quantize_model(folder, tmp_path / "out", QuantizeSettings(method="gptq", calibration=(tmp_path / "empty.txt",)))
     (tmp_path / "run").mkdir()
     run = write_model(tmp_path / "run" / "checkpoints" / "step-3", "gpt2")
@@ -162,7 +164,7 @@ def test_calibration_needs_text(tmp_path: Path) -> None:
         if (run / name).exists():
             (run / name).rename(tmp_path / "run" / name)
     (tmp_path / "run" / "corpus_path.txt").write_text("../gone\n", encoding="utf-8")
-    with pytest.raises(UserError, match="the text of the run in .* is gone"):
+    with pytest.raises(UserError, match=r"the text of the run in .* is gone"):
         quantize_model(tmp_path / "run", tmp_path / "out", QuantizeSettings(method="gptq"))
     assert not (tmp_path / "out").exists()
 
@@ -183,8 +185,8 @@ def test_a_fine_tuned_model_is_calibrated_on_its_task(tmp_path: Path, text: Path
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "rows" / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
     model, tuned = write_model(tmp_path / "model", "bert"), tmp_path / "tuned"
-    finetune = ["finetune", "--task", "classify", "--data", str(tmp_path / "rows"), "--epochs", "1", "--batch-size", "8",
-                "--max-length", "16", "-q", "--from", str(model), "--out", str(tuned)]  # fmt: skip
+    finetune = ["finetune", "--task", "classify", "--data", str(tmp_path / "rows"), "--epochs", "1"]
+    finetune += ["--batch-size", "8", "--max-length", "16", "-q", "--from", str(model), "--out", str(tuned)]
     assert main(finetune) == 0
     made = quantize_model(tuned, tmp_path / "gptq", QuantizeSettings(bits=4, method="gptq", calibration_rows=10))
     assert made.layers == 8 and made.method == "gptq"

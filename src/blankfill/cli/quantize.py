@@ -31,7 +31,7 @@ class QuantizeArguments:
         "blankfill quantize --model runs/gpt --target-size 40% --out models/gpt-small",
     )
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Weights": "bits group_size scheme method rounding target_size",
+        "Weights": "bits group_size scheme method embeddings rounding target_size",
         "Calibration": "calibration calibration_rows seed",
     }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"calibration_rows": at_least(1), "seed": COUNT, "threads": COUNT}
@@ -43,7 +43,7 @@ class QuantizeArguments:
     bits: Literal["auto", "8", "4"] = "auto"
     """Bits of a weight. auto: 8; with --target-size, 4 or 8 for each layer."""
     group_size: Literal["auto", "0", "32", "64", "128"] = "auto"
-    """Number of inputs that share a scale; 0: a whole row. auto: a row with 8 bits, 32 with 4. Layers whose number of
+    """Number of inputs that share a scale; 0: a whole row. auto: a row with 8 bits, 64 with 4. Layers whose number of
     inputs it does not divide have smaller groups, or the row."""
     scheme: Literal["auto", "absmax", "zero-point"] = "auto"
     """absmax: integers symmetric about 0. zero-point: an offset beside each scale. auto: absmax with 8 bits, zero-point
@@ -52,6 +52,9 @@ class QuantizeArguments:
     """How the integers are chosen. nearest: each by rounding. hqq: with scales or zero points that make a robust error
     small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits, hqq
     with 4."""
+    embeddings: Literal["auto", "8", "keep"] = "auto"
+    """Tables of tokens, and dense layers beside them: 8 bits, or as they are. auto: 8, and as they are in the format of
+    ChatGLM-6B."""
     rounding: Literal["exact", "released"] = "exact"
     """exact: the nearest integers. released: the format of ChatGLM-6B's released checkpoints (rows, absmax), with
     quotients of fp16 as its code rounds them."""
@@ -90,6 +93,7 @@ def settings_of(args: QuantizeArguments) -> QuantizeSettings:
         group_size=None if args.group_size == "auto" else int(args.group_size),  # type: ignore[arg-type]
         scheme=None if args.scheme == "auto" else args.scheme,
         method=None if args.method == "auto" else args.method,
+        embeddings=None if args.embeddings == "auto" else args.embeddings,
         rounding=args.rounding,
         target_size=args.target_size,
         calibration=args.calibration,
@@ -104,6 +108,7 @@ def show_made(made: Quantized) -> None:
 
     parts = " and ".join(f"{count} layers of {bits} bits" for bits, count in made.by_bits.items())
     kept = f", {len(made.skipped)} as they are" if made.skipped else ""
+    kept += f", {len(made.tables)} matrices of tokens of 8 bits" if made.tables else ""
     show(f"{parts}{kept} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(
         f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}; measure what the "

@@ -81,11 +81,11 @@ def _pretrained_subject(source: Path, settings: QuantizeSettings) -> Subject:
             f"{setting('calibration')}, or use {setting('method', 'hqq')}, which needs none"
         )
     loaded = load_model(source)
-    if loaded.model.token_embeddings.weight.dtype == torch.float16:  # slower than fp32 on a CPU
+    if loaded.model.dtype == torch.float16:  # slower than fp32 on a CPU
         loaded = load_model(source, dtype=torch.float32)
     model = loaded.model
-    dtype = model.token_embeddings.weight.dtype
-    model.use_kernel(best_kernel(model.token_embeddings.weight.device, dtype))
+    dtype = model.dtype
+    model.use_kernel(best_kernel(model.device, dtype))
     if settings.calibration:
         files = [str(path.resolve()) for path in settings.calibration]
         with tempfile.TemporaryDirectory() as work:

@@ -7,7 +7,7 @@ every output. With a target size, `sensitivity` decides the bits of each layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor
 from blankfill.checkpoint import store
 from blankfill.errors import UserError, setting
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, quantize
-from blankfill.model.dense import Dense
-from blankfill.model.quantized import quantizable
+from blankfill.model.quantized import quantizable, quantizable_tables
 from blankfill.model.transformer import Transformer
 from blankfill.quantizing.calibration import Subject
 from blankfill.quantizing.methods.hqq import hqq
@@ -33,6 +32,32 @@ ERROR_OF_STEP = (2 * 7 / (2 * 127)) ** 2
 
 
 @dataclass(frozen=True)
+class Matrices:
+    """The matrices of a model that can be quantised: [O, I] by name.
+
+    layers: the dense layers of attention and feed-forward. tables: those of tokens, and the dense layers beside them.
+    """
+
+    layers: Mapping[str, tuple[int, int]]
+    tables: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, state: dict[str, Any], source: Path) -> Matrices:
+        """Return those of a stored model. Raises UserError for a model that was fine-tuned with LoRA."""
+        task = state.get("task")
+        options = task.get("options") if isinstance(task, dict) else None
+        if isinstance(options, dict) and options.get("lora_rank"):
+            raise UserError(
+                f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the "
+                "export and quantise that, or fine-tune a quantised model with LoRA"
+            )
+        with torch.device("meta"):
+            model = Transformer(store.model_of(state, source))
+        layers = {name: (layer.out_features, layer.in_features) for name, layer in quantizable(model).items()}
+        return cls(layers, quantizable_tables(model))
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """How a layer is quantised. sensitivity: what the model loses when the layer alone has 4 bits; None where it was
     not measured."""
@@ -42,26 +67,36 @@ class LayerPlan:
     sensitivity: float | None = None
 
 
+TABLE = LayerPlan(WeightFormat(8), "nearest")
+"""How tables of tokens are quantised."""
+
+
 @dataclass
 class Plan:
-    """The layers to quantise, by name.
+    """The layers and the tables to quantise, by name.
 
     whole: layers that keep their type, with the reason. regrouped: layers with a smaller group than asked for, since
     that does not divide their inputs.
     """
 
     layers: dict[str, LayerPlan] = field(default_factory=dict)
+    tables: dict[str, LayerPlan] = field(default_factory=dict)
     whole: dict[str, str] = field(default_factory=dict)
     regrouped: dict[str, int] = field(default_factory=dict)
 
     @property
+    def matrices(self) -> dict[str, LayerPlan]:
+        """The layers and the tables."""
+        return {**self.layers, **self.tables}
+
+    @property
     def formats(self) -> dict[str, WeightFormat]:
-        """The formats of the layers."""
-        return {name: layer.format for name, layer in self.layers.items()}
+        """The formats of layers and tables."""
+        return {name: layer.format for name, layer in self.matrices.items()}
 
     @property
     def method(self) -> str:
-        """The names of the methods, joined by a plus."""
+        """The names of the methods of the layers, joined by a plus."""
         return "+".join(sorted({layer.method for layer in self.layers.values()}))
 
     def remarks(self) -> list[str]:
@@ -87,38 +122,27 @@ def shortened(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def dense_of(state: dict[str, Any], source: Path) -> dict[str, Dense]:
-    """Return the layers of a stored model that can be quantised, without memory. Raises UserError for a model that was
-    fine-tuned with LoRA."""
-    with torch.device("meta"):
-        dense = quantizable(Transformer(store.model_of(state, source)))
-    task = state.get("task")
-    options = task.get("options") if isinstance(task, dict) else None
-    if isinstance(options, dict) and options.get("lora_rank"):
-        raise UserError(
-            f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the export "
-            "and quantise that, or fine-tune a quantised model with LoRA"
-        )
-    return dense
-
-
-def plan_of(dense: Mapping[str, Dense], settings: QuantizeSettings, bits: int, keeps_format: bool) -> Plan:
+def plan_of(matrices: Matrices, settings: QuantizeSettings, bits: int, keeps_format: bool) -> Plan:
     """Return the plan with the same bits for all layers. keeps_format: see `resolved`."""
     plan = Plan()
     wanted = resolved(settings, bits, keeps_format)
-    for name, layer in dense.items():
-        if bits == 4 and layer.in_features % 2:
+    for name, (_, inputs) in matrices.layers.items():
+        if bits == 4 and inputs % 2:
             plan.whole[name] = ODD
             continue
-        group = fitting_group(layer.in_features, wanted.group_size)
-        if group != wanted.group_size and layer.in_features != wanted.group_size:
+        group = fitting_group(inputs, wanted.group_size)
+        if group != wanted.group_size and inputs != wanted.group_size:
             plan.regrouped[name] = group
         plan.layers[name] = LayerPlan(WeightFormat(bits, group, wanted.scheme), wanted.method)
+    if not plan.layers:
+        raise UserError(f"no layer of the model has an even number of inputs; use {setting('bits', 8)}")
+    if wanted.embeddings == "8":
+        plan.tables = dict.fromkeys(matrices.tables, TABLE)
     return plan
 
 
 def sized_plan(
-    dense: Mapping[str, Dense],
+    matrices: Matrices,
     settings: QuantizeSettings,
     tensors: Mapping[str, Tensor],
     prefix: str,
@@ -131,49 +155,52 @@ def sized_plan(
     of the model. Raises UserError for a target size that the fewest bits do not reach.
     """
     most = size_of(settings.target_size, before)
-    plans = {bits: plan_of(dense, settings, bits, False) for bits in ((8,) if settings.bits == 8 else (4, 8))}
-    sizes = {name: stored_size(tensors[f"{prefix}{name}.weight"]) for name in dense}
-    rest = sum(map(stored_size, tensors.values())) - sum(sizes.values())
-    headers = HEADER * (len(tensors) + 2 * len(dense))
-    smallest = sum(
-        min([sizes[name], *(quantised_size(plan.layers[name], dense[name]) for plan in plans.values()
-                            if name in plan.layers)]) for name in dense
-    ) + rest + headers  # fmt: skip
+    plans = {bits: plan_of(matrices, settings, bits, False) for bits in ((8,) if settings.bits == 8 else (4, 8))}
+    made = Plan(tables=plans[8].tables)
+    layers = {f"{prefix}{name}": name for name in (*matrices.layers, *made.tables)}
+    sizes = {
+        own: stored_size(tensor)
+        for name, tensor in tensors.items()
+        if (own := layers.get(name.removesuffix(".weight"))) is not None
+    }
+    rest = HEADER * (len(tensors) + 2 * len(layers)) + sum(map(stored_size, tensors.values())) - sum(sizes.values())
+    rest += sum(quantised_size(table, *matrices.tables[name]) for name, table in made.tables.items())
+    kinds = {
+        name: {bits: quantised_size(plan.layers[name], *shape) for bits, plan in plans.items() if name in plan.layers}
+        for name, shape in matrices.layers.items()
+    }
+    smallest = rest + sum(min(sizes[name], *of_bits.values()) for name, of_bits in kinds.items())
     if smallest > most:
-        more = "" if settings.embeddings == "8" else f", or store the embeddings in 8 bits with {setting('embeddings', '8')}"
+        more = "" if made.tables else f", or store the tables of tokens in 8 bits with {setting('embeddings', '8')}"
         raise UserError(
-            f"{setting('target_size', settings.target_size)} is {amount(most, 'B')}, and the smallest that these settings "
-            f"make of the model is {amount(smallest, 'B')}; give at least {_up(smallest)}{more}"
+            f"{setting('target_size', settings.target_size)} is {amount(most, 'B')}, and the smallest that these "
+            f"settings make of the model is {amount(smallest, 'B')}; give at least {_up(smallest)}{more}"
         )
-    losses = measured(dense, settings, subject)
+    if rest + sum(sizes[name] for name in kinds) <= most:
+        raise UserError(
+            f"{setting('target_size', settings.target_size)} is {amount(most, 'B')}, in which the layers fit as they "
+            "are; give a smaller one"
+        )
+    losses = measured(matrices, settings, subject)
     options: dict[str, list[Option]] = {}
-    for name, layer in dense.items():
-        loss, of_layer = losses[name], []
-        for bits, plan in plans.items():
-            if name in plan.layers:
-                estimate = loss if bits == 4 else loss * ERROR_OF_STEP
-                of_layer.append(Option(bits, quantised_size(plan.layers[name], layer), estimate))
-        options[name] = [*of_layer, Option(0, sizes[name], 0.0)]
-    chosen = assigned(options, most - rest - headers)
+    for name, of_bits in kinds.items():
+        estimates = {4: losses[name], 8: losses[name] * ERROR_OF_STEP}
+        options[name] = [Option(bits, size, estimates[bits]) for bits, size in of_bits.items()]
+        options[name].append(Option(0, sizes[name], 0.0))
+    chosen = assigned(options, most - rest)
     assert chosen is not None
-    made = Plan()
     for name, option in chosen.items():
         if not option.bits:
             made.whole[name] = LARGE
             continue
-        layer_plan, regrouped = plans[option.bits].layers[name], plans[option.bits].regrouped
-        made.layers[name] = LayerPlan(layer_plan.format, layer_plan.method, losses[name])
-        if name in regrouped:
-            made.regrouped[name] = regrouped[name]
-    if not made.layers:
-        raise UserError(
-            f"{setting('target_size', settings.target_size)} is {amount(most, 'B')}, in which the model fits as it is; "
-            "give a smaller one"
-        )
+        of_layer = plans[option.bits]
+        made.layers[name] = replace(of_layer.layers[name], sensitivity=losses[name])
+        if name in of_layer.regrouped:
+            made.regrouped[name] = of_layer.regrouped[name]
     return made
 
 
-def measured(dense: Mapping[str, Dense], settings: QuantizeSettings, subject: Subject) -> dict[str, float]:
+def measured(matrices: Matrices, settings: QuantizeSettings, subject: Subject) -> dict[str, float]:
     """Return the sensitivity of each layer; of a layer with an odd number of inputs, that of 8 bits × 1/4-bit error."""
     wanted = resolved(settings, 4)
 
@@ -183,9 +210,9 @@ def measured(dense: Mapping[str, Dense], settings: QuantizeSettings, subject: Su
         choose = quantize if wanted.method == "nearest" else hqq
         return dequantize(choose(weight.float(), format), format, torch.float32)
 
-    with progress("sensitivity", len(dense), "layers") as bar:
-        losses = sensitivities(subject, coarse, list(dense), bar.advance)
-    odd = {name for name, layer in dense.items() if layer.in_features % 2}
+    with progress("sensitivity", len(matrices.layers), "layers") as bar:
+        losses = sensitivities(subject, coarse, list(matrices.layers), bar.advance)
+    odd = {name for name, (_, inputs) in matrices.layers.items() if inputs % 2}
     return {name: loss / ERROR_OF_STEP if name in odd else loss for name, loss in losses.items()}
 
 
@@ -194,9 +221,9 @@ def stored_size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def quantised_size(plan: LayerPlan, layer: Dense) -> int:
+def quantised_size(plan: LayerPlan, outputs: int, inputs: int) -> int:
     """Return the bytes of a layer's integers, scales and zero points."""
-    shapes, types = plan.format.shapes(layer.out_features, layer.in_features), plan.format.types()
+    shapes, types = plan.format.shapes(outputs, inputs), plan.format.types()
     return sum(int(torch.Size(shape).numel()) * types[name].itemsize for name, shape in shapes.items())
 
 

@@ -21,7 +21,7 @@ from blankfill.checkpoint import store
 from blankfill.checkpoint.hf_loading import CONFIG
 from blankfill.checkpoint.load import tokenizer_folder
 from blankfill.checkpoint.missing import check_exists, nearby
-from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, planned_layers, with_scales
+from blankfill.checkpoint.quantization import KEY, Quantization, holds_quantized, layer_of, planned_layers, with_scales
 from blankfill.checkpoint.streams import Renamed, Stream
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
@@ -29,7 +29,7 @@ from blankfill.families.checkpoint_format import checkpoint_format_from_state
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize
 from blankfill.quantizing.calibration import Subject, open_subject
 from blankfill.quantizing.methods.gptq import gptq
-from blankfill.quantizing.plan import LayerPlan, Plan, chosen_integers, dense_of, plan_of, sized_plan
+from blankfill.quantizing.plan import LayerPlan, Matrices, Plan, chosen_integers, plan_of, sized_plan
 from blankfill.quantizing.settings import QuantizeSettings
 from blankfill.quantizing.walk import Walk
 from blankfill.system.console import progress, say
@@ -63,6 +63,7 @@ class Quantized:
     bits: the fewest bits of a layer. layers: number of quantised layers; by_bits: the same by bits. before, after:
     bytes of the weights. error: relative error of all quantised weights together. worst: the layer with the largest.
     method: how the integers were chosen. skipped: layers that keep their type.
+    tables: tables of tokens of 8 bits, and dense layers beside them.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Quantized:
     skipped: tuple[str, ...]
     by_bits: dict[int, int]
     method: str
+    tables: tuple[str, ...]
 
 
 class _Errors:
@@ -126,7 +128,7 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
     source = newest_folder(path)
     state, _ = store.read_state(source)
     check_quantizable(state, source)
-    dense, fine_tuned = dense_of(state, source), "task" in state
+    matrices, fine_tuned = Matrices.of(state, source), "task" in state
     prefix = "encoder." if fine_tuned else ""
     before, ours = stored_bytes(source), store.open_stream(source)
     subject: Subject | None = None
@@ -134,11 +136,9 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
         subject = open_subject(source, fine_tuned, settings)
     if settings.target_size:
         assert subject is not None
-        plan = sized_plan(dense, settings, ours.plan, prefix, before, subject)
+        plan = sized_plan(matrices, settings, ours.plan, prefix, before, subject)
     else:
-        plan = plan_of(dense, settings, settings.bits or 8, keeps_format(state, source))
-    if not plan.layers:
-        raise UserError(f"{source}: no layer has an even number of inputs; use {setting('bits', 8)}")
+        plan = plan_of(matrices, settings, settings.bits or 8, keeps_format(state, source))
     for remark in plan.remarks():
         say(remark)
     ready = calibrated(subject, plan) if subject is not None else {}
@@ -167,11 +167,11 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
         writer = store.FolderWriter(folder)
         writer.write(store.MODEL, tensors)
         after = (folder / store.MODEL).stat().st_size
-        bits = Counter(layer.bits for layer in errors.layers)
+        bits = Counter(layer.format.bits for layer in plan.layers.values())
         result = Quantized(
-            out, min(bits), len(plan.layers), before, after, errors.relative,
+            out, min(bits or (8,)), len(plan.layers), before, after, errors.relative,
             max(errors.layers, key=lambda layer: layer.relative), tuple(plan.whole), dict(sorted(bits.items())),
-            plan.method,
+            plan.method, tuple(plan.tables),
         )  # fmt: skip
         report = {
             **quantization.state(), "settings": noted(settings), "before": before, "after": after,
@@ -261,16 +261,18 @@ def quantized_stream(
 
     ready: layers that are quantised already, by name. prefix: of the names of layers in the model.
     """
-    layers = {f"{prefix}{name}": layer for name, layer in plan.layers.items()}
+    layers = {f"{prefix}{name}": layer for name, layer in plan.matrices.items()}
+    found = ((name, layer_of(name, layers)) for name in ours.plan)
+    stored = {f"{layer}.weight": (name, layer) for name, layer in found if layer is not None}
     others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
         if name in others:
             return others.pop(name)
-        layer, _, ending = name.rpartition(".")
-        if ending != "weight" or layer not in layers:
+        if name not in stored:
             return ours[name]
-        weight, own = ours[name], layer.removeprefix(prefix)
+        plain, layer = stored[name]
+        weight, own = ours[plain], layer.removeprefix(prefix)
         made = ready.pop(own, None) or chosen_integers(weight, layers[layer], rounding)
         if not torch.isfinite(made.scale).all():
             raise UserError(

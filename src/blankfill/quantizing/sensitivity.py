@@ -1,12 +1,12 @@
 """How much each layer matters, and the bits that a target size leaves for it.
 
-The sensitivity of a layer is what the model loses when that layer alone has 4 bits: the mean Kullback-Leibler divergence
-of the distributions at the targets of calibration rows, in nats, or, for models whose output is no distribution over
-tokens (tasks, replaced tokens), the squared distance of the hidden states of the layer's stack as a share of their
-squared size.
+The sensitivity of a layer is what the model loses when that layer alone has 4 bits: the mean Kullback-Leibler
+divergence of the distributions at the targets of calibration rows, in nats. For models whose output is no distribution
+over tokens (tasks, replaced tokens) it is the squared distance of the hidden states of the layer's stack, as a share of
+their squared size.
 
 All layers begin with the fewest bits. As long as the size allows, the layer with the largest gain per byte gets more:
-8 bits, then none are taken away. The divergence of 8 bits is estimated from that of 4, since it grows with the square
+8 bits, or its own type. The divergence of 8 bits is estimated from that of 4, since it grows with the square
 of the error of the weights.
 """
 
@@ -43,8 +43,7 @@ class Option:
 def sensitivities(
     subject: Subject, coarse: Callable[[str, Tensor], Tensor], names: Sequence[str], done: Callable[[int], None]
 ) -> dict[str, float]:
-    """Return the sensitivity of layers by name. coarse: returns weights with 4 bits, dequantised, for those of a layer.
-    """
+    """Return the sensitivity of layers by name. coarse: returns the weights of a layer, rounded to 4 bits."""
     layers = quantizable(subject.encoder)
     batches = some(subject.batches, TOKENS)
     measured = _Outputs(subject, batches)
@@ -106,7 +105,7 @@ class _Outputs:
 
     def _at_targets(self, batch: Batch) -> Tensor:
         model = self.subject.encoder
-        dtype = model.token_embeddings.weight.dtype
+        dtype = model.dtype
         hidden: Tensor = model(batch, dtype, read=lambda model, hidden_ND: hidden_ND[batch.target_index]).read
         return hidden
 

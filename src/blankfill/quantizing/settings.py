@@ -21,7 +21,7 @@ Embeddings = Literal["8", "keep"]
 
 GROUPS = (128, 64, 32)
 """Numbers of inputs that can share a scale, besides a whole row."""
-USUAL: Mapping[int, tuple[int, Scheme, Method]] = {8: (0, "absmax", "nearest"), 4: (32, "zero-point", "hqq")}
+USUAL: Mapping[int, tuple[int, Scheme, Method]] = {8: (0, "absmax", "nearest"), 4: (64, "zero-point", "hqq")}
 """Group size, scheme and method by number of bits, where they are not given; docs/quantisation.md has the figures."""
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 SIZE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(?:(%)|([kmg]i?|)b?)\s*", re.IGNORECASE)
@@ -45,8 +45,8 @@ class QuantizeSettings:
     """`released`: with quotients of fp16, as in the released checkpoints of ChatGLM-6B."""
     target_size: str = ""
     """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%; "": no limit."""
-    embeddings: Embeddings = "keep"
-    """Type of the token embeddings and of the output table: 8 bits, or as they are."""
+    embeddings: Embeddings | None = None
+    """Type of the tables of tokens, and of dense layers between these and the other layers: 8 bits, or as they are."""
     activations: Literal["keep", "int8"] = "keep"
     """Type of the inputs of quantised layers."""
     calibration: tuple[Path, ...] = ()
@@ -98,6 +98,7 @@ class Resolved:
     group_size: int
     scheme: Scheme
     method: Method
+    embeddings: Embeddings = "8"
 
     def note(self) -> dict[str, Any]:
         """Return the values for a JSON file."""
@@ -110,12 +111,13 @@ def resolved(settings: QuantizeSettings, bits: int, keeps_format: bool = False) 
     group, scheme, method = USUAL[bits]
     plain = settings.group_size is None and settings.scheme is None and settings.method is None
     if settings.rounding == "released" or (keeps_format and plain and not settings.target_size):
-        return Resolved(bits, 0, "absmax", "nearest")
+        return Resolved(bits, 0, "absmax", "nearest", settings.embeddings or "keep")
     return Resolved(
         bits,
         group if settings.group_size is None else settings.group_size,
         settings.scheme or scheme,
         settings.method or method,
+        settings.embeddings or "8",
     )
 
 
@@ -124,7 +126,9 @@ def size_of(text: str, whole: int) -> int:
 
     Units are decimal, as sizes are printed. Raises ValueError for anything else.
     """
-    wrong = f"{setting('target_size', text)} is no size; give one such as 60MB, or a share of the original's such as 0.4"
+    wrong = (
+        f"{setting('target_size', text)} is no size; give one such as 60MB, or a share of the original's such as 0.4"
+    )
     match = SIZE.fullmatch(text)
     if match is None:
         raise ValueError(wrong)

@@ -25,7 +25,7 @@ Choose = Callable[[str, Tensor, Tensor], QuantizedWeight]
 """Quantises a layer: its name, its weights [O, I] and Σ x xᵀ of its inputs [I, I]."""
 
 
-class _Stop(Exception):
+class _EndOfPass(Exception):  # noqa: N818 (no error)
     """Ends a pass: everything after this point is not needed."""
 
 
@@ -101,7 +101,7 @@ class Walk:
         def add(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             hessian.add(real_rows(given[0], self._batch, of_source))
             if self.skips:
-                raise _Stop
+                raise _EndOfPass
 
         hook = layer.register_forward_pre_hook(add)
         try:
@@ -119,7 +119,7 @@ class Walk:
 
         def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             outputs.append(output)
-            raise _Stop
+            raise _EndOfPass
 
         hook = self.blocks[block].register_forward_hook(keep)
         try:
@@ -142,7 +142,7 @@ class Walk:
             replaced.append(module)
         try:
             self.subject.run(batch)
-        except _Stop:
+        except _EndOfPass:
             pass
         finally:
             for module in replaced:

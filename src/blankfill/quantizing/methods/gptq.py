@@ -1,14 +1,14 @@
 """GPTQ: integers that keep the outputs of a layer, not its weights (Frantar et al. 2022, arXiv:2210.17323).
 
-With X the inputs of a layer over calibration rows, the error of the outputs of one row of weights is (w − ŵ) H (w − ŵ)ᵀ
-with H = X Xᵀ. Inputs are rounded one after the other; the error of each is made up for by the inputs that are not
-rounded yet, with weights of the Cholesky factor U of the inverse, H⁻¹ = Uᵀ U:
+With X the inputs of a layer over calibration rows, the error of the outputs of one row of weights is
+(w − ŵ) H (w − ŵ)ᵀ with H = X Xᵀ. Inputs are rounded one after the other; the error of each is made up for by the inputs
+that are not rounded yet, with weights of the Cholesky factor U of the inverse, H⁻¹ = Uᵀ U:
 
     e = (w_i − ŵ_i) / U_ii,   w_j ← w_j − e · U_ij   for j > i
 
 Inputs with large H_ii come first (`ordered`), when most others can still make up for them. Scales and zero points are
-those of `hqq.refined`: of all weights before the first is rounded, or of the corrected weights of a group when its first
-input is reached, where inputs are in their own order.
+those of `hqq.refined`: of all weights before the first is rounded, or, where inputs are in their own order, of the
+corrected weights of a group when its first input is reached.
 
 Shapes: O outputs, I inputs, G groups, S inputs of a group, N rows of inputs.
 """
