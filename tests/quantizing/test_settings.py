@@ -60,6 +60,8 @@ def test_the_usual_settings() -> None:
     assert resolved(usual, 4, keeps_format=True).note() == {"group_size": 0, "scheme": "absmax", "method": "nearest"}
     grouped = QuantizeSettings(group_size=64)
     assert resolved(grouped, 4, keeps_format=True).group_size == 64
+    assert [resolved(usual, bits, has_text=True).method for bits in (8, 4)] == ["nearest", "gptq"]
+    assert resolved(usual, 4, keeps_format=True, has_text=True).method == "nearest"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,7 @@ def test_the_usual_settings() -> None:
         ({"rounding": "released", "target_size": "0.5"}, "target_size does not go with rounding=released"),
         ({"target_size": "tiny"}, "target_size=tiny is no size"),
         ({"calibration": (Path("a"),)}, "calibration goes with method=gptq or target_size"),
+        ({"calibration": (Path("a"),), "bits": 4, "method": "hqq"}, "the other methods read no text"),
         ({"calibration_rows": 0, "method": "gptq"}, "calibration_rows"),
         ({"seed": -1}, "seed"),
     ],
@@ -101,7 +104,7 @@ def test_gptq_writes_a_model_that_opens(tmp_path: Path, text: Path, family: str)
     calibration = report["calibration"]
     assert calibration["files"] == [str(text.resolve())] and calibration["rows"] == 6 and calibration["seed"] == 0
     assert "boat" not in json.dumps(report)
-    assert {entry["method"] for entry in report["errors"]} == {"gptq"}
+    assert {entry["method"] for entry in report["errors"] if entry["name"] not in made.tables} == {"gptq"}
     assert quantized_formats(load_model(tmp_path / "out").model)
 
 
@@ -109,12 +112,12 @@ def test_gptq_writes_a_model_that_opens(tmp_path: Path, text: Path, family: str)
 def test_the_target_size_is_kept_and_the_worst_layers_get_more(tmp_path: Path, text: Path, family: str) -> None:
     folder = write_model(tmp_path / "model", family, ffn_size=256, hidden_size=64)
     before = (folder / store.MODEL).stat().st_size
-    settings = QuantizeSettings(target_size="0.3", calibration=(text,), calibration_rows=6)
+    settings = QuantizeSettings(target_size="0.2", calibration=(text,), calibration_rows=6)
     made = quantize_model(folder, tmp_path / "out", settings)
-    assert made.before == before and made.after <= 0.3 * before
-    assert made.after > 0.2 * before  # room that is left is used
+    assert made.before == before and made.after <= 0.2 * before
+    assert made.after > 0.15 * before  # room that is left is used
     assert len(made.by_bits) + bool(made.skipped) > 1
-    errors = report_of(tmp_path / "out")["errors"]
+    errors = [entry for entry in report_of(tmp_path / "out")["errors"] if entry["name"] not in made.tables]
     assert all(entry["sensitivity"] >= 0 for entry in errors) and any(entry["sensitivity"] > 0 for entry in errors)
     of_bits = {bits: [e["sensitivity"] for e in errors if e["bits"] == bits] for bits in made.by_bits}
     if len(of_bits) == 2:
@@ -132,7 +135,7 @@ def test_a_target_size_that_cannot_be_reached_names_the_smallest(tmp_path: Path,
     least = str(caught.value).split("give at least ")[1].split(",")[0]
     made = quantize_model(folder, tmp_path / "out", QuantizeSettings(target_size=least, calibration=(text,)))
     assert made.after <= size_of(least, 1)
-    with pytest.raises(UserError, match="in which the model fits as it is"):
+    with pytest.raises(UserError, match="in which the layers fit as they are"):
         quantize_model(folder, tmp_path / "other", QuantizeSettings(target_size="1GB", calibration=(text,)))
 
 
@@ -156,7 +159,7 @@ def test_calibration_needs_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         quantize_model(folder, tmp_path / "out", QuantizeSettings(method="gptq", calibration=(tmp_path / "no.txt",)))
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
-    with pytest.raises(UserError, match="no text"):
+    with pytest.raises(UserError, match="has any text left"):
         quantize_model(folder, tmp_path / "out", QuantizeSettings(method="gptq", calibration=(tmp_path / "empty.txt",)))
     (tmp_path / "run").mkdir()
     run = write_model(tmp_path / "run" / "checkpoints" / "step-3", "gpt2")
@@ -174,8 +177,9 @@ def test_a_run_is_calibrated_on_its_own_text(tmp_path: Path, text: Path) -> None
     small = ["--model.hidden-size", "32", "--model.num-layers", "1", "--model.num-heads", "2", "--train.steps", "1"]
     small += ["--corpus.vocab-size", "60", "--objective.length", "16", "--train.batch-size", "2"]
     assert main([*arguments, *small]) == 0
-    made = quantize_model(tmp_path / "run", tmp_path / "out", QuantizeSettings(bits=4, method="gptq"))
+    made = quantize_model(tmp_path / "run", tmp_path / "out", QuantizeSettings(bits=4))
     assert made.method == "gptq"
+    assert quantize_model(tmp_path / "run", tmp_path / "plain", QuantizeSettings(bits=8)).method == "nearest"
     assert report_of(tmp_path / "out")["calibration"]["files"] == [str((tmp_path / "run" / "corpus").resolve())]
 
 
@@ -192,8 +196,8 @@ def test_a_fine_tuned_model_is_calibrated_on_its_task(tmp_path: Path, text: Path
     assert made.layers == 8 and made.method == "gptq"
     noted = report_of(tmp_path / "gptq")["calibration"]
     assert noted["rows"] == 10 and noted["files"] == [str((tmp_path / "rows").resolve())]
-    sized = quantize_model(tuned, tmp_path / "sized", QuantizeSettings(target_size="0.6"))
-    assert sized.after <= 0.6 * sized.before
+    sized = quantize_model(tuned, tmp_path / "sized", QuantizeSettings(target_size="0.4"))
+    assert sized.after <= 0.4 * sized.before
     two = QuantizeSettings(method="gptq", calibration=(text, text))
     with pytest.raises(UserError, match="is one file or folder of its task, and 2 are given"):
         quantize_model(tuned, tmp_path / "other", two)

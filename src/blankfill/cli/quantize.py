@@ -50,8 +50,8 @@ class QuantizeArguments:
     with 4."""
     method: Literal["auto", "nearest", "hqq", "gptq"] = "auto"
     """How the integers are chosen. nearest: each by rounding. hqq: with scales or zero points that make a robust error
-    small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits, hqq
-    with 4."""
+    small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits; with 4
+    gptq where there is calibration text, else hqq."""
     embeddings: Literal["auto", "8", "keep"] = "auto"
     """Tables of tokens, and dense layers beside them: 8 bits, or as they are. auto: 8, and as they are in the format of
     ChatGLM-6B."""
@@ -62,8 +62,8 @@ class QuantizeArguments:
     """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%. Layers that
     change the model's predictions most get 8 bits or stay as they are; this needs calibration text."""
     calibration: tuple[Path, ...] = ()
-    """Files or folders of text for --method gptq and --target-size. Without it: the training text of the run, or the
-    data of its task."""
+    """Files or folders of text for gptq and --target-size; for a fine-tuned model, data of its task. Without it: the
+    training text of the run, or the data of its task, where they are still there."""
     calibration_rows: int = 128
     """Largest number of rows, or of items of a task, to read for calibration; usually 64 to 512."""
     seed: int = 0

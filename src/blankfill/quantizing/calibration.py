@@ -70,12 +70,26 @@ def open_subject(source: Path, fine_tuned: bool, settings: QuantizeSettings) -> 
     return made
 
 
+def has_text(source: Path, fine_tuned: bool) -> bool:
+    """Return whether the text of a run, or the data of its task, is there."""
+    run = tokenizer_folder(source)
+    try:
+        return read_config(run).data.exists() if fine_tuned else has_corpus(run) and corpus_of(run).exists()
+    except UserError:
+        return False
+
+
+def has_corpus(run: Path) -> bool:
+    """Return whether a folder names the prepared text of a run, or holds it."""
+    return (run / CORPUS).exists() or (run / "corpus").exists()
+
+
 def _pretrained_subject(source: Path, settings: QuantizeSettings) -> Subject:
     run = tokenizer_folder(source)
     if settings.calibration:
         if missing := [path for path in settings.calibration if not path.exists()]:
             raise UserError(f"{missing[0]}: no such file or folder; give text with {setting('calibration')}")
-    elif not (run / CORPUS).exists() and not (run / "corpus").exists():
+    elif not has_corpus(run):
         raise UserError(
             f"{source} has no text of a run beside it for calibration; give files of text such as the model reads with "
             f"{setting('calibration')}, or use {setting('method', 'hqq')}, which needs none"

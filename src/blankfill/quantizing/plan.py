@@ -122,10 +122,12 @@ def shortened(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def plan_of(matrices: Matrices, settings: QuantizeSettings, bits: int, keeps_format: bool) -> Plan:
-    """Return the plan with the same bits for all layers. keeps_format: see `resolved`."""
+def plan_of(
+    matrices: Matrices, settings: QuantizeSettings, bits: int, keeps_format: bool = False, has_text: bool = False
+) -> Plan:
+    """Return the plan with the same bits for all layers. keeps_format, has_text: see `resolved`."""
     plan = Plan()
-    wanted = resolved(settings, bits, keeps_format)
+    wanted = resolved(settings, bits, keeps_format, has_text)
     for name, (_, inputs) in matrices.layers.items():
         if bits == 4 and inputs % 2:
             plan.whole[name] = ODD
@@ -155,7 +157,7 @@ def sized_plan(
     of the model. Raises UserError for a target size that the fewest bits do not reach.
     """
     most = size_of(settings.target_size, before)
-    plans = {bits: plan_of(matrices, settings, bits, False) for bits in ((8,) if settings.bits == 8 else (4, 8))}
+    plans = {bits: plan_of(matrices, settings, bits, has_text=True) for bits in ((8,) if settings.bits == 8 else (4, 8))}
     made = Plan(tables=plans[8].tables)
     layers = {f"{prefix}{name}": name for name in (*matrices.layers, *made.tables)}
     sizes = {

@@ -27,10 +27,10 @@ from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize
-from blankfill.quantizing.calibration import Subject, open_subject
+from blankfill.quantizing.calibration import Subject, has_text, open_subject
 from blankfill.quantizing.methods.gptq import gptq
 from blankfill.quantizing.plan import LayerPlan, Matrices, Plan, chosen_integers, plan_of, sized_plan
-from blankfill.quantizing.settings import QuantizeSettings
+from blankfill.quantizing.settings import QuantizeSettings, released
 from blankfill.quantizing.walk import Walk
 from blankfill.system.console import progress, say
 from blankfill.system.files import whole_folder, write_file
@@ -131,14 +131,13 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
     matrices, fine_tuned = Matrices.of(state, source), "task" in state
     prefix = "encoder." if fine_tuned else ""
     before, ours = stored_bytes(source), store.open_stream(source)
-    subject: Subject | None = None
-    if settings.target_size or settings.method == "gptq":
-        subject = open_subject(source, fine_tuned, settings)
+    keeps = keeps_format(state, source)
+    subject = subject_for(source, fine_tuned, settings, keeps)
     if settings.target_size:
         assert subject is not None
         plan = sized_plan(matrices, settings, ours.plan, prefix, before, subject)
     else:
-        plan = plan_of(matrices, settings, settings.bits or 8, keeps_format(state, source))
+        plan = plan_of(matrices, settings, settings.bits or 8, keeps, subject is not None)
     for remark in plan.remarks():
         say(remark)
     ready = calibrated(subject, plan) if subject is not None else {}
@@ -192,6 +191,21 @@ def check_quantizable(state: dict[str, Any], source: Path) -> None:
             f"{source} holds a prefix without the weights of the model below it; quantise that model, and give the "
             f"adapter beside it with {setting('adapter')}"
         )
+
+
+def subject_for(source: Path, fine_tuned: bool, settings: QuantizeSettings, keeps: bool) -> Subject | None:
+    """Return the model with calibration rows where the settings need them, or where the usual method can have them."""
+    if settings.target_size or settings.method == "gptq" or settings.calibration:
+        return open_subject(source, fine_tuned, settings)
+    if settings.method is not None or settings.bits != 4 or released(settings, keeps):
+        return None
+    if not has_text(source, fine_tuned):
+        return None
+    try:
+        return open_subject(source, fine_tuned, settings)
+    except UserError as error:
+        say(f"{error}; the integers are chosen by {setting('method', 'hqq')} instead")
+        return None
 
 
 def keeps_format(state: dict[str, Any], source: Path) -> bool:

@@ -46,7 +46,7 @@ def sensitivities(
     """Return the sensitivity of layers by name. coarse: returns the weights of a layer, rounded to 4 bits."""
     layers = quantizable(subject.encoder)
     batches = some(subject.batches, TOKENS)
-    measured = _Outputs(subject, batches)
+    measured = Outputs(subject, batches)
     made = {}
     for name in names:
         layer, kept = layers[name], layers[name].weight
@@ -70,7 +70,7 @@ def some(batches: Sequence[Batch], tokens: int) -> list[Batch]:
     return chosen
 
 
-class _Outputs:
+class Outputs:
     """The outputs of a model over batches, with which later ones are compared."""
 
     def __init__(self, subject: Subject, batches: Sequence[Batch]) -> None:

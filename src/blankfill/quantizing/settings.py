@@ -22,7 +22,8 @@ Embeddings = Literal["8", "keep"]
 GROUPS = (128, 64, 32)
 """Numbers of inputs that can share a scale, besides a whole row."""
 USUAL: Mapping[int, tuple[int, Scheme, Method]] = {8: (0, "absmax", "nearest"), 4: (64, "zero-point", "hqq")}
-"""Group size, scheme and method by number of bits, where they are not given; docs/quantisation.md has the figures."""
+"""Group size, scheme and method by number of bits, where they are not given; docs/quantisation.md has the figures. With
+calibration text, the usual method of 4 bits is gptq."""
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 SIZE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(?:(%)|([kmg]i?|)b?)\s*", re.IGNORECASE)
 
@@ -82,7 +83,8 @@ class QuantizeSettings:
                 size_of(self.target_size, 1)
             except ValueError as error:
                 problems.append(str(error))
-        if self.calibration and self.method != "gptq" and not self.target_size:
+        reads = self.method == "gptq" or (self.method is None and self.bits == 4 and self.rounding == "exact")
+        if self.calibration and not reads and not self.target_size:
             problems.append(
                 f"{setting('calibration')} goes with {setting('method', 'gptq')} or {setting('target_size')}; the "
                 "other methods read no text"
@@ -105,12 +107,21 @@ class Resolved:
         return {"group_size": self.group_size, "scheme": self.scheme, "method": self.method}
 
 
-def resolved(settings: QuantizeSettings, bits: int, keeps_format: bool = False) -> Resolved:
-    """Return what is done with layers of `bits` bits. keeps_format: whether the family's files hold one format of
-    quantised layers, the released one, which is then the usual one."""
+def released(settings: QuantizeSettings, keeps_format: bool) -> bool:
+    """Return whether the format is that of released checkpoints. keeps_format: whether the family's files hold
+    quantised layers in that format, which is then the usual one."""
+    given = (settings.group_size, settings.scheme, settings.method) != (None, None, None)
+    usual = keeps_format and not given and not settings.target_size and not settings.calibration
+    return settings.rounding == "released" or usual
+
+
+def resolved(settings: QuantizeSettings, bits: int, keeps_format: bool = False, has_text: bool = False) -> Resolved:
+    """Return what is done with layers of `bits` bits. keeps_format: see `released`; has_text: whether there are
+    calibration rows."""
     group, scheme, method = USUAL[bits]
-    plain = settings.group_size is None and settings.scheme is None and settings.method is None
-    if settings.rounding == "released" or (keeps_format and plain and not settings.target_size):
+    if has_text and bits == 4:
+        method = "gptq"
+    if released(settings, keeps_format):
         return Resolved(bits, 0, "absmax", "nearest", settings.embeddings or "keep")
     return Resolved(
         bits,
