@@ -29,7 +29,9 @@ from blankfill.model.quantized import (
     table_scores,
 )
 from blankfill.model.transformer import Transformer
-from blankfill.quantizing.run import layers_of, quantize_model
+from blankfill.quantizing.plan import Matrices, plan_of
+from blankfill.quantizing.run import keeps_format, quantize_model
+from blankfill.quantizing.settings import QuantizeSettings
 from blankfill.training.distil import soft_loss
 from blankfill.training.loss import loss_sums
 from blankfill.types import Batch, Document
@@ -76,7 +78,7 @@ def test_scores_and_losses_are_those_of_the_dequantised_model(tmp_path: Path, fa
     if not tied and family not in ("t5", "xlnet", "bert", "distilbert"):
         pytest.skip("one table in all models of the family")
     folder = family_folder(tmp_path / "model", family, tied=tied)
-    quantize_model(folder, tmp_path / "int8", 8)
+    quantize_model(folder, tmp_path / "int8")
     loaded = load_model(tmp_path / "int8")
     model, own = loaded.model, "lm_head.table"
     assert set(quantizable_tables(model)) == {"token_embeddings", *BESIDE.get(family, ()), *(() if tied else (own,))}
@@ -101,7 +103,7 @@ def test_scores_and_losses_are_those_of_the_dequantised_model(tmp_path: Path, fa
 
 
 def test_the_parts_of_electra_share_the_integers(tmp_path: Path) -> None:
-    quantize_model(family_folder(tmp_path / "model", "electra"), tmp_path / "int8", 8)
+    quantize_model(family_folder(tmp_path / "model", "electra"), tmp_path / "int8")
     loaded = load_model(tmp_path / "int8")
     whole = loaded.model.token_embeddings
     for part in (loaded.language_model, loaded.encoder):
@@ -154,7 +156,7 @@ def test_the_loss_has_the_gradient_of_the_hidden_states_alone(rest: tuple[float,
 
 def test_a_quantised_teacher_teaches(tmp_path: Path) -> None:
     folder = family_folder(tmp_path / "model", "bert")
-    quantize_model(folder, tmp_path / "int8", 8)
+    quantize_model(folder, tmp_path / "int8")
     student, teacher = load_model(folder).model, load_model(tmp_path / "int8").model
     hidden = torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -165,7 +167,7 @@ def test_a_quantised_teacher_teaches(tmp_path: Path) -> None:
 def test_a_decoder_with_a_quantised_table_alone(tmp_path: Path) -> None:
     """The layers are plain, so that single columns are computed apart from the forward pass."""
     folder = family_folder(tmp_path / "model", "gpt2")
-    quantize_model(folder, tmp_path / "int8", 8)
+    quantize_model(folder, tmp_path / "int8")
     loaded = load_model(tmp_path / "int8")
     model = loaded.model
     plain = dequantised(model)
@@ -187,16 +189,19 @@ def test_whole_tables_stay_where_they_are_wanted(tmp_path: Path) -> None:
     from blankfill.checkpoint import store
 
     state = store.read_state(folder)[0]
-    layers, skipped, _ = layers_of(state, folder, 4)
-    assert layers["token_embeddings"].bits == layers["lm_head.table"].bits == 8 and not skipped
-    assert layers["layers.0.ffn.inner"].bits == 4
-    assert "token_embeddings" not in layers_of(state, folder, 4, embeddings=0)[0]
-    assert layers_of(state, folder, 8, embeddings=4)[0]["lm_head.table"].bits == 4
+    matrices, plain = Matrices.of(state, folder), keeps_format(state, folder)
+    plan = plan_of(matrices, QuantizeSettings(bits=4), 4, plain)
+    assert not plan.whole and plan.formats["layers.0.ffn.inner"].bits == 4
+    assert plan.formats["token_embeddings"].bits == plan.formats["lm_head.table"].bits == 8
+    kept = plan_of(matrices, QuantizeSettings(bits=4, embeddings="keep"), 4, plain)
+    assert "token_embeddings" not in kept.formats and kept.layers == plan.layers
+    released = plan_of(matrices, QuantizeSettings(bits=4), 4, keeps_format=True)
+    assert not released.tables and set(released.formats.values()) == {WeightFormat(4)}
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_commands_that_write(tmp_path: Path, family: str, capsys: Any) -> None:
-    quantize_model(family_folder(tmp_path / "model", family), tmp_path / "int8", 8)
+    quantize_model(family_folder(tmp_path / "model", family), tmp_path / "int8")
     model = str(tmp_path / "int8")
     assert main(["generate", "--model", model, "--prompt", "the cat", "--max-tokens", "3"]) == 0
     (tmp_path / "text.txt").write_text("the cat sat on the mat.\n" * 40, encoding="utf-8")
@@ -213,7 +218,7 @@ def test_fine_tuning_on_top(tmp_path: Path, how: list[str]) -> None:
     (tmp_path / "rows").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "rows" / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
-    quantize_model(family_folder(tmp_path / "model", "roberta"), tmp_path / "int8", 8)
+    quantize_model(family_folder(tmp_path / "model", "roberta"), tmp_path / "int8")
     data, model, out = str(tmp_path / "rows"), str(tmp_path / "int8"), str(tmp_path / "run")
     command = ["finetune", "--task", "classify", "--data", data, "--from", model, "--out", out, *TINY, *how]
     assert main(command) == 0
@@ -221,7 +226,7 @@ def test_fine_tuning_on_top(tmp_path: Path, how: list[str]) -> None:
 
 
 def test_python_fills_and_embeds(tmp_path: Path) -> None:
-    quantize_model(family_folder(tmp_path / "model", "bert"), tmp_path / "int8", 8)
+    quantize_model(family_folder(tmp_path / "model", "bert"), tmp_path / "int8")
     model = blankfill.load(tmp_path / "int8")
     assert model.fill("the cat [MASK] on the mat .")
     assert np.isfinite(model.embed(["the cat", "the mat"])).all()
