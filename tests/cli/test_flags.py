@@ -243,7 +243,22 @@ PLAIN = {
         "threads",
     },
     "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
-    "quantize": {"model", "out", "bits", "rounding", "threads"},
+    "quantize": {
+        "model",
+        "out",
+        "bits",
+        "rounding",
+        "text",
+        "data",
+        "max-loss",
+        "min-cosine",
+        "gate-rows",
+        "gate-seconds",
+        "force",
+        "no-force",
+        "dtype",
+        "threads",
+    },
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""

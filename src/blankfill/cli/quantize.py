@@ -61,25 +61,25 @@ def main(argv: Sequence[str]) -> Result:
         lambda folder: quantize_model(args.model, folder, int(args.bits), args.rounding),
         args.gate_options(),
     )
-    kept = args.force or not report.refused
+    placed = args.force or not report.refused
     return Result(
-        values={**as_json(made), "folder": as_json(made.folder) if kept else None, "gate": report.values()},
-        show=lambda: show_made(made, report, kept),
-        exit_code=0 if kept else 2,
-        problems=() if kept else report.refused,
+        values={**as_json(made), "folder": as_json(made.folder) if placed else None, "gate": report.values()},
+        show=lambda: show_made(made, report, placed),
+        exit_code=0 if placed else 2,
+        problems=() if placed else report.refused,
     )
 
 
-def show_made(made: Quantized, report: GateReport, kept: bool) -> None:
+def show_made(made: Quantized, report: GateReport, placed: bool) -> None:
     """Print sizes and errors."""
     from blankfill.system.console import amount, show, worded
 
     show(f"{made.layers} layers of {made.bits} bits; {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}")
     show_gate(report)
-    if kept and report.refused:
+    if placed and report.refused:
         show("the model is kept although it would be refused: " + "; ".join(map(worded, report.refused)))
-    show(f"the model is in {made.folder}" if kept else "the model is refused and was not written")
+    show(f"the model is in {made.folder}" if placed else "the model is refused and was not written")
 
 
 def show_gate(report: GateReport) -> None:

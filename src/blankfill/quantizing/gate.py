@@ -27,10 +27,12 @@ from blankfill.quantizing.gate_options import GateOptions
 from blankfill.quantizing.run import REPORT, newest_folder, stored_bytes
 from blankfill.system.console import amount, as_json, say
 from blankfill.system.files import whole_folder, write_file
+from blankfill.system.marks import checksum
 from blankfill.system.reading import read_json
 from blankfill.tasks.metrics.intervals import Interval
 
 if TYPE_CHECKING:
+    from blankfill.inference import Model
     from blankfill.quantizing.measures.pair import Pair
     from blankfill.quantizing.measures.speed import Timing
     from blankfill.tasks.items import Item
@@ -54,9 +56,9 @@ Unit = Literal["bytes", "ms", "", "share"]
 class Measure:
     """A measure of both models, or of their difference.
 
-    name: for a reader. before, after: values of the models; None for a measure of a difference, whose value is `change`.
-    change: relative for bytes, times and perplexities; after − before for a task's metric. interval: of the change, 95%.
-    limit: of the change, None for what does not decide. passed: whether it is kept.
+    name: for a reader. before, after: values of the models; None for a measure of a difference, whose value is
+    `change`. change: relative for bytes, times and perplexities; after − before for a task's metric. interval: of the
+    change, 95%. limit: of the change, None for what does not decide. passed: whether it is within the limit.
     """
 
     name: str
@@ -129,6 +131,7 @@ def measure(original: str | Path, quantised: str | Path, options: GateOptions | 
     Raises:
         UserError: Text or data cannot be read, or the folders hold no such models.
     """
+    from blankfill.finetuning.predictor import holds_fine_tuned
     from blankfill.quantizing.measures.pair import Pair
 
     options = options or GateOptions()
@@ -141,7 +144,7 @@ def measure(original: str | Path, quantised: str | Path, options: GateOptions | 
             report.notes.append(
                 "the two models do not fit into the free memory together, so they were measured one after the other"
             )
-        if pair.of_original(lambda model: model._loaded is None):
+        if holds_fine_tuned(original):
             _measure_tuned(pair, original, report)
         else:
             _measure_pretrained(pair, original, report, Path(work))
@@ -201,37 +204,38 @@ def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> 
     if options.data is not None:
         raise UserError(f"{setting('data')} goes with a fine-tuned model; give text with {setting('text')}")
     count = options.gate_rows or ALL
-    text, missing = pair.of_original(lambda model: text_of(model.loaded, path, options.text, count, work))
+    text, missing, objective = pair.of_original(
+        lambda model: (*text_of(model.loaded, path, options.text, count, work), model.loaded.objective)
+    )
     report.text = text.source
     if missing:
         report.missing.append(missing)
     blocks = text.batches()
-    writes, name, has_head = pair.of_original(
-        lambda model: (model.loaded.objective.writes, loss_name(model.loaded.objective.masked), bool(text.rows))
-    )
+    writes, has_head = objective.writes, bool(text.rows)
+    name = "pseudo-perplexity" if objective.masked else "perplexity"
     if blocks:
-        found = language(pair, blocks, seconds * QUALITY)
-        report.counts |= {"rows": found.units, "targets": found.targets}
+        result = language(pair, blocks, seconds * QUALITY)
+        report.counts |= {"rows": result.units, "targets": result.targets}
         if text.is_text:
             report.measures.append(
                 Measure(
-                    name, "", found.perplexity_before, found.perplexity_after, found.loss, found.interval,
-                    report.max_loss, found.loss <= report.max_loss,
+                    name, "", result.perplexity_before, result.perplexity_after, result.loss, result.interval,
+                    report.max_loss, result.loss <= report.max_loss,
                 )
             )  # fmt: skip
-            report.judged(found.interval, report.max_loss, name)
+            report.judged(result.interval, report.max_loss, name)
         else:
             report.notes.append("KL divergence and the same first token are those of tokens drawn at random")
         report.measures += [
-            Measure("KL divergence, mean", change=found.kl),
-            Measure("KL divergence, 99th percentile", change=found.kl_99),
-            Measure("same first token", "share", change=found.same_top),
+            Measure("KL divergence, mean", change=result.kl),
+            Measure("KL divergence, 99th percentile", change=result.kl_99),
+            Measure("same first token", "share", change=result.same_top),
         ]
-    if not writes:
+    if not writes and text.sentences:
         try:
             vectors = cosines(pair, text.sentences)
         except UserError as error:
-            report.missing.append(f"the cosine of vectors: {error}")
+            report.missing.append(Problem(f"the cosine of vectors: {error.template}"))
         else:
             report.counts["sentences"] = vectors.sentences
             limit = None if has_head or not text.is_text else report.min_cosine
@@ -243,39 +247,41 @@ def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> 
     _time_pretrained(pair, text.sentences, writes, seconds * SPEED, report)
 
 
-def loss_name(masked: bool) -> str:
-    """Return the name of the perplexity of a model's own objective."""
-    return "pseudo-perplexity" if masked else "perplexity"
-
-
 class Timed(Protocol):
-    """A call whose time is measured; the argument is the model."""
+    """Prepares a call whose time is measured, for a model; returns it with the number of units that it works on."""
 
-    def __call__(self, model: Any) -> Callable[[], object]: ...
+    def __call__(self, model: Any) -> tuple[Callable[[], object], int]: ...
 
 
 def _time_pretrained(pair: Pair, sentences: Sequence[str], writes: bool, seconds: float, report: _Report) -> None:
+    if not sentences:
+        report.missing.append(Problem(f"times: {report.text} has no sentence; give other text with {setting('text')}"))
+        return
     many = [sentences[k % len(sentences)] for k in range(32)]
 
     def reading(texts: list[str]) -> Timed:
-        def prepared(model: Any) -> Callable[[], object]:
+        def prepared(model: Any) -> tuple[Callable[[], object], int]:
             embedder = model.embedder()
-            return lambda: embedder.vectors(texts)
+            return lambda: embedder.vectors(texts), 1
 
         return prepared
 
-    calls: list[tuple[str, Timed, int, bool]] = []
+    calls: list[tuple[str, Timed, bool]] = []
     if writes:
-        calls.append(("writing a token, 1 row", _writing, NEW, True))
+        calls.append(("writing a token, 1 row", _writing, True))
     calls += [
-        ("reading 1 sentence", reading(many[:1]), 1, False),
-        ("reading 32 sentences", reading(many), 1, not writes),
+        ("reading 1 sentence", reading(many[:1]), False),
+        ("reading 32 sentences", reading(many), not writes),
     ]
-    _time(pair, calls, seconds, report)
+    try:
+        _time(pair, calls, seconds, report)
+    except UserError as error:  # a model whose tokenizer lacks what it reads around a text
+        report.missing.append(Problem(f"times: {error.template}"))
 
 
-def _writing(model: Any) -> Callable[[], object]:
-    """Return a call that writes `NEW` given tokens after a short prompt: the work does not depend on what they are."""
+def _writing(model: Any) -> tuple[Callable[[], object], int]:
+    """Return a call that writes given tokens after a short prompt, since the work does not depend on what they are, and
+    their number: `NEW`, or fewer where the model has not the positions."""
     import torch
 
     from blankfill.generation.slots import Slots
@@ -285,33 +291,36 @@ def _writing(model: Any) -> Callable[[], object]:
     ids = (ordinary * (NEW + READ))[: NEW + READ]
     context = loaded.format.continuation(ids[:READ])
     pad = loaded.vocabulary.roles.get("pad", 0)
-    tokens = [torch.tensor([id]) for id in ids[READ:]]
+    tokens = [torch.tensor([id]) for id in ids[READ : READ + min(NEW, context.room)]]
 
     def write() -> None:
         slots = Slots(loaded.model, 1, pad, len(context) + NEW)
         slots.join([context])
-        for token_A in tokens[:-1]:
+        for token_A in tokens:
             slots.step(token_A)
 
-    return write
+    return write, len(tokens) + 1
 
 
-def _time(pair: Pair, calls: Sequence[tuple[str, Timed, int, bool]], seconds: float, report: _Report) -> None:
-    """Time calls of both models: (name, call, number of units in a call, whether it decides)."""
+def _time(pair: Pair, calls: Sequence[tuple[str, Timed, bool]], seconds: float, report: _Report) -> None:
+    """Time calls of both models: (name, call, whether it decides)."""
     from blankfill.quantizing.measures.speed import alternate, apart, series
 
-    for name, prepare, units, decides in calls:
-        share = seconds / len(calls)
-        try:
-            if pair.together:
-                before, after = (prepare(model) for model in pair.models)
-                timing = alternate(before, after, share)
-            else:
-                timing = apart(*pair.each(lambda model, prepare=prepare: series(prepare(model), share / 2)))  # type: ignore[misc]
-        except UserError as error:
-            report.missing.append(f"the time of {name}: {error}")
-            continue
-        report.counts["pairs of times"] = timing.pairs
+    share = seconds / len(calls)
+    if pair.together:
+        before, after = pair.models
+        made = [(*prepare(before), prepare(after)[0]) for _, prepare, _ in calls]
+        timings = [(alternate(first, second, share), units) for first, units, second in made]
+    else:
+
+        def timed(model: Model) -> list[tuple[list[float], int]]:
+            prepared = [prepare(model) for _, prepare, _ in calls]
+            return [(series(call, share / 2), units) for call, units in prepared]
+
+        both = zip(*pair.each(timed), strict=True)
+        timings = [(apart(first, second), units) for (first, units), (second, _) in both]
+    report.counts["pairs of times"] = min(timing.pairs for timing, _ in timings)
+    for (name, _, decides), (timing, units) in zip(calls, timings, strict=True):
         report.measures.append(_timed(name, timing, units, decides))
 
 
@@ -335,19 +344,19 @@ def _measure_tuned(pair: Pair, path: Path, report: _Report) -> None:
     except UserError as error:
         if options.data is not None:
             raise
-        report.missing.append(f"what the task loses, and times: {error}")
+        report.missing.append(Problem(f"what the task loses, and times: {error.template}"))
         return
-    found = tasks(pair, items, seconds * QUALITY)
-    report.text = f"the items of {found.task}"
-    report.counts["items"] = found.items
+    result = tasks(pair, items, seconds * QUALITY)
+    report.text = f"the items of {result.task}"
+    report.counts["items"] = result.items
     report.measures.append(
         Measure(
-            f"{found.metric} of {found.task}", "share", found.before, found.after, found.change, found.interval,
-            report.max_loss, found.change >= -report.max_loss,
+            f"{result.metric} of {result.task}", "share", result.before, result.after, result.change, result.interval,
+            report.max_loss, result.change >= -report.max_loss,
         )
     )  # fmt: skip
-    report.judged(found.interval, 2 * report.max_loss, f"{found.metric} of {found.task}")
-    if (odds := found.probabilities) is not None:
+    report.judged(result.interval, 2 * report.max_loss, f"{result.metric} of {result.task}")
+    if (odds := result.probabilities) is not None:
         report.measures += [
             Measure("KL divergence, mean", change=odds.kl),
             Measure("KL divergence, 99th percentile", change=odds.kl_99),
@@ -361,21 +370,21 @@ def _time_tuned(pair: Pair, items: Sequence[Item], seconds: float, report: _Repo
     writes = pair.of_original(lambda model: model.predictor.task.writes)
 
     def predicting(some: list[Item]) -> Timed:
-        def prepared(model: Any) -> Callable[[], object]:
+        def prepared(model: Any) -> tuple[Callable[[], object], int]:
             predictor = model.predictor
-            return lambda: predictor.predict(some)
+            return lambda: predictor.predict(some), 1
 
         return prepared
 
-    calls: list[tuple[str, Timed, int, bool]] = [
-        ("predicting 1 item", predicting(many[:1]), 1, False), ("predicting 32 items", predicting(many), 1, not writes),
+    calls: list[tuple[str, Timed, bool]] = [
+        ("predicting 1 item", predicting(many[:1]), False), ("predicting 32 items", predicting(many), not writes),
     ]  # fmt: skip
     if writes:
-        calls.insert(0, ("writing a token, 1 row", _writing_tuned, NEW, True))
+        calls.insert(0, ("writing a token, 1 row", _writing_tuned, True))
     _time(pair, calls, seconds, report)
 
 
-def _writing_tuned(model: Any) -> Callable[[], object]:
+def _writing_tuned(model: Any) -> tuple[Callable[[], object], int]:
     """As `_writing`, with the model of a fine-tuned one."""
     from types import SimpleNamespace
 
@@ -443,7 +452,7 @@ def note(folder: Path, report: GateReport, forced: bool) -> None:
     write_file(file, json.dumps(values, indent=1) + "\n")
     state = read_json(folder / store.STATE)
     del state[store.OWN_SUM]
-    state["sha256"][REPORT] = store.checksum(file)
+    state["sha256"][REPORT] = checksum(file)
     write_file(folder / store.STATE, json.dumps({**state, store.OWN_SUM: store.sum_of(state)}, indent=1))
 
 
@@ -467,7 +476,7 @@ def _row(part: Measure) -> tuple[str, str, str, str, str]:
     limit = "" if part.limit is None else f"{part.limit:.2%}"
     if part.unit == "ms":
         name, change, limit = f"ms, {part.name}", _times(part), "" if part.limit is None else "not slower"
-        return name, value(part.before), value(part.after), change, limit + "" if part.passed else f"{limit}: refused"
+        return name, value(part.before), value(part.after), change, limit if part.passed else f"{limit}: refused"
     if part.before is None and part.change is not None:
         change = f"{part.change:.2%}" if part.unit == "share" else f"{part.change:.3g}"
         if part.name.startswith("cosine"):

@@ -1,7 +1,7 @@
 """What two fine-tuned models predict for the items of their task: its metrics, and how often they predict the same.
 
-The bootstrap draws of a metric depend on the number of items alone, so the resamples of two models are those of the same
-items, and their difference has a paired interval.
+The bootstrap draws of a metric depend on the number of items alone, so the resamples of two models are those of the
+same items, and their difference has a paired interval.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TaskDifferences:
     """Metrics of two models for the same items.
 
     metric: name of the task's primary metric. before, after: its values, with intervals where there are enough items.
-    change: after − before, with its paired interval. items: number of items. probabilities: differences of the predicted
-    probabilities, for tasks that have them.
+    change: after − before, with its paired interval. items: number of items. probabilities: differences of the
+    predicted probabilities, for tasks that have them.
     """
 
     task: str

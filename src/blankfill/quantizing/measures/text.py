@@ -19,7 +19,7 @@ import torch
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter, token_dtype
 from blankfill.data.batching import collate
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
-from blankfill.errors import UserError, setting
+from blankfill.errors import Problem, UserError, setting
 from blankfill.types import Batch, Example
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class MeasuredText:
         """Return the rows in batches, each with the number of the row of each target, int64[M]."""
         made: list[tuple[Batch, torch.Tensor]] = []
         group: list[int] = []
-        for k, row in enumerate(self.rows):
+        for k in range(len(self.rows)):
             group.append(k)
             size = sum(len(example.target_ids) for number in group for example in self.rows[number])
             if size + size // len(group) > TARGETS or k == len(self.rows) - 1:
@@ -69,17 +69,17 @@ def text_of(loaded: Loaded, path: Path, given: Sequence[Path], count: int, work:
     missing = ""
     if given:
         corpus, unigram = _prepared(loaded, given, work)
-        return _measured(loaded, corpus, unigram, count, f"the text of {', '.join(map(str, given))}", True), ""
+        return _measured(loaded, corpus, unigram, count, f"the text of {', '.join(map(str, given))}", True)
     try:
-        found = _of_run(path)
+        own = _of_run(path)
     except UserError as error:
-        found, missing = None, str(error)
-    if found is not None:
-        return _measured(loaded, *found, count, "the validation text of the run", True), ""
+        own, missing = None, error.template
+    if own is not None:
+        return _measured(loaded, *own, count, "the validation text of the run", True)
     why = missing or f"{path} has no validation text of its own"
     corpus = _drawn(loaded, work)
-    drawn = _measured(loaded, corpus, None, count, "tokens drawn at random", False)
-    return drawn, f"{why.rstrip('.')}: give text with {setting('text', 'FILE')}"
+    drawn, _ = _measured(loaded, corpus, None, count, "tokens drawn at random", False)
+    return drawn, Problem(f"the loss on text, since {why.rstrip('.')}; give text with {setting('text', 'FILE')}")
 
 
 def run_folder_of(path: Path) -> Path:
@@ -130,28 +130,46 @@ def _drawn(loaded: Loaded, work: Path) -> IndexedCorpus:
 
 def _measured(
     loaded: Loaded, corpus: IndexedCorpus, unigram: np.ndarray | None, count: int, source: str, is_text: bool
-) -> MeasuredText:
-    from blankfill.pretraining.data_setup import with_units
-
-    objective, vocabulary = loaded.objective.for_validation(), loaded.vocabulary
+) -> tuple[MeasuredText, str]:
+    vocabulary, missing = loaded.vocabulary, ""
     rows: list[list[Example]] = []
     if loaded.model.config.lm_head or loaded.model.config.generator_size:
-        if unigram is not None and vocabulary.units is None:
-            units = with_units(loaded.tokenizer, objective, unigram).units
-            vocabulary = dataclasses.replace(vocabulary, units=units)
-        sampler = Sampler(corpus, objective, vocabulary, VALIDATION_SEED)
-        rows = [sampler.row(k) for k in _spread(sampler.rows_in_epoch(0), count)]
+        try:
+            rows = _rows(loaded, corpus, unigram, count)
+        except UserError as error:  # such as text that is too short, or in which an objective finds no words
+            missing = Problem(f"the loss on text: {error.template}")
     starts = corpus.sentence_starts
+    pieces = [
+        (begin, min(begin + WORDS, starts[k + 1]))
+        for k in _spread(len(starts) - 1, 4 * count)
+        for begin in range(starts[k], starts[k + 1], WORDS)
+    ]
     sentences = []
-    for k in _spread(len(starts) - 1, 4 * count):
-        ids = corpus.tokens[starts[k] : min(starts[k + 1], starts[k] + WORDS)]
+    for k in _spread(len(pieces), 2 * count):
+        ids = corpus.tokens[slice(*pieces[k])]
         if len(ids) > 2 and (text := loaded.tokenizer.decode(ids.tolist()).strip()):
             sentences.append(text)
     pad = vocabulary.roles.get("pad", 0)
-    return MeasuredText(source, is_text, rows, sentences[:count], pad)
+    return MeasuredText(source, is_text, rows, [sentences[k] for k in _spread(len(sentences), count)], pad), missing
+
+
+def _rows(loaded: Loaded, corpus: IndexedCorpus, unigram: np.ndarray | None, count: int) -> list[list[Example]]:
+    """Return rows as a validation of the model's objective has them. Raises UserError where it can make none."""
+    from blankfill.pretraining.data_setup import with_units
+
+    objective, vocabulary = loaded.objective.for_validation(), loaded.vocabulary
+    if objective.needs_words() and vocabulary.word_start is None:
+        raise UserError(f"{loaded.path}: the objective masks whole words, and the tokenizer does not show them")
+    if unigram is not None and vocabulary.units is None:
+        units = with_units(loaded.tokenizer, objective, unigram).units
+        vocabulary = dataclasses.replace(vocabulary, units=units)
+    sampler = Sampler(corpus, objective, vocabulary, VALIDATION_SEED)
+    return [sampler.row(k) for k in _spread(sampler.rows_in_epoch(0), count)]
 
 
 def _spread(available: int, count: int) -> list[int]:
     """Return some numbers below `available`, evenly spaced."""
+    if not available:
+        return []
     chosen: list[int] = np.unique(np.linspace(0, available - 1, min(count, available)).astype(int)).tolist()
     return chosen
