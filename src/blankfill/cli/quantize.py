@@ -28,6 +28,7 @@ class QuantizeArguments(GateOptions):
     """
 
     GROUPS: ClassVar[Mapping[str, str]] = {
+        "Model": "model out bits rounding",
         "Gate": "text data max_loss min_cosine gate_rows gate_seconds force dtype",
         "Machine": "threads",
     }
