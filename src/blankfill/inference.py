@@ -191,7 +191,7 @@ class Model:
         if self._adapter is None or not self._adapter.has_task:
             return None
         read = tuned_from_adapter(self.loaded, self._adapter)
-        device = self.loaded.model.token_embeddings.weight.device
+        device = self.loaded.model.device
         return Predictor(read.path, str(device), None, read=read) if read.task.writes else None
 
     def chat_engine(

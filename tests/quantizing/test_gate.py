@@ -26,6 +26,7 @@ from blankfill.quantizing.measures.language import cosines_of, language
 from blankfill.quantizing.measures.pair import Pair
 from blankfill.quantizing.measures.text import text_of
 from blankfill.quantizing.run import quantize_model
+from blankfill.quantizing.settings import QuantizeSettings
 from small_run import SMALL, texts_in
 from written_models import write_model
 
@@ -34,6 +35,11 @@ QUICK = GateOptions(gate_seconds=0.05)
 FAST = speed.Timing(2.0, 1.0, 0.5, (0.4, 0.6), 9)
 SLOW = speed.Timing(1.0, 2.0, 2.0, (1.8, 2.2), 9)
 UNSURE = speed.Timing(1.0, 1.1, 1.1, (0.9, 1.3), 9)
+
+
+def plain(bits: Any) -> QuantizeSettings:
+    """A scale for each row: the format that loses most."""
+    return QuantizeSettings(bits=bits, group_size=0, scheme="absmax", method="nearest", embeddings="keep")
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +209,7 @@ def test_both_models_read_the_same_blanks(tmp_path: Path, held_out: Path) -> Non
 
 def test_without_text_tokens_are_drawn_at_random(tmp_path: Path, times: Any) -> None:
     model = write_model(tmp_path / "model", "gpt2")
-    quantize_model(model, tmp_path / "int4", 4)
+    quantize_model(model, tmp_path / "int4", plain(4))
     report = measure(model, tmp_path / "int4", QUICK)
     assert not any("perplexity" in part.name for part in report.measures)
     assert named(report, "KL divergence, mean").change > 0  # type: ignore[operator]
@@ -223,7 +229,7 @@ def test_four_bits_of_a_tiny_model_are_refused_and_eight_pass(
     options = GateOptions(text=(held_out,), gate_seconds=5, max_loss=0.02)
     reports = []
     for bits in (8, 4):
-        quantize_model(model, tmp_path / f"int{bits}", bits)
+        quantize_model(model, tmp_path / f"int{bits}", plain(bits))
         reports.append(measure(model, tmp_path / f"int{bits}", options))
     name = "pseudo-perplexity" if family == "roberta" else "perplexity"
     losses = [named(report, name) for report in reports]
@@ -241,7 +247,7 @@ def test_four_bits_of_a_tiny_model_are_refused_and_eight_pass(
 
 def test_one_model_after_the_other_gives_the_same_figures(tmp_path: Path, held_out: Path) -> None:
     model = write_model(tmp_path / "model", "gpt2")
-    quantize_model(model, tmp_path / "int4", 4)
+    quantize_model(model, tmp_path / "int4", plain(4))
     results = []
     for together in (True, False):
         with Pair(model, tmp_path / "int4", together=together) as pair:
@@ -256,7 +262,7 @@ def test_models_that_do_not_fit_together_are_measured_apart(
     tmp_path: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_model(tmp_path / "model", "roberta")
-    quantize_model(model, tmp_path / "int8", 8)
+    quantize_model(model, tmp_path / "int8", plain(8))
     monkeypatch.setattr("blankfill.quantizing.measures.pair.usable_memory", lambda: 1 << 20)
     report = measure(model, tmp_path / "int8", GateOptions(text=(held_out,), gate_seconds=0.05))
     assert "one after the other" in report.notes[0]
@@ -267,7 +273,7 @@ def test_a_slower_model_is_refused_only_if_the_interval_says_so(
     tmp_path: Path, held_out: Path, times: Callable[[speed.Timing], None]
 ) -> None:
     model = write_model(tmp_path / "model", "roberta")
-    quantize_model(model, tmp_path / "int8", 8)
+    quantize_model(model, tmp_path / "int8", plain(8))
     options = GateOptions(text=(held_out,), gate_seconds=0.05, max_loss=9)
     assert measure(model, tmp_path / "int8", options).refused == ()
     times(UNSURE)
@@ -279,7 +285,7 @@ def test_a_slower_model_is_refused_only_if_the_interval_says_so(
 
 def test_an_encoder_without_a_head_is_judged_by_its_vectors(tmp_path: Path, held_out: Path, times: Any) -> None:
     model = write_model(tmp_path / "model", "bert", lm_head=False, head_transform=False, head_bias=False)
-    quantize_model(model, tmp_path / "int8", 8)
+    quantize_model(model, tmp_path / "int8", plain(8))
     options = GateOptions(text=(held_out,), gate_seconds=1)
     report = measure(model, tmp_path / "int8", options)
     cosine = named(report, "cosine of vectors, mean")
@@ -384,7 +390,7 @@ def test_a_tuned_model_is_judged_by_its_task(
     tiny = ["--epochs", "4", "--batch-size", "4", "--max-length", "16", "--lr", "3e-3", "-q"]
     data = ["--task", "classify", "--data", str(tmp_path / "rows")]
     assert main(["finetune", *data, "--from", str(model), "--out", str(tuned), *tiny]) == 0
-    quantize_model(tuned, tmp_path / "int8", 8)
+    quantize_model(tuned, tmp_path / "int8", plain(8))
     report = measure(tuned, tmp_path / "int8", QUICK)
     accuracy = named(report, "accuracy of classify")
     assert accuracy.before == accuracy.after == 1.0 and accuracy.limit == 0.01 and not report.refused

@@ -24,7 +24,7 @@ def test_a_tuned_model_is_quantised_and_lora_learns_on_a_quantised_one(tmp_path:
     assert main([*finetune, "--from", str(model), "--out", str(tmp_path / "tuned")]) == 0
     quantize = ["quantize", "--bits", "4", *GATE]
     assert main([*quantize, "--model", str(tmp_path / "tuned"), "--out", str(tmp_path / "tuned4")]) == 0
-    assert len(quantized_formats(Predictor(tmp_path / "tuned4", "cpu", None).model)) == 8
+    assert len(quantized_formats(Predictor(tmp_path / "tuned4", "cpu", None).model)) == 10
     assert main(["predict", "--model", str(tmp_path / "tuned4"), dev, "--out", str(tmp_path / "a.jsonl")]) == 0
     assert main([*quantize, "--model", str(model), "--out", str(tmp_path / "int4")]) == 0
     capsys.readouterr()

@@ -80,7 +80,7 @@ def _put_prefix(loaded: Loaded, adapter: AdapterFolder) -> None:
             f"{adapter.path} is an adapter of another model: its prefix has {has} numbers for a column, and that of "
             f"{loaded.path} would have {columns}; give the model that it was trained with"
         )
-    device = model.token_embeddings.weight.device
+    device = model.device
     prefix.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, assign=True)
     compute_prefix(model)
     if adapter.values and not adapter.note and len(model.positions):
@@ -114,7 +114,7 @@ def _put_lora(loaded: Loaded, adapter: AdapterFolder) -> None:
             module, device = modules[name], modules[name].weight.device
             down, up = down.to(device), up.to(device)
             if isinstance(module, QuantizedDense):  # whose weights cannot take the product
-                beside, dtype = LoraLinear(module, len(down), 0.0), model.token_embeddings.weight.dtype
+                beside, dtype = LoraLinear(module, len(down), 0.0), model.dtype
                 beside.down, beside.up = nn.Parameter(down.to(dtype)), nn.Parameter((up / ALPHA).to(dtype))
                 model.set_submodule(name.removesuffix(".weight"), beside.train(model.training))
                 continue

@@ -28,7 +28,7 @@ def add_prefix(model: Transformer, shape: PrefixShape, seed: int = 0) -> None:
     model.requires_grad_(False)
     with torch.device("meta"):
         prefix = PrefixEncoder(model.config, shape)
-    device = model.token_embeddings.weight.device
+    device = model.device
     if device.type != "meta":
         prefix.to_empty(device=device)
     rules = {"embedding.weight": Rule("normal", 1.0)}

@@ -147,7 +147,7 @@ class Chat:
         ids = dict.fromkeys([*speaker.ends, *template.closing(speaker.tokenizer), *ends])
         self.ends = [id for id in ids if id < rows]
         self.banned_V = torch.from_numpy(banned(speaker.vocabulary, rows, keep=self.ends))
-        self.banned_V = self.banned_V.to(speaker.model.token_embeddings.weight.device)
+        self.banned_V = self.banned_V.to(speaker.model.device)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Return a conversation as it is read, without the oldest rounds that do not fit. Raises UserError when the

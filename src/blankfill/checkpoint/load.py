@@ -181,7 +181,7 @@ def _loaded(
     store.put_weights(model, state, path, assign=True)
     model.to(device).eval()
     if quantization is not None:
-        prepare(model, model.token_embeddings.weight.dtype)
+        prepare(model, model.dtype)
     return Loaded(model, tokenizer, vocabulary, objective, path, quantization=quantization)
 
 

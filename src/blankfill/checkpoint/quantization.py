@@ -8,16 +8,17 @@ layers and the arithmetic.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from blankfill.errors import UserError
 from blankfill.families.weight_names import ByHead, HalvesSwapped, Rule, Table
 from blankfill.kernels.integers import WeightFormat
-from blankfill.model.quantized import make_quantized, quantizable
+from blankfill.model.quantized import TABLES, make_quantized, quantizable, quantizable_tables
+from blankfill.model.transformer import Transformer
 from blankfill.system.loader import fitting
 
 KEY = "quantization"
@@ -51,9 +52,9 @@ class Quantization:
         layers = {name: format.state() for name, format in self.layers.items()}
         return {"layers": layers, "method": self.method, "rounding": self.rounding}
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: Transformer) -> None:
         """Put quantised layers without values into a model. Raises UserError for layers that it does not have."""
-        if unknown := sorted(set(self.layers) - set(quantizable(model))):
+        if unknown := sorted(self.layers.keys() - quantizable(model).keys() - quantizable_tables(model).keys()):
             raise UserError(
                 f"the model has no layer {unknown[0]}, which is noted as quantised; its files do not belong together"
             )
@@ -80,6 +81,8 @@ def holds_quantized(table: Table, layers: Mapping[str, WeightFormat]) -> bool:
     table maps their weights without touching the inside of a row."""
     if len(formats := set(layers.values())) != 1 or not all(format == WeightFormat(format.bits) for format in formats):
         return False
+    if not layers.keys().isdisjoint(TABLES):  # the files have whole tables
+        return False
     wanted = {f"{name}.weight" for name in layers}
     matching = {rule.ours for rule in table.rules if rule.ours in wanted and type(rule) in KEEPS_ROWS}
     return matching == wanted
@@ -87,15 +90,22 @@ def holds_quantized(table: Table, layers: Mapping[str, WeightFormat]) -> bool:
 
 def with_scales(table: Table, layers: Mapping[str, WeightFormat]) -> Table:
     """Return a table with the scales and zero points of quantised layers, which follow the rows of their weights."""
-    more = []
+    rules = []
     for rule in table.rules:
-        name, _, ending = rule.ours.rpartition(".")
-        if ending != "weight" or name not in layers:
+        if (name := layer_of(rule.ours, layers)) is None:
+            rules.append(rule)
             continue
-        for other in list(layers[name].shapes(1, 0))[1:]:
-            theirs = f"{rule.theirs[0].removesuffix('weight')}{other}"
-            more.append(replace(rule, ours=f"{name}.{other}", theirs=(theirs,)))
-    return replace(table, rules=(*table.rules, *more))
+        for other in layers[name].shapes(1, 0):
+            theirs = (f"{rule.theirs[0].removesuffix('weight')}{other}",) if other != "weight" else rule.theirs
+            rules.append(replace(rule, ours=f"{name}.{other}", theirs=theirs))
+    return replace(table, rules=tuple(rules))
+
+
+def layer_of(tensor: str, layers: Container[str]) -> str | None:
+    """Return the quantised layer whose weights a tensor of the plain model is; None for another tensor. The parameter
+    `lm_head.table` has the name of its layer."""
+    layer = tensor.removesuffix(".weight")
+    return layer if layer in layers else None
 
 
 def scale_of(weight: str) -> str:
@@ -110,8 +120,7 @@ def planned_layers(plan: Mapping[str, Tensor], layers: Mapping[str, WeightFormat
 
     out: dict[str, Tensor] = {}
     for name, tensor in plan.items():
-        layer, _, ending = name.rpartition(".")
-        if ending != "weight" or layer not in layers:
+        if (layer := layer_of(name, layers)) is None:
             out[name] = tensor
             continue
         types = layers[layer].types()

@@ -84,7 +84,7 @@ def open_in_transformers(folder: Path, auto_class: str) -> Any:
 def difference_of(loaded: Loaded, theirs: Any, folder: Path, texts: Sequence[str]) -> float:
     """Return the difference of `difference` for an opened model. folder: of its tokenizer."""
     transformers: Any = importlib.import_module("transformers")
-    if loaded.model.token_embeddings.weight.dtype != torch.float32:  # whose rounding would be all that is seen
+    if loaded.model.dtype != torch.float32:  # whose rounding would be all that is seen
         loaded = replace(loaded, model=deepcopy(loaded.model).float())
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     format = loaded.objective.format(loaded.vocabulary, loaded.model.config.position_sizes)

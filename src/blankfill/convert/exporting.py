@@ -70,7 +70,7 @@ def export_loaded(
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
-        dtype = name_of(loaded.model.token_embeddings.weight.dtype)
+        dtype = name_of(loaded.model.dtype)
         hf_layout = make_hf_layout(checkpoint_format, loaded.objective, loaded.tokenizer, loaded.vocabulary, dtype)
         for name, content in with_notes(hf_layout.files, loaded, checkpoint_format).items():
             write_file(folder / name, content)
@@ -122,7 +122,7 @@ def with_notes(files: Mapping[str, str], loaded: Loaded, form: CheckpointFormat)
 def uncompared(loaded: Loaded) -> str:
     """Return why transformers cannot compare a model here; empty if it can."""
     weights = loaded.model.state_dict().values()
-    copies = 1 if loaded.model.token_embeddings.weight.dtype == torch.float32 else 2
+    copies = 1 if loaded.model.dtype == torch.float32 else 2
     need, free = copies * 4 * sum(tensor.numel() for tensor in weights), usable_memory()
     if need <= free:
         return ""

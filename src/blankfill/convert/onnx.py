@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         """input_ids, attention_mask, token_type_ids: int64[B, T] → [hidden [B, T, D]], and the scores [B, T, V]."""
         inputs = masked_inputs(self.model, self.first_position, input_ids, attention_mask, token_type_ids)
         wanted = "all" if self.model.config.lm_head else None
-        outputs = self.model(inputs, self.model.token_embeddings.weight.dtype, logits_at=wanted)
+        outputs = self.model(inputs, self.model.dtype, logits_at=wanted)
         return [outputs.hidden] if outputs.logits is None else [outputs.hidden, outputs.logits]
 
 
@@ -91,7 +91,7 @@ def masked_inputs(
     positions = [columns.expand_as(ids_BT)]
     if types_BT is not None:
         positions.append(types_BT)
-    return Inputs(ids_BT, torch.stack(positions), padding_mask(mask_BT, model.token_embeddings.weight.dtype))
+    return Inputs(ids_BT, torch.stack(positions), padding_mask(mask_BT, model.dtype))
 
 
 def padding_mask(mask_BT: Tensor, dtype: torch.dtype) -> Mask:

@@ -67,7 +67,7 @@ class Embedder:
         self.pooling, self.normalize = pooling, normalize
         self.objective = loaded.objective
         self.longest = format.max_columns
-        self.device = self.model.token_embeddings.weight.device
+        self.device = self.model.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         self.frame = self._frame(loaded)
 
@@ -157,6 +157,6 @@ class Embedder:
         else:
             kind = "rule" if padding_BT.any() else "none"
         batch = Batch.of_rows(ids_BT, positions_PBT, segment_BT, rank_BT, rank_BT, mask=kind)
-        dtype, has_encoder = self.model.token_embeddings.weight.dtype, self.model.encoder is not None
+        dtype, has_encoder = self.model.dtype, self.model.encoder is not None
         hidden_BTD: Tensor = self.model(batch, dtype, encoder_only=has_encoder).hidden
         return hidden_BTD

@@ -102,7 +102,7 @@ def joined(loaded: Loaded, groups: Iterable[Sequence[Example]]) -> Iterator[Answ
 def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the log-probability of each answer of a batch [M], and whether the answer is the likeliest token [M]."""
     model = evaluation_view(loaded.language_model)
-    batch = batch.to(model.token_embeddings.weight.device)
+    batch = batch.to(model.device)
     logs, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]
 
     def score(model: Transformer, hidden_ND: Tensor) -> None:
@@ -113,5 +113,5 @@ def _scores(loaded: Loaded, batch: Batch) -> tuple[NDArray[np.float64], NDArray[
             logs.append((right_M - scores_MV.logsumexp(-1)).double().cpu().numpy())
             hits.append((scores_MV.argmax(-1) == targets).cpu().numpy())
 
-    model(batch, model.token_embeddings.weight.dtype, read=score)
+    model(batch, model.dtype, read=score)
     return np.concatenate(logs), np.concatenate(hits)

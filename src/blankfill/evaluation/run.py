@@ -147,7 +147,7 @@ def evaluate(
         raise UserError(f"{setting('limit')} and {setting('seed')} must not be negative")
     where = pick_device(device)
     loaded = load(model, str(where), dtype_named(dtype), head=False, optimize=False, threads=threads).loaded
-    loaded.model.use_kernel(best_kernel(where, loaded.model.token_embeddings.weight.dtype))
+    loaded.model.use_kernel(best_kernel(where, loaded.model.dtype))
     scorer = Scorer(loaded, settings.both_ways)
     began = time.monotonic()
     with ExitStack() as stack:

@@ -93,7 +93,7 @@ class HeadGraph(nn.Module):
     def _scores(self, ids_BT: Tensor, mask_BT: Tensor, types_BT: Tensor | None) -> Tensor:
         encoder, head = self.model.encoder, self.model.head
         inputs = masked_inputs(encoder, self.first_position, ids_BT, mask_BT, types_BT)
-        hidden: Tensor = encoder(inputs, encoder.token_embeddings.weight.dtype).hidden
+        hidden: Tensor = encoder(inputs, encoder.dtype).hidden
         if self.kind in ("text", "choice"):
             weights_BT1 = mask_BT[:, :, None].to(hidden.dtype)
             hidden = (hidden * weights_BT1).sum(1) / weights_BT1.sum(1) if head.mean else hidden[:, 0]
@@ -126,7 +126,7 @@ class TargetGraph(nn.Module):
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> list[Tensor]:
         """input_ids: int64[B, U], what is written so far. encoder_hidden_states: [B, T, D]. encoder_attention_mask:
         int64[B, T]. Returns the scores of the token behind each column, [B, U, V]."""
-        dtype = self.model.token_embeddings.weight.dtype
+        dtype = self.model.dtype
         width = input_ids.shape[1]
         columns = torch.arange(width, device=input_ids.device)
         later = (columns[None, :] > columns[:, None]).to(dtype)

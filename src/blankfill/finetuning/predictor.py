@@ -87,7 +87,7 @@ class Predictor:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
-        self.model.encoder.use_kernel(best_kernel(self.device, encoder.token_embeddings.weight.dtype))
+        self.model.encoder.use_kernel(best_kernel(self.device, encoder.dtype))
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)

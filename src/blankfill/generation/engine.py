@@ -55,12 +55,12 @@ def read_sources(model: Transformer, contexts: Sequence[DecoderInput], pad: int 
     sources = [context.source for context in contexts if context.source is not None]
     if not sources:
         return None
-    model, weight = evaluation_view(model), model.token_embeddings.weight
+    model = evaluation_view(model)
     parts = []
     for alike in padded_batches(np.array([len(source) for source in sources]), min_tokens=ENOUGH):
         places = sorted(alike.tolist())
-        batch = collate([[sources[k]] for k in places], pad).to(weight.device)
-        parts.append((places, model.encode_source(batch, weight.dtype, keys_values=True)))
+        batch = collate([[sources[k]] for k in places], pad).to(model.device)
+        parts.append((places, model.encode_source(batch, model.dtype, keys_values=True)))
     return parts[0][1] if len(parts) == 1 else side_by_side(parts)
 
 
@@ -78,7 +78,7 @@ class Decoder:
         """contexts: one for each row. new_tokens: largest number of columns that will be added. pad: id of padding.
         reading: the result of `read_sources` for the contexts, where it exists; it is not changed."""
         self.model = model = evaluation_view(model)
-        self.device = model.token_embeddings.weight.device
+        self.device = model.device
         self.room = min(new_tokens, *(context.room for context in contexts))
         self.rows, self.query_token = len(contexts), contexts[0].query_token
         width = max(len(context) for context in contexts)
@@ -120,7 +120,7 @@ class Decoder:
             last_B = torch.arange(rows, device=self.device) * width + self.lengths - 1
         segment, rank, horizon = self._rule
         batch = Batch.of_rows(self._ids, self._positions, segment, rank, horizon, mask=self._kind)
-        dtype = self.model.token_embeddings.weight.dtype
+        dtype = self.model.dtype
         outputs = self.model(batch, dtype, cache=self._cache, encoded=self._reading, logits_at=last_B)
         logits = self._read(self._next, self._asking) if last_B is None else outputs.logits
         assert isinstance(logits, Tensor)
@@ -185,9 +185,7 @@ class Decoder:
         hidden = torch.full((self.rows, self._width), 0, dtype=torch.int32, device=self.device)
         hidden[:, :width] = self._rule[0]
         query = torch.zeros((self.rows, 1), dtype=torch.int32, device=self.device)
-        mask = lower(
-            "rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.token_embeddings.weight.dtype
-        )
+        mask = lower("rule", (query, query), (hidden, torch.zeros_like(hidden)), self.model.dtype)
         assert mask.bias is not None
         return mask.bias
 
@@ -223,7 +221,7 @@ def read_columns(
             bias[..., -Q:] += bias.new_full((Q, Q), float("-inf")).triu_(1)
         mask = Mask("dense", bias)
     last_B = torch.arange(Q - 1, B * Q, Q, device=ids_BQ.device)
-    inputs, dtype = Inputs(ids_BQ, positions_PBQ, mask), model.token_embeddings.weight.dtype
+    inputs, dtype = Inputs(ids_BQ, positions_PBQ, mask), model.dtype
     logits = model(inputs, dtype, cache=cache, encoded=reading, logits_at=last_B).logits
     assert isinstance(logits, Tensor)
     return logits

@@ -78,7 +78,7 @@ class Filler:
         vocabulary, objective = loaded.vocabulary, loaded.objective
         self.loaded, self.vocabulary, self.format = loaded, vocabulary, loaded.format
         self.model = evaluation_view(loaded.language_model, lasting=True)
-        self.device = self.model.token_embeddings.weight.device
+        self.device = self.model.device
         rows = self.model.config.vocab_size
         self.blank_token = blank_token(objective, vocabulary)
         self.words = Words(loaded.tokenizer, vocabulary, rows, self.blank_token if objective.reads_blanks else None)

@@ -136,7 +136,7 @@ class PlaceReader:
             example for places, rows in alike.items() for example in open_places(np.array(rows, np.int32), places)
         ]
         batch = collate([[example] for example in examples], self.mask, multiple=1).to(self.filler.device)
-        logits = model(batch, model.token_embeddings.weight.dtype, logits_at=batch.target_index).logits
+        logits = model(batch, model.dtype, logits_at=batch.target_index).logits
         assert isinstance(logits, Tensor)
         scores_MV = logits.float().log_softmax(-1)
         scores = iter(scores_MV)

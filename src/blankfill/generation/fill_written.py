@@ -178,7 +178,7 @@ def likelihoods(
             scores_MV = model.lm_head(hidden_MD[part], model.output_table).float().log_softmax(-1)
             np.add.at(totals, rows[part], scores_MV.gather(1, target_M1[part])[:, 0].double().cpu().numpy())
 
-    dtype = filler.model.token_embeddings.weight.dtype
+    dtype = filler.model.dtype
     filler.model(Inputs(ids_NT, positions, Mask("causal")), dtype, encoded=reading, read=add)
     return [float(total) for total in totals]
 

@@ -103,7 +103,7 @@ class HiddenWords:
     def ask(self, loaded: Loaded) -> Named:
         """Let a model rank the candidates for each hidden word."""
         model = evaluation_view(loaded.language_model)
-        device, dtype = model.token_embeddings.weight.device, model.token_embeddings.weight.dtype
+        device, dtype = model.device, model.dtype
         pad = loaded.vocabulary.roles.get("pad", 0)
         listed = torch.from_numpy(self.candidates).to(device)
 

@@ -211,12 +211,11 @@ class Slots:
         if slots < 1:
             raise ValueError(f"a decoder of {slots} slots; it must have at least 1")
         self.model, self.slots, self.pad = evaluation_view(model), slots, pad
-        weight = model.token_embeddings.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = model.device, model.dtype
         self._window = Window()
         self._columns = columns + model.prefix_length if columns else 0
         self._cache: list[SlotCache] = []
-        self._bias = weight.new_empty(0)
+        self._bias = torch.empty(0, dtype=self.dtype, device=self.device)
         self._starts: list[int] = []
         """The first column of each row."""
         self._padded = False
@@ -374,7 +373,7 @@ class Slots:
         asking = self._query_token is not None
         if not self._cache:
             self._columns = max(self._columns, widest + 1) + asking if self._columns else widest + MARGIN
-            like, config = self.model.token_embeddings.weight, self.model.config
+            like, config = self._bias, self.model.config
             self._cache = [
                 SlotCache(self.slots, config, self._columns, like, k == 0, window)
                 for k in range(len(self.model.layers))

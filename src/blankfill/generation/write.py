@@ -148,7 +148,7 @@ class Writer:
         self.format = loaded.format if add_bos is None else loaded.format.with_bos(add_bos)
         self.ends = self.format.end_ids
         self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
-        self.banned_V = self.banned_V.to(loaded.model.token_embeddings.weight.device)
+        self.banned_V = self.banned_V.to(loaded.model.device)
         self.words = Words(loaded.tokenizer, vocabulary, rows)
         self.prompts = list(prompts)
         self.contexts: list[DecoderInput] = []

@@ -95,8 +95,8 @@ class QuantizedWeight(NamedTuple):
     scale: Tensor
     zero: Tensor | None = None
 
-    def rows(self, at: slice) -> QuantizedWeight:
-        """Return some rows."""
+    def rows(self, at: slice | Tensor) -> QuantizedWeight:
+        """Return some rows. at: a slice, or their numbers, int64[N]."""
         return QuantizedWeight(self.weight[at], self.scale[at], None if self.zero is None else self.zero[at])
 
     def tensors(self) -> dict[str, Tensor]:

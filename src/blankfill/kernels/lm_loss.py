@@ -11,7 +11,7 @@ Shapes: M targets, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,23 @@ GPU_ROWS = 8192
 """Targets processed at a time on other devices, with all columns in one block."""
 
 
+class RowTable(Protocol):
+    """Output embeddings whose rows are computed when they are needed (quantised ones); they do not learn."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the rows."""
+
+    def rows(self, at: slice, dtype: torch.dtype) -> Tensor:
+        """Return some rows in a type."""
+
+
 def lm_loss(
     hidden_MD: Tensor,
-    table_VD: Tensor,
+    table_VD: Tensor | RowTable,
     bias_V: Tensor | None,
     target_M: Tensor,
     smoothing: float = 0.0,
@@ -42,7 +56,8 @@ def lm_loss(
     z_loss: factor of log² Z, which is added for each target, where Z is the sum of the exponentiated scores; it keeps
     scores near log-probabilities (T5's code, tensorflow/mesh; de Brébisson & Vincent 2016).
     """
-    if not (plain_weight(table_VD) and plain_weight(bias_V)):  # a weight that only torch's own functions can read
+    if isinstance(table_VD, Tensor) and not (plain_weight(table_VD) and plain_weight(bias_V)):
+        # a weight that only torch's own functions can read
         logits_MV = F.linear(hidden_MD, table_VD, bias_V).float()
         total = F.cross_entropy(logits_MV, target_M, reduction="sum", label_smoothing=smoothing)
         return total + z_loss * logits_MV.logsumexp(-1).square().sum() if z_loss else total
@@ -64,7 +79,7 @@ class _LMLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_MD: Tensor,
-        table_VD: Tensor,
+        table_VD: Tensor | RowTable,
         bias_V: Tensor | None,
         target_M: Tensor,
         smoothing: tuple[float, float],
@@ -73,12 +88,15 @@ class _LMLoss(torch.autograd.Function):
     ) -> Tensor:
         M, V = len(target_M), len(table_VD)
         device = table_VD.device
-        if product_dtype(device, dtype) == dtype:
-            table, hidden = table_VD.to(dtype), hidden_MD.to(dtype)
-        else:  # blocks of the table are widened one by one
-            table, hidden = table_VD, hidden_MD.to(dtype).float()
+        table, hidden = table_VD, hidden_MD.to(dtype)
+        if product_dtype(device, dtype) != dtype:  # blocks of the table are widened one by one
+            hidden = hidden.float()
+        elif isinstance(table_VD, Tensor):
+            table = table_VD.to(dtype)
         grad_hidden = torch.zeros(hidden_MD.shape, dtype=torch.float32, device=device) if with_grad else None
-        grad_table = torch.empty(table_VD.shape, dtype=torch.float32, device=device) if with_grad else None
+        grad_table = None
+        if with_grad and isinstance(table_VD, Tensor) and table_VD.requires_grad:
+            grad_table = torch.empty(table_VD.shape, dtype=torch.float32, device=device)
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if with_grad and bias_V is not None else None
         total = torch.zeros((), dtype=torch.float32, device=device)
         on_cpu = device.type == "cpu"
@@ -89,10 +107,12 @@ class _LMLoss(torch.autograd.Function):
             at = slice(k, min(M, k + rows))
             share = _Share(hidden[at], table, bias_V, target_M[at], scores, COLUMNS if on_cpu else V, *smoothing)
             total += share.loss
-            if grad_hidden is not None and grad_table is not None:
+            if grad_hidden is not None:
                 share.add_gradients(grad_hidden[at], grad_table, grad_bias, first=k == 0)
-        if grad_table is not None:
-            ctx.save_for_backward(grad_hidden, grad_table if M else grad_table.zero_(), grad_bias)
+        if grad_table is not None and not M:
+            grad_table.zero_()
+        if with_grad:
+            ctx.save_for_backward(grad_hidden, grad_table, grad_bias)
             ctx.dtype = hidden_MD.dtype
         return total
 
@@ -101,8 +121,13 @@ class _LMLoss(torch.autograd.Function):
         (scale,) = upstream
         # in place, since a second table of that size costs more than the scaling; torch refuses a second backward pass
         hidden, table, bias = ctx.saved_tensors
+        table = None if table is None else table.mul_(scale)
         bias = None if bias is None else bias.mul_(scale)
-        return hidden.mul_(scale).to(ctx.dtype), table.mul_(scale), bias, None, None, None, None
+        return hidden.mul_(scale).to(ctx.dtype), table, bias, None, None, None, None
+
+
+def _rows(table_VD: Tensor | RowTable, at: slice, dtype: torch.dtype) -> Tensor:
+    return table_VD[at].to(dtype) if isinstance(table_VD, Tensor) else table_VD.rows(at, dtype)
 
 
 class _Share:
@@ -116,7 +141,7 @@ class _Share:
     def __init__(
         self,
         hidden_MD: Tensor,
-        table_VD: Tensor,
+        table_VD: Tensor | RowTable,
         bias_V: Tensor | None,
         target_M: Tensor,
         memory: Tensor,
@@ -133,7 +158,7 @@ class _Share:
         largest, sums = memory.new_empty(2, len(self.at), M)
         answered, whole = memory.new_empty(M), memory.new_zeros(M)
         for n, (at, block) in enumerate(zip(self.at, self.blocks, strict=True)):
-            table = table_VD[at].to(hidden_MD.dtype)
+            table = _rows(table_VD, at, hidden_MD.dtype)
             if table.dtype == block.dtype:
                 torch.mm(hidden_MD, table.T, out=block)
             else:
@@ -152,8 +177,11 @@ class _Share:
             self.factors *= 1 + 2 * z_loss * norm
         self.loss = (norm - self.kept * answered - self.spread * whole + z_loss * norm.square()).sum()
 
-    def add_gradients(self, grad_hidden: Tensor, grad_table: Tensor, grad_bias: Tensor | None, first: bool) -> None:
-        """Add the gradients of the loss. first: whether `grad_table` is still uninitialised memory."""
+    def add_gradients(
+        self, grad_hidden: Tensor, grad_table: Tensor | None, grad_bias: Tensor | None, first: bool
+    ) -> None:
+        """Add the gradients of the loss. grad_table: None if the table is frozen. first: whether it is still
+        uninitialised memory."""
         for n, (at, error, factor) in enumerate(zip(self.at, self.blocks, self.factors, strict=True)):
             error.mul_(factor[:, None])
             rows, places = self._inside(n)
@@ -162,15 +190,17 @@ class _Share:
             error[rows, places] -= self.kept
             if grad_bias is not None:
                 grad_bias[at] += error.sum(0)
-            table = self.table[at].to(self.hidden.dtype)
+            table = _rows(self.table, at, self.hidden.dtype)
             if table.dtype == error.dtype:
                 torch.addmm(grad_hidden, error, table, out=grad_hidden)
-                torch.addmm(grad_table[at], error.T, self.hidden, beta=0 if first else 1, out=grad_table[at])
+                if grad_table is not None:
+                    torch.addmm(grad_table[at], error.T, self.hidden, beta=0 if first else 1, out=grad_table[at])
             else:
                 low = error.to(table.dtype)
                 grad_hidden += low @ table
-                grad = low.T @ self.hidden
-                grad_table[at] = grad if first else grad_table[at].add_(grad)
+                if grad_table is not None:
+                    grad = low.T @ self.hidden
+                    grad_table[at] = grad if first else grad_table[at].add_(grad)
 
     def _sort(self, target_M: Tensor, columns: int) -> None:
         """Sort the targets by the block in which they lie."""

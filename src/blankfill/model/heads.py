@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.attention.masks import Masks
-from blankfill.kernels.half import linear
 from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import Activation, TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
+from blankfill.model.quantized import OutputTable, QuantizedTable, table_scores
 from blankfill.types import Batch
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class LMHead(nn.Module):
         self.scale = config.hidden_size**-0.5 if config.scale_logits else 1.0
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         shape = (config.vocab_size, config.word_size)
+        self.table: nn.Parameter | QuantizedTable | None
         self.table = None if config.tied else nn.Parameter(torch.empty(shape))
         """Output embeddings [V, W]; None if they are the token embeddings."""
         self.packed: tuple[Tensor, int] | None = None
@@ -61,7 +62,7 @@ class LMHead(nn.Module):
     def forward(
         self,
         hidden_MD: Tensor,
-        table_VW: Tensor,
+        table_VW: OutputTable,
         target_M: Tensor | None = None,
         smoothing: float = 0.0,
         z_loss: float = 0.0,
@@ -72,10 +73,10 @@ class LMHead(nn.Module):
             return lm_loss(made_MW, table_VW, self.bias, target_M, smoothing, z_loss)
         if self.packed is not None and len(made_MW) > 1 and not torch.is_grad_enabled():
             copy, version = self.packed
-            if version == table_VW._version:
+            if isinstance(table_VW, Tensor) and version == table_VW._version:
                 scores_MV: Tensor = torch.ops.mkldnn._linear_pointwise(made_MW, copy, self.bias, "none", [], "")
                 return scores_MV
-        return linear(made_MW, table_VW, self.bias)
+        return table_scores(made_MW, table_VW, self.bias)
 
     def transform(self, hidden_MD: Tensor) -> Tensor:
         """Return the vectors that are multiplied with the output embeddings, [M, W]."""

@@ -33,7 +33,9 @@ def optimize_for_inference(model: Transformer) -> None:
     A model in this layout already, or not in fp32 on a CPU, stays unchanged.
     """
     table = model.output_table
-    if not plain_weight(table) or table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
+    if not isinstance(table, Tensor) or not plain_weight(table):
+        return
+    if table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
         return
     for _, layer in dense_layers(model):
         if plain_dense(layer) and layer.out_features >= layer.in_features:

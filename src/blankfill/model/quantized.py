@@ -1,7 +1,8 @@
-"""Dense layers with weights of 8 or 4 bits and scales (`kernels.integers`).
+"""Dense layers and tables of embeddings with weights of 8 or 4 bits and scales (`kernels.integers`).
 
-Only the weights are quantised; activations keep their type. `QuantizedDense` computes with integers and scales, and
-`make_quantized` puts it in place of the dense layers of a model (`model.dense`). Gradients go through to the input, so
+Only the weights are quantised; activations keep their type. `QuantizedDense` computes with integers and scales,
+`QuantizedTable` looks rows up and is the matrix of the output embeddings, and `make_quantized` puts them in place of
+the dense layers (`model.dense`) and the tables of a model. Gradients go through to the input, so
 that prefixes and adapters learn on a quantised model.
 
 On a CPU, products in bf16 use torch's kernels for packed integers (`Kernel`), each checked against the dequantised
@@ -15,16 +16,22 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.kernels.half import linear
 from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize, unpack
 from blankfill.model.dense import Dense, dense_layers, replace_dense
 from blankfill.model.layers import Layer
+
+if TYPE_CHECKING:
+    from blankfill.model.transformer import Transformer
 
 PROBES = (1, 5)
 """Numbers of rows on which a kernel is compared with the dequantised product."""
@@ -39,38 +46,35 @@ GROUPS = (256, 128, 64)
 """Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
 
 
-class QuantizedDense(Dense):
-    """A dense layer with quantised weights: y = x Wᵀ + b with W = scale · (q + zero).
+class QuantizedMatrix(nn.Module):
+    """A matrix of quantised weights, W = scale · (q + zero), with its product.
 
     weight: int8 [O, I], or [O, I/2] with 4 bits; weight_scale: [O] or [O, groups]; weight_zero: like weight_scale,
-    where the format has zero points; bias: [O] or None. Weight, scale and zero are no parameters: they do not learn,
-    and keep their types when the model is converted.
+    where the format has zero points. They are no parameters: they do not learn, and keep their types when the model is
+    converted.
     """
 
     weight: Any  # a buffer of integers, where `nn.Linear` has a parameter
     weight_scale: Tensor
     weight_zero: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, format: WeightFormat) -> None:
+    def __init__(self, in_features: int, out_features: int, format: WeightFormat) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.format = in_features, out_features, format
         self.register_buffer("weight_zero", None)
         types = format.types()
         for name, shape in format.shapes(out_features, in_features).items():
             self.register_buffer(name, torch.zeros(shape, dtype=types[name]))
-        if bias:
-            self.bias = nn.Parameter(torch.zeros(out_features))
-        else:
-            self.register_parameter("bias", None)
         self.kernel: Kernel | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the layer; x [..., I] → [..., O]."""
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x Wᵀ + b, with a gradient for x; x [..., I] → [..., O]."""
         x_NI = x.reshape(-1, self.in_features)
         made_NO = _Product.apply(x_NI, self) if torch.is_grad_enabled() else self.product(x_NI)  # type: ignore[no-untyped-call]
-        if self.bias is not None:
-            made_NO = made_NO + self.bias.to(made_NO.dtype)
-        return made_NO.view(*x.shape[:-1], self.out_features)
+        if bias is not None:
+            made_NO = made_NO + bias.to(made_NO.dtype)
+        made: Tensor = made_NO.view(*x.shape[:-1], self.out_features)
+        return made
 
     def product(self, x_NI: Tensor) -> Tensor:
         """Return x Wᵀ, [N, O], without a gradient."""
@@ -89,8 +93,11 @@ class QuantizedDense(Dense):
         """Iterate over the dequantised weights, some rows at a time, each with the number of its first row."""
         step = max(1, BLOCK // self.in_features)
         for begin in range(0, self.out_features, step):
-            at = slice(begin, begin + step)
-            yield begin, dequantize(self.quantized().rows(at), self.format, dtype)
+            yield begin, self.rows(slice(begin, begin + step), dtype)
+
+    def rows(self, at: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """Return some dequantised rows. at: a slice, or their numbers, int64[N]."""
+        return dequantize(self.quantized().rows(at), self.format, dtype)
 
     def quantized(self) -> QuantizedWeight:
         """Return the stored tensors."""
@@ -105,8 +112,8 @@ class QuantizedDense(Dense):
         self.kernel = kernel_for(self, dtype)
         return self.kernel is not None
 
-    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
-        """Move the layer; the scales keep their type, and the kernel is dropped."""
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the matrix; the scales keep their type, and the kernel is dropped."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weight_scale = self.weight_scale.to(self.format.dtype)
         if self.weight_zero is not None:
@@ -115,15 +122,78 @@ class QuantizedDense(Dense):
         return self
 
     def extra_repr(self) -> str:
-        """Return the sizes and the bits."""
-        return f"{super().extra_repr()}, {self.format}"
+        """Return the sizes and the format."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}"
+
+
+class QuantizedDense(QuantizedMatrix, Dense):
+    """A dense layer with quantised weights: y = x Wᵀ + b. bias: a parameter [O], or None."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, format: WeightFormat) -> None:
+        QuantizedMatrix.__init__(self, in_features, out_features, format)
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features))
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer; x [..., I] → [..., O]."""
+        return self.multiply(x, self.bias)
+
+
+class QuantizedTable(QuantizedMatrix):
+    """A table of embeddings with quantised rows, O = V of I = W numbers: token embeddings, output embeddings, or both.
+
+    scores: whether it is multiplied, as output embeddings are; another table needs no kernel.
+    """
+
+    def __init__(self, rows: int, width: int, format: WeightFormat, scores: bool) -> None:
+        super().__init__(width, rows, format)
+        self.scores = scores
+
+    def forward(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Look up the rows of ids of any shape, [..., W]; only these are dequantised."""
+        return self.rows(ids.flatten(), dtype).view(*ids.shape, self.in_features)
+
+    def __len__(self) -> int:
+        return self.out_features
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the table, [V, W]."""
+        return torch.Size((self.out_features, self.in_features))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the table."""
+        device: torch.device = self.weight.device
+        return device
+
+
+OutputTable = Tensor | QuantizedTable
+"""Output embeddings, [V, W]."""
+
+
+def table_scores(x: Tensor, table_VW: OutputTable, bias_V: Tensor | None) -> Tensor:
+    """Return the scores of all tokens; x [..., W] → [..., V]."""
+    return table_VW.multiply(x, bias_V) if isinstance(table_VW, QuantizedTable) else linear(x, table_VW, bias_V)
+
+
+def table_rows(table_VW: OutputTable, ids_N: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return some output embeddings in a type, [N, W]."""
+    return table_VW.rows(ids_N, dtype) if isinstance(table_VW, QuantizedTable) else table_VW[ids_N].to(dtype)
+
+
+def float_table(table_VW: OutputTable, dtype: torch.dtype) -> Tensor:
+    """Return the whole table in a type, [V, W]."""
+    return table_VW.float_weight(dtype) if isinstance(table_VW, QuantizedTable) else table_VW.to(dtype)
 
 
 class _Product(torch.autograd.Function):
     """x Wᵀ with a gradient for x alone: that of the dequantised product."""
 
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, layer: QuantizedDense) -> Tensor:
+    def forward(ctx: Any, x_NI: Tensor, layer: QuantizedMatrix) -> Tensor:
         ctx.layer = layer
         return layer.product(x_NI)
 
@@ -154,7 +224,7 @@ class Kernel:
     and the result is multiplied with the layer's own in fp32.
     """
 
-    def __init__(self, layer: QuantizedDense, dtype: torch.dtype) -> None:
+    def __init__(self, layer: QuantizedMatrix, dtype: torch.dtype) -> None:
         if layer.format.group_size or layer.weight_zero is not None:
             raise NotImplementedError("scales of groups, or zero points")
         self.bits, self.dtype, self.group = layer.format.bits, dtype, 0
@@ -181,7 +251,7 @@ class Kernel:
 
 
 @torch.no_grad()
-def kernel_for(layer: QuantizedDense, dtype: torch.dtype) -> Kernel | None:
+def kernel_for(layer: QuantizedMatrix, dtype: torch.dtype) -> Kernel | None:
     """Return the kernel of a layer; None where this torch, processor or shape has none, or where it computes something
     else than the dequantised product."""
     if layer.weight.device.type != "cpu" or dtype != torch.bfloat16:
@@ -202,8 +272,7 @@ def kernel_for(layer: QuantizedDense, dtype: torch.dtype) -> Kernel | None:
 
 
 def quantizable(model: nn.Module) -> dict[str, Dense]:
-    """Return the dense layers of a model that are quantised, by name: those of attention and feed-forward, of all
-    stacks. Embeddings, norms and heads stay as they are."""
+    """Return the dense layers of attention and feed-forward of a model, of all stacks, by name."""
     return {
         f"{prefix}.{name}": layer
         for prefix, module in model.named_modules()
@@ -212,8 +281,34 @@ def quantizable(model: nn.Module) -> dict[str, Dense]:
     }
 
 
-def make_quantized(model: nn.Module, formats: Mapping[str, WeightFormat]) -> None:
-    """Replace dense layers of a model by quantised ones without values. formats: of the layers, by name."""
+TABLES = ("token_embeddings", "lm_head.table")
+"""Names of the tables of a model whose rows are quantised; the second one is of a model that does not tie them."""
+BESIDE_TABLES = re.compile(r"(^|\.)(lm_head\.dense|embedding_projection|span_boundary_head\.(first|second))$")
+"""Names of the dense layers between the tables and the layers of a model."""
+
+
+def quantizable_tables(model: Transformer) -> dict[str, tuple[int, int]]:
+    """Return the shapes [O, I] of the other matrices of a model that can be quantised, by name: its tables of tokens,
+    and the dense layers between these and its layers. Norms, positions and the heads of tasks stay as they are."""
+    found = {name: _matrix(model, name) for name in TABLES}
+    shapes = {name: (value.shape[0], value.shape[1]) for name, value in found.items() if value is not None}
+    beside = {name: layer for name, layer in dense_layers(model) if BESIDE_TABLES.search(name)}
+    return shapes | {name: (layer.out_features, layer.in_features) for name, layer in beside.items()}
+
+
+def matrix_names(model: Transformer) -> list[str]:
+    """Return the names of all matrices of a model that can be quantised."""
+    return [*(name for name, _ in dense_layers(model)), *TABLES]
+
+
+def _matrix(model: Transformer, name: str) -> Tensor | QuantizedTable | None:
+    """Return a table of a model; None where it has none of this name."""
+    value: Any = attrgetter(name)(model)
+    return value.weight if isinstance(value, nn.Embedding) else value
+
+
+def make_quantized(model: Transformer, formats: Mapping[str, WeightFormat]) -> None:
+    """Replace dense layers and tables of a model by quantised ones without values. formats: by name."""
 
     def made(name: str, layer: Dense) -> nn.Module | None:
         if name not in formats:
@@ -222,11 +317,30 @@ def make_quantized(model: nn.Module, formats: Mapping[str, WeightFormat]) -> Non
             return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
 
     replace_dense(model, made)
+    for name in TABLES:
+        if name not in formats or (table := _matrix(model, name)) is None:
+            continue
+        owner, _, own = name.rpartition(".")
+        holder = model.get_submodule(owner)
+        scores = name == TABLES[1] or (_matrix(model, TABLES[1]) is None and model.config.lm_head)
+        rows, width = table.shape
+        with torch.device(table.device):
+            replacement = QuantizedTable(rows, width, formats[name], scores)
+        if isinstance(getattr(holder, own), nn.Parameter):
+            delattr(holder, own)
+        setattr(holder, own, replacement)
+
+
+def quantized_matrices(model: nn.Module) -> Iterator[tuple[str, QuantizedMatrix]]:
+    """Iterate over the quantised layers and tables of a model, with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedMatrix):
+            yield name, module
 
 
 def quantized_formats(model: nn.Module) -> dict[str, WeightFormat]:
-    """Return the formats of the quantised layers of a model, by name."""
-    return {name: layer.format for name, layer in dense_layers(model) if isinstance(layer, QuantizedDense)}
+    """Return the formats of the quantised layers and tables of a model, by name."""
+    return {name: layer.format for name, layer in quantized_matrices(model)}
 
 
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
@@ -235,8 +349,8 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     A kernel is compared with the dequantised product in the first layer of each shape.
     """
     works: dict[tuple[WeightFormat, int, int], bool] = {}
-    for _, layer in dense_layers(model):
-        if not isinstance(layer, QuantizedDense):
+    for _, layer in quantized_matrices(model):
+        if isinstance(layer, QuantizedTable) and not layer.scores:
             continue
         shape = (layer.format, layer.in_features, layer.out_features)
         if shape not in works:

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from blankfill.attention.masks import Masks
 from blankfill.model.config import TransformerConfig
-from blankfill.model.dense import dense, dense_layers
+from blankfill.model.dense import dense
 from blankfill.model.heads import LM, Head, register_head
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 from blankfill.model.positions import attention_scheme, terms_of
-from blankfill.model.quantized import make_quantized, quantized_formats
+from blankfill.model.quantized import make_quantized, matrix_names, quantized_matrices
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import PADDING, Batch
 
@@ -104,7 +104,7 @@ def replace_tokens(model: Transformer, batch: Batch, masks: Masks, ordered: bool
     generator = head_of(model).generator
     if generator is None:
         raise ValueError("the batch needs replaced tokens, and the model has no generator to sample them")
-    embedded_BTW = model.embed(model.token_embeddings(batch.input_ids), batch.positions)
+    embedded_BTW = model.embed(model.look_up(batch.input_ids), batch.positions)
     hidden_NG = generator(embedded_BTW, batch.positions, masks, ordered, model.recompute and model.training)
     hidden_NG = hidden_NG.flatten(0, 1)
     with torch.no_grad():
@@ -169,11 +169,14 @@ def _part(model: Transformer, config: TransformerConfig) -> Transformer:
     with torch.device("meta"):
         part = type(model)(config)
     prefix = f"heads.{NAME}.generator." if config == model.config.generator else ""
-    if formats := quantized_formats(model):
-        layers = dense_layers(part)
-        make_quantized(part, {name: formats[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in formats})
+    quantized = dict(quantized_matrices(model))
+    names = {name: f"{prefix}{name}" if f"{prefix}{name}.weight" in own else name for name in matrix_names(part)}
+    matrices = {name: quantized[other] for name, other in names.items() if other in quantized}
+    make_quantized(part, {name: matrix.format for name, matrix in matrices.items()})
     names = {name: f"{prefix}{name}" if f"{prefix}{name}" in own else name for name in part.state_dict()}
     part.load_state_dict({name: own[other] for name, other in names.items()}, assign=True)
+    for name, matrix in quantized_matrices(part):
+        matrix.kernel = matrices[name].kernel
     part.recompute = model.recompute
     for mine, theirs in zip(part.all_layers[:1], model.all_layers[:1], strict=True):
         if mine.attention is not None and theirs.attention is not None:

@@ -88,7 +88,7 @@ class SingleColumn:
         if model.position_bias is not None:
             added = model.cached_bias(positions[0], cache)
             bias = added if bias is None else added + bias
-        x_BD = model.positions.embed(F.embedding(ids_B1, model.token_embeddings.weight), positions).squeeze(1)
+        x_BD = model.positions.embed(model.look_up(ids_B1), positions).squeeze(1)
         if self.embedding_norm is not None:
             x_BD = self.embedding_norm(x_BD)
         if model.embedding_projection is not None:

@@ -13,6 +13,7 @@ from blankfill.kernels.lm_loss import lm_loss
 from blankfill.model.config import PLACE_SIZE, TransformerConfig
 from blankfill.model.dense import dense
 from blankfill.model.layers import activate
+from blankfill.model.quantized import OutputTable, table_scores
 
 
 class SpanBoundaryHead(nn.Module):
@@ -31,12 +32,12 @@ class SpanBoundaryHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(
-        self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor, table_VW: Tensor, target_K: Tensor | None = None
+        self, left_KD: Tensor, right_KD: Tensor, place_K: Tensor, table_VW: OutputTable, target_K: Tensor | None = None
     ) -> Tensor:
         """Return scores [K, V], or with targets the summed cross-entropy."""
         joined = torch.cat([left_KD, right_KD, self.places(place_K)], -1)
         hidden_KD = self.first_norm(activate(self.first(joined), self.activation))
         made_KW = self.second_norm(activate(self.second(hidden_KD), self.activation))
         if target_K is None:
-            return nn.functional.linear(made_KW, table_VW, self.bias)
+            return table_scores(made_KW, table_VW, self.bias)
         return lm_loss(made_KW, table_VW, self.bias, target_K)

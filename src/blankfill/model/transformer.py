@@ -23,7 +23,7 @@ from blankfill.attention.positions import PositionTerms, terms_behind
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, EncoderOutput, all_keys_values
 from blankfill.model.dense import dense
-from blankfill.model.embeddings import token_table
+from blankfill.model.embeddings import TokenEmbeddings, token_table
 from blankfill.model.encoder import Encoder
 from blankfill.model.heads import LMHead, Pooler, extra_heads
 from blankfill.model.initial import draw_weights, initial_rules
@@ -38,6 +38,7 @@ from blankfill.model.positions import (
     terms_of,
 )
 from blankfill.model.prefix import PrefixEncoder, cached_form
+from blankfill.model.quantized import OutputTable, QuantizedTable
 from blankfill.model.span_boundary_head import SpanBoundaryHead
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import MEMORY, QUERY, Batch, LayerKind
@@ -55,6 +56,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.token_embeddings: TokenEmbeddings | QuantizedTable
         self.token_embeddings = token_table(config.vocab_size, config.word_size)
         self.relative = config.position_scheme == "relative"
         self.positions = LearnedPositions(config)
@@ -111,7 +113,7 @@ class Transformer(nn.Module):
         keys_values: whether to compute those of all decoder layers too, without gradient, for a decoder that runs many
         times.
         """
-        dtype = dtype or self.token_embeddings.weight.dtype
+        dtype = dtype or self.dtype
         if cache is not None and "local" in self.kinds:
             raise ValueError("layers with local attention do not support a cache")
         states: list[Tensor] | None = [] if output_hidden_states else None
@@ -123,7 +125,7 @@ class Transformer(nn.Module):
         else:
             ordered, masks = inputs.ordered, self._masks_of(inputs, dtype)
         if encoder_only and self.encoder is not None:
-            tokens_BTD = self.token_embeddings(inputs.input_ids)
+            tokens_BTD = self.look_up(inputs.input_ids)
             hidden_BTD = self._encode(tokens_BTD, inputs.positions, masks, ordered, states, dtype)
             computed = self._all_keys_values(hidden_BTD) if keys_values else None
             encoded = EncoderOutput(hidden_BTD, _source_mask(inputs, dtype), computed)
@@ -134,7 +136,7 @@ class Transformer(nn.Module):
                     raise ValueError("the batch has a context, and the model has no encoder")
                 # one lookup for both sides, since each lookup makes a gradient as large as the table
                 context, sides = inputs.context, (inputs.context.input_ids, inputs.input_ids)
-                looked_up = self.token_embeddings(torch.cat([ids.flatten() for ids in sides]))
+                looked_up = self.look_up(torch.cat([ids.flatten() for ids in sides]))
                 source, tokens = looked_up.split([ids.numel() for ids in sides])
                 tokens_BTW = tokens.view(*sides[1].shape, -1)
                 hidden_BSD = self._encode_context(context, source.view(*sides[0].shape, -1), dtype)
@@ -174,7 +176,7 @@ class Transformer(nn.Module):
         """Compute the hidden states of the main stack, [B, T, D]. tokens: embeddings, where they were looked up
         already."""
         positions = inputs.positions
-        embedded_BTW = self.token_embeddings(inputs.input_ids) if tokens_BTW is None else tokens_BTW
+        embedded_BTW = self.look_up(inputs.input_ids) if tokens_BTW is None else tokens_BTW
         memory_BT = None
         if self.query is not None:
             stream = positions[2]
@@ -286,10 +288,30 @@ class Transformer(nn.Module):
         return {"global": inputs.mask, "local": within(inputs.mask, inputs.positions[0], self.config.window, dtype)}
 
     @property
-    def output_table(self) -> Tensor:
+    def output_table(self) -> OutputTable:
         """The output embeddings, [V, W]: the token embeddings, or the head's own when they are not tied."""
-        own = self.lm_head.table
-        return self.token_embeddings.weight if own is None else own
+        own, tokens = self.lm_head.table, self.token_embeddings
+        if own is not None:
+            return own
+        return tokens if isinstance(tokens, QuantizedTable) else tokens.weight
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Return the token embeddings of ids of any shape, [..., W]."""
+        tokens = self.token_embeddings
+        made: Tensor = tokens(ids, self.dtype) if isinstance(tokens, QuantizedTable) else tokens(ids)
+        return made
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights that are not quantised, in which the model computes."""
+        weight: Tensor = self.token_embeddings.weight
+        return weight.dtype if weight.is_floating_point() else next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        device: torch.device = self.token_embeddings.weight.device
+        return device
 
     def use_kernel(self, kernel: Kernel) -> None:
         """Compute attention with this kernel from now on."""
@@ -305,7 +327,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, rows: int, size: int) -> list[LayerCache]:
         """Make caches for `size` columns of `rows` rows, one for each layer, with nothing but the prefix, if any."""
-        like, prefixes = self.token_embeddings.weight, self.cached_prefixes()
+        like, prefixes = torch.empty(0, dtype=self.dtype, device=self.device), self.cached_prefixes()
         return [LayerCache(rows, self.config, size, like, k == 0, prefixes[k]) for k in range(len(self.kinds))]
 
     @property
@@ -318,7 +340,7 @@ class Transformer(nn.Module):
         """Return the prefix of each layer as a cache stores it, [2, 1, G, P, E]; None for a model without a prefix."""
         if self.prefix_encoder is None:
             return [None] * len(self.kinds)
-        made = self.prefix_encoder(1, self.token_embeddings.weight.dtype)[self.config.encoder_layers :]
+        made = self.prefix_encoder(1, self.dtype)[self.config.encoder_layers :]
         return [cached_form(prefix) for prefix in made]
 
     def initialise(self, seed: int) -> None:

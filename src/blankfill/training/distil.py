@@ -23,6 +23,7 @@ from torch import Tensor
 
 from blankfill.kernels.lm_loss import SCORES, compute_dtype, lm_loss
 from blankfill.model.heads import LM, head_losses
+from blankfill.model.quantized import float_table
 from blankfill.model.transformer import Transformer
 from blankfill.training.loop import Trainer
 from blankfill.training.loss import LossSums, counts
@@ -122,8 +123,9 @@ def soft_loss(
     the size of the gradient at temperature 1 (Hinton et al. 2015, section 2).
     """
     loss: Tensor = _SoftLoss.apply(  # type: ignore[no-untyped-call]
-        soft_NW, student.output_table, student.lm_head.bias, taught_NW, teacher.output_table, teacher.lm_head.bias,
-        temperature, compute_dtype(soft_NW), torch.is_grad_enabled(),
+        soft_NW, student.output_table, student.lm_head.bias, taught_NW,
+        float_table(teacher.output_table, compute_dtype(soft_NW)), teacher.lm_head.bias, temperature,
+        compute_dtype(soft_NW), torch.is_grad_enabled(),
     )  # fmt: skip
     return loss
 

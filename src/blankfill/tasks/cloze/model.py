@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.model.quantized import table_rows
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
 from blankfill.tasks.cloze.targets import ClozeTargets
@@ -56,7 +57,7 @@ class ClozeModel(ScoreModel):
             head, table_VD = encoder.lm_head, encoder.output_table
             if self.raw:
                 transformed_UD = head.transform(hidden_ND[column_U])
-                score_K = (transformed_UD.float()[where_K] * table_VD[token_K].float()).sum(1)
+                score_K = (transformed_UD.float()[where_K] * table_rows(table_VD, token_K, torch.float32)).sum(1)
                 return score_K if head.bias is None else score_K + head.bias[token_K]
             logs_UV = head(hidden_ND[column_U], table_VD).float().log_softmax(1)
             out: Tensor = logs_UV[where_K, token_K]

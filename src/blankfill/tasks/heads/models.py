@@ -34,6 +34,7 @@ from blankfill.model.heads import LM, head_losses, lm_head_activation, lm_head_l
 from blankfill.model.initial import ONE, ZERO, draw_weights
 from blankfill.model.layers import activate, dropout
 from blankfill.model.norms import Norm, norm
+from blankfill.model.quantized import float_weight
 from blankfill.model.transformer import Transformer
 from blankfill.tasks.batching import ANSWER, ITEM
 from blankfill.tasks.heads.features import FeatureReader
@@ -233,7 +234,9 @@ def begin_with_lm_head(dense: Dense, norm: Norm, encoder: Transformer) -> None:
     """Copy the transform of an encoder's LM head, unless it has another width or the encoder has none."""
     theirs = encoder.lm_head
     if theirs.dense is not None and theirs.norm is not None and theirs.dense.out_features == dense.out_features:
-        dense.load_state_dict(theirs.dense.state_dict())
+        dense.weight.copy_(float_weight(theirs.dense))
+        if dense.bias is not None and theirs.dense.bias is not None:
+            dense.bias.copy_(theirs.dense.bias)
         norm.load_state_dict(theirs.norm.state_dict())
 
 

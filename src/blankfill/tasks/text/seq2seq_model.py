@@ -59,7 +59,7 @@ class Search:
         Contexts of similar length share a batch of about `COLUMNS` columns; in a greedy search the next context takes
         the slot of a finished one. Special tokens and empty texts are never generated.
         """
-        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.token_embeddings.weight.device)
+        never_V = torch.from_numpy(banned(vocabulary, model.config.vocab_size)).to(model.device)
 
         def grammar(scores_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
             end_R = scores_RV[:, self.end]
