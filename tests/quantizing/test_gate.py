@@ -45,6 +45,7 @@ def plain(bits: Any) -> QuantizeSettings:
 @pytest.fixture(autouse=True)
 def few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two times of each call are enough to see that they are measured."""
+    monkeypatch.setattr(speed, "LEAST", 2)
     monkeypatch.setattr(speed, "FEWEST", 2)
     monkeypatch.setattr(speed, "SHORTEST", 0.0)
 
@@ -170,9 +171,22 @@ def test_a_short_call_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         calls[0] += 1
         clock[0] += 0.001
 
-    times = speed.series(work, 0.0)
+    times = speed.series(work, 0.02)
     assert len(times) == speed.FEWEST and calls[0] == 2 + 5 * speed.FEWEST
     assert times == pytest.approx([0.001] * speed.FEWEST)
+
+
+def test_long_calls_are_timed_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], [0]
+    monkeypatch.setattr(speed, "SHORTEST", 0.005)
+    monkeypatch.setattr(speed, "LEAST", 3)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+
+    def work() -> None:
+        calls[0] += 1
+        clock[0] += 60
+
+    assert speed.alternate(work, work, 10).pairs == 3 and calls[0] == 2 + 2 * 3
 
 
 def test_times_of_models_apart() -> None:

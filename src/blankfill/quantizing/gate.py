@@ -355,7 +355,7 @@ def _measure_tuned(pair: Pair, path: Path, report: _Report) -> None:
             report.max_loss, result.change >= -report.max_loss,
         )
     )  # fmt: skip
-    report.judged(result.interval, 2 * report.max_loss, f"{result.metric} of {result.task}")
+    report.judged(result.interval, report.max_loss, f"{result.metric} of {result.task}")
     if (odds := result.probabilities) is not None:
         report.measures += [
             Measure("KL divergence, mean", change=odds.kl),

@@ -53,7 +53,10 @@ def until(blocks: Blocks, seconds: float) -> Iterator[tuple[Batch, Tensor]]:
 
 
 def language(pair: Pair, blocks: Blocks, seconds: float) -> Differences:
-    """Compare the scores of two models for the targets of some rows, as many as the time allows."""
+    """Compare the scores of two models for the targets of some rows, as many as the time allows: blocks are in a random
+    order, so that those that are measured are from the whole text."""
+    order = np.random.Generator(np.random.Philox(key=[0, len(blocks)])).permutation(len(blocks))
+    blocks = [blocks[k] for k in order]
     if pair.together:
         before, after = pair.models
         copies = itertools.tee(until(blocks, seconds), 4)

@@ -17,6 +17,8 @@ from blankfill.tasks.metrics.intervals import Interval, draws, interval
 
 FEWEST, MOST = 7, 101
 """Numbers of pairs."""
+LEAST, PATIENCE = 3, 3
+"""Number of pairs where `FEWEST` would take more than `PATIENCE` times the time that was given."""
 SHORTEST = 0.005
 """Seconds of a measured time; shorter calls are repeated, and the time is that of one."""
 
@@ -39,12 +41,12 @@ class Timing:
 
 
 def alternate(before: Callable[[], object], after: Callable[[], object], seconds: float) -> Timing:
-    """Time two calls in turn, for about `seconds` and at least `FEWEST` pairs, after a call of each that is not
-    counted."""
+    """Time two calls in turn, for about `seconds` and at least `FEWEST` pairs, or `LEAST` of long calls, after a call of
+    each that is not counted."""
     repeats = [_repeats(call) for call in (before, after)]
     times: list[list[float]] = [[], []]
-    end = time.perf_counter() + seconds
-    while len(times[0]) < MOST and (len(times[0]) < FEWEST or time.perf_counter() < end):
+    start = time.perf_counter()
+    while _more(len(times[0]), time.perf_counter() - start, seconds):
         order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
         for k in order:
             times[k].append(_time((before, after)[k], repeats[k]))
@@ -57,10 +59,10 @@ def alternate(before: Callable[[], object], after: Callable[[], object], seconds
 
 
 def series(call: Callable[[], object], seconds: float) -> list[float]:
-    """Time a call again and again, for about `seconds` and at least `FEWEST` times, after one that is not counted."""
+    """Time a call again and again; as often as `alternate` does."""
     repeats = _repeats(call)
-    end, times = time.perf_counter() + seconds, list[float]()
-    while len(times) < MOST and (len(times) < FEWEST or time.perf_counter() < end):
+    start, times = time.perf_counter(), list[float]()
+    while _more(len(times), time.perf_counter() - start, seconds):
         times.append(_time(call, repeats))
     return times
 
@@ -87,8 +89,18 @@ def _medians(values: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.concatenate(out)
 
 
+def _more(count: int, passed: float, seconds: float) -> bool:
+    """Return whether more times are measured, after a number of them and the seconds that they took."""
+    if count >= MOST or count < LEAST:
+        return count < MOST
+    return passed < (PATIENCE * seconds if count < FEWEST else seconds)
+
+
 def _repeats(call: Callable[[], object]) -> int:
+    start = time.perf_counter()
     call()
+    if time.perf_counter() - start > 100 * SHORTEST:
+        return 1
     start = time.perf_counter()
     call()
     return max(1, round(SHORTEST / max(time.perf_counter() - start, 1e-9)))

@@ -60,7 +60,7 @@ class TaskDifferences:
 
 
 def task_items(model: Model, path: Path, data: Path | None, count: int) -> list[Item]:
-    """Return items with answers of a model's task, evenly spaced.
+    """Return items with answers of a model's task, evenly spaced, in a random order.
 
     path: of the model. data: of the task; None: the data of its run, whose dev set it is. count: the largest number.
     Raises UserError for data that are not given or cannot be read, and for data without answers.
@@ -81,7 +81,9 @@ def task_items(model: Model, path: Path, data: Path | None, count: int) -> list[
     items = [item for item in items if labelled(item)]
     if not items:
         raise UserError(f"{data or run}: no item has an answer; give labelled data with {setting('data')}")
-    return [items[k] for k in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))
+    order = np.random.Generator(np.random.Philox(key=[0, len(chosen)])).permutation(chosen)
+    return [items[k] for k in order]
 
 
 def tasks(pair: Pair, items: Sequence[Item], seconds: float) -> TaskDifferences:
