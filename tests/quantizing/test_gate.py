@@ -15,10 +15,12 @@ import torch
 import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
+from blankfill.checkpoint.quantization import Quantization
 from blankfill.cli.main import main
 from blankfill.errors import UserError
+from blankfill.kernels.integers import WeightFormat
 from blankfill.pretraining.data_setup import open_corpus, phases, validation_batches
-from blankfill.quantizing.gate import GateReport, Measure, measure, refusals, table_rows
+from blankfill.quantizing.gate import GateReport, Measure, measure, refusals, remedies, table_rows
 from blankfill.quantizing.gate_options import GateOptions
 from blankfill.quantizing.measures import speed
 from blankfill.quantizing.measures.differences import compare
@@ -295,6 +297,7 @@ def test_a_slower_model_is_refused_only_if_the_interval_says_so(
     times(SLOW)
     (sentence,) = measure(model, tmp_path / "int8", options).refused  # 32 sentences decide, and 1 does not
     assert "slower: reading 32 sentences takes 2e+03 ms and took 1e+03 (×2.00 [1.80, 2.20])" in sentence
+    assert "try dtype=bf16; force=True keeps it" in sentence
 
 
 def test_an_encoder_without_a_head_is_judged_by_its_vectors(tmp_path: Path, held_out: Path, times: Any) -> None:
@@ -313,6 +316,21 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
     part = Measure("perplexity", "", 9.0, math.inf, math.nan, None, 0.01, math.nan <= 0.01)
     (sentence,) = refusals(GateReport(8, "", (part,)))
     assert "+nan%" in sentence and "1.00% at most" in sentence
+
+
+def test_what_may_help_is_what_was_not_done() -> None:
+    def helps(method: str = "nearest", **formats: WeightFormat) -> list[str]:
+        return remedies(Quantization(formats, method))
+
+    assert helps(a=WeightFormat(4)) == ["method=gptq", "group_size=32", "bits=8"]
+    assert helps("gptq", a=WeightFormat(4, 32), b=WeightFormat(8)) == ["bits=8"]
+    assert helps(a=WeightFormat(8)) == ["group_size=64"]
+    assert helps(a=WeightFormat(8, 64), token_embeddings=WeightFormat(8, 32)) == ["embeddings=keep"]
+    part = Measure("perplexity", "", 9.0, 10.0, 0.1, None, 0.01, False)
+    for tried, words in (((), "allowed; max_loss changes"), (("bits=8",), "allowed; try bits=8; max_loss")):
+        assert words in refusals(GateReport(4, "", (part,), remedies=tried))[0]
+    three = ("method=gptq", "group_size=32", "bits=8")
+    assert "try method=gptq, group_size=32 or bits=8; " in refusals(GateReport(4, "", (part,), remedies=three))[0]
 
 
 def test_the_command_refuses_and_writes_nothing(

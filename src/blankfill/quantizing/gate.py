@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from blankfill.checkpoint import store
-from blankfill.checkpoint.quantization import quantization_of
+from blankfill.checkpoint.quantization import Quantization, quantization_of
 from blankfill.convert.importing import check_free
-from blankfill.errors import Problem, UserError, setting
+from blankfill.errors import Problem, UserError, setting, template_of
 from blankfill.quantizing.gate_options import GateOptions
 from blankfill.quantizing.run import REPORT, newest_folder, stored_bytes
 from blankfill.system.console import amount, as_json, say
@@ -75,9 +75,10 @@ class Measure:
 class GateReport:
     """What a quantised model loses and gains.
 
-    bits: smallest number of bits of a layer. text: what the loss was measured on. measures: in the order of the table.
+    bits: smallest number of bits of a layer. dtype: that of the options. text: what the loss was measured on. measures: in the order of the table.
     counts: numbers of rows, targets, items and pairs of times. missing: sentences on what was not measured. notes: what
-    a reader must know of the figures. refused: a sentence for each measure beyond its limit.
+    a reader must know of the figures. remedies: settings of the quantisation that may make the loss smaller. refused: a
+    sentence for each measure beyond its limit.
     """
 
     bits: int
@@ -86,7 +87,9 @@ class GateReport:
     counts: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    dtype: str = "auto"
 
     def values(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -136,7 +139,8 @@ def measure(original: str | Path, quantised: str | Path, options: GateOptions | 
 
     options = options or GateOptions()
     original, quantised = store.pointed(Path(original)), Path(quantised)
-    report = _Report(smallest_bits(quantised), options)
+    quantization = quantization_in(quantised)
+    report = _Report(smallest_bits(quantization), options)
     sizes = [stored_bytes(newest_folder(path)) for path in (original, quantised)]
     report.measures.append(Measure("size", "bytes", sizes[0], sizes[1], sizes[1] / sizes[0] - 1))
     with Pair(original, quantised, options.dtype) as pair, tempfile.TemporaryDirectory() as work:
@@ -149,33 +153,60 @@ def measure(original: str | Path, quantised: str | Path, options: GateOptions | 
         else:
             _measure_pretrained(pair, original, report, Path(work))
     made = GateReport(
-        report.bits, report.text, tuple(report.measures), report.counts, tuple(report.missing), tuple(report.notes)
+        report.bits, report.text, tuple(report.measures), report.counts, tuple(report.missing), tuple(report.notes),
+        tuple(remedies(quantization)), dtype=options.dtype,
     )  # fmt: skip
     return dataclasses.replace(made, refused=tuple(refusals(made)))
 
 
-def smallest_bits(folder: Path) -> int:
-    """Return the smallest number of bits of a layer of a quantised model. Raises UserError for any other model."""
+def quantization_in(folder: Path) -> Quantization:
+    """Return the quantised layers of a model. Raises UserError for a model that is not quantised."""
     quantization = quantization_of(store.read_state(folder)[0], folder / store.STATE)
     if quantization is None:
         raise UserError(f"{folder} is not quantised; give the folder of a quantised model")
+    return quantization
+
+
+def smallest_bits(quantization: Quantization) -> int:
+    """Return the smallest number of bits of a layer."""
     return min(format.bits for format in quantization.layers.values())
+
+
+def remedies(quantization: Quantization) -> list[str]:
+    """Return settings that a model was not quantised with, and that may lose less."""
+    formats, bits = quantization.layers, smallest_bits(quantization)
+    smallest = [format.group_size for format in formats.values() if format.bits == bits]
+    out = []
+    if getattr(quantization, "activations", "keep") != "keep":
+        out.append(setting("activations", "keep"))
+    if bits == 4:
+        if quantization.method != "gptq":
+            out.append(setting("method", "gptq"))
+        if any(size == 0 or size > 32 for size in smallest):
+            out.append(setting("group_size", 32))
+        out.append(setting("bits", 8))
+    else:
+        if {"token_embeddings", "lm_head.table"} & set(formats):
+            out.append(setting("embeddings", "keep"))
+        if any(size == 0 or size > 64 for size in smallest):
+            out.append(setting("group_size", 64))
+    return list(map(Problem, out))
 
 
 def refusals(report: GateReport) -> list[str]:
     """Return a sentence for each measure beyond its limit: which it is, its value, the limit, and what would help."""
-    return [_refusal(part, report.bits) for part in report.measures if not part.passed]
+    return [_refusal(part, report) for part in report.measures if not part.passed]
 
 
-def _refusal(part: Measure, bits: int) -> str:
+def _refusal(part: Measure, report: GateReport) -> str:
     change, limit = part.change if part.change is not None else math.nan, part.limit or 0.0
     if part.unit == "ms":
         assert part.interval is not None and part.before is not None and part.after is not None
+        tries = [setting("dtype", "bf16")] * (report.dtype != "bf16") + [setting("bits", 8)] * (report.bits == 4)
         return Problem(
             f"the quantised model is slower: {part.name} takes {_ms(part.after)} ms and took {_ms(part.before)} "
             f"({_times(part)}); the products of small matrices, and types for which this processor has no product of "
-            f"integers, do not gain by it: try {setting('dtype', 'bf16')}"
-            f"{', ' + setting('bits', 8) if bits == 4 else ''}, or keep it for its size with {setting('force', True)}"
+            f"integers, do not gain by it; {_trying(tries)}{setting('force', True)} keeps it for its size"
         )
     value, allowed = f"{change:+.2%}", f"{limit:.2%}"
     if part.name.startswith("cosine"):
@@ -184,16 +215,19 @@ def _refusal(part: Measure, bits: int) -> str:
         value, allowed = f"{change:+.4f}", f"{limit:g} less at most"
     else:
         allowed = f"{allowed} at most"
-    return Problem(f"{part.name}: {value}, and {allowed} is allowed; {_remedy(bits)}")
+    limit_of = setting("min_cosine" if part.name.startswith("cosine") else "max_loss")
+    return Problem(
+        f"{part.name}: {value}, and {allowed} is allowed; {_trying(report.remedies)}{limit_of} changes the limit, and "
+        f"{setting('force', True)} keeps the model"
+    )
 
 
-def _remedy(bits: int) -> str:
-    """Return what would make the loss smaller."""
-    if bits == 4:
-        better = f"{setting('method', 'gptq')}, {setting('group_size', 32)}, or {setting('bits', 8)}"
-    else:
-        better = f"{setting('group_size', 128)}, or {setting('embeddings', 'keep')} where they are quantised"
-    return f"try {better}; {setting('max_loss')} changes the limit, and {setting('force', True)} keeps the model"
+def _trying(settings: Sequence[str]) -> str:
+    """Return a clause that recommends settings, "" for none."""
+    names = list(map(template_of, settings))
+    if len(names) > 1:
+        names = [", ".join(names[:-1]), names[-1]]
+    return f"try {' or '.join(names)}; " if names else ""
 
 
 def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> None:

@@ -41,8 +41,8 @@ class Timing:
 
 
 def alternate(before: Callable[[], object], after: Callable[[], object], seconds: float) -> Timing:
-    """Time two calls in turn, for about `seconds` and at least `FEWEST` pairs, or `LEAST` of long calls, after a call of
-    each that is not counted."""
+    """Time two calls in turn, for about `seconds` and at least `FEWEST` pairs, or `LEAST` of long calls, after a call
+    of each that is not counted."""
     repeats = [_repeats(call) for call in (before, after)]
     times: list[list[float]] = [[], []]
     start = time.perf_counter()
