@@ -75,10 +75,10 @@ class Measure:
 class GateReport:
     """What a quantised model loses and gains.
 
-    bits: smallest number of bits of a layer. dtype: that of the options. text: what the loss was measured on. measures: in the order of the table.
-    counts: numbers of rows, targets, items and pairs of times. missing: sentences on what was not measured. notes: what
-    a reader must know of the figures. remedies: settings of the quantisation that may make the loss smaller. refused: a
-    sentence for each measure beyond its limit.
+    bits: smallest number of bits of a layer. dtype: that of the options. text: what the loss was measured on. measures:
+    in the order of the table. counts: numbers of rows, targets, items and pairs of times. missing: sentences on what
+    was not measured. notes: what a reader must know of the figures. remedies: settings of the quantisation that may
+    make the loss smaller. refused: a sentence for each measure beyond its limit.
     """
 
     bits: int
