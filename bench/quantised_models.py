@@ -14,8 +14,9 @@ biases stay as they are, and so do activations, as in the paper.
     glm-body  family glm-130b, objective gpt: what of the difference is architecture
 
 All have the same number of weights in their matrices, and tied word tables. The questions are the same for all: the
-last `ASKED` tokens of held-out passages of text, given the tokens before them (glm: context [gMASK] <sop> …). The last of
-these tokens are a whole word, whose tokens must all rank first for the model to be right (as in LAMBADA, but any word).
+last `ASKED` tokens of held-out passages of text, given the tokens before them (glm: context [gMASK] <sop> …). The last
+of these tokens are a whole word, whose tokens must all rank first for the model to be right (as in LAMBADA, but any
+word).
 
 A run is one line of the file of --runs, which is read again on the next call: finished runs are not repeated. The seeds
 are the outermost loop.
@@ -26,13 +27,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from side_by_side import load_note
 from small_models import Run, Settings, Texts, finish, model_config, number, read, train_options, training
@@ -41,7 +41,6 @@ from blankfill.kernels.integers import WeightFormat, dequantize, quantize
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from blankfill.model.dense import Dense
@@ -268,8 +267,8 @@ def answers(model: Transformer, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to all questions. nats: float64[P, ASKED], negative log-probability of each token; right: bool[P], whether
-    all tokens of the last word rank first; kl: float64[P], mean divergence from the original model, in nats."""
+    """Answers to all questions. nats: float64[P, ASKED], negative log-probability of each token; right: bool[P],
+    whether all tokens of the last word rank first; kl: float64[P], mean divergence from the original model, in nats."""
 
     nats: np.ndarray
     right: np.ndarray
@@ -293,9 +292,7 @@ def examine(model: Transformer, questions: Questions) -> Run:
         return {"rise": rise, "kl": number(made.kl.mean()), "accuracy": number(made.right.mean())}
 
     sums = [(1, nats, right) for nats, right in zip(base.nats.mean(1), base.right, strict=True)]
-    between = of_sums(
-        sums, {"loss": lambda sums: sums[1] / sums[0], "accuracy": lambda sums: sums[2] / sums[0]}
-    )
+    between = of_sums(sums, {"loss": lambda sums: sums[1] / sums[0], "accuracy": lambda sums: sums[2] / sums[0]})
     kinds = of_kinds(model, questions.batches[0])
     for kind, facts in kinds.items():
         facts["alone"] = measured([kind], ROUNDINGS[LOOKED_AT])["rise"]
@@ -381,7 +378,7 @@ def result(run: Run) -> str:
 
 
 def print_table(runs: list[Run]) -> None:
-    """Print the loss of each model and its rise by each rounding, means of the seeds with the lowest and the highest."""
+    """Print the loss of each model and its rise by each rounding: the mean of the seeds, the lowest and the highest."""
     print("| | columns | runs | original | " + " | ".join(ROUNDINGS) + " |")
     print("| --- | --- | --- | --- |" + " --- |" * len(ROUNDINGS))
     keys = {(run["settings"]["model"], run["settings"]["norm"], run["settings"]["width"]) for run in runs}

@@ -1,4 +1,4 @@
-"""Small models trained on a text of one's own, for the studies of this folder: rows, training, and files of finished runs.
+"""Small models trained on a text of one's own, for the studies of this folder: rows, training, files of finished runs.
 
 A study is a grid of runs. A run is one line of a JSON Lines file, which is read again on the next call: finished runs
 are not repeated, so a study can be interrupted at any time (`finish`).
