@@ -379,17 +379,19 @@ def result(run: Run) -> str:
 
 def print_table(runs: list[Run]) -> None:
     """Print the loss of each model and its rise by each rounding: the mean of the seeds, the lowest and the highest."""
-    print("| | columns | runs | original | " + " | ".join(ROUNDINGS) + " |")
-    print("| --- | --- | --- | --- |" + " --- |" * len(ROUNDINGS))
-    keys = {(run["settings"]["model"], run["settings"]["norm"], run["settings"]["width"]) for run in runs}
-    for model, norm, width in sorted(keys, key=lambda key: (key[2], key)):
-        place = {"model": model, "norm": norm, "width": width}
+    print("| | columns | steps | runs | original | " + " | ".join(ROUNDINGS) + " |")
+    print("| --- | --- | --- | --- | --- |" + " --- |" * len(ROUNDINGS))
+    names = ("width", "steps", "model", "norm")
+    keys = {tuple(run["settings"][name] for name in names) for run in runs}
+    for key in sorted(keys):
+        place = dict(zip(names, key, strict=True))
         of_cell = [run for run in runs if place.items() <= run["settings"].items()]
         cells = [f"{statistics.fmean(run['loss'][0] for run in of_cell):.3f}"]
         for name in ROUNDINGS:
             rises = [run["roundings"][name]["rise"][0] for run in of_cell]
             cells.append(f"{statistics.fmean(rises):+.4f} ({min(rises):+.4f} to {max(rises):+.4f})")
-        print(f"| {model} {norm} | {width} | {len(of_cell)} | " + " | ".join(cells) + " |")
+        first = [f"{place['model']} {place['norm']}", place["width"], place["steps"], len(of_cell)]
+        print("| " + " | ".join(map(str, [*first, *cells])) + " |")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from blankfill.model.config import TransformerConfig
@@ -25,6 +25,7 @@ RECIPE = "glm-nano"
 """Recipe whose corpus and training settings are the base."""
 VALIDATION = 0.05
 """Share of the text that is held out."""
+Norm = Literal["pre", "post", "deepnorm"]
 Settings = dict[str, Any]
 Run = dict[str, Any]
 
@@ -90,7 +91,7 @@ class Texts:
 
 
 def model_config(
-    texts: Texts, norm: str, width: int, depth: int, head: int, family: str = "glm-130b"
+    texts: Texts, norm: Norm, width: int, depth: int, head: int, family: str = "glm-130b"
 ) -> TransformerConfig:
     """Return a model without dropout, whose feed-forward part has 8 · width² weights. head: width of an attention head.
 
@@ -168,8 +169,9 @@ def finish(
     for place, settings in enumerate(still_open, 1):
         began = time.process_time()
         run = {"settings": settings, **train(settings), "seconds": round(time.process_time() - began, 1)}
+        cut = path.exists() and not path.read_text(encoding="utf-8").endswith("\n")
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run, allow_nan=False) + "\n")
+            file.write("\n" * cut + json.dumps(run, allow_nan=False) + "\n")
         runs.append(run)
         print(f"{place} of {len(still_open)}: {describe(run)}, {run['seconds']:.0f} s", flush=True)
     return runs

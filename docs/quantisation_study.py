@@ -36,7 +36,11 @@ STATISTICS = {
     "error": ("error of weights", "{:.1%}"), "output": ("error of product", "{:.1%}"),
     "activation": ("largest activation", "{:.1f}"), "outliers": ("outlying dimensions", "{:.1%}"),
 }  # fmt: skip
+CELL = ("width", "steps", "model", "norm")
+"""Settings that distinguish the cells of the record."""
 LOOKED_AT = "absmax INT4, row"
+FIRST = ("", "columns", "steps", "seeds")
+"""First columns of a table."""
 
 
 def record(run_files, out=RECORD):
@@ -45,12 +49,13 @@ def record(run_files, out=RECORD):
     cells = {}
     for run in (run for file in run_files for run in bench.read(Path(file))):
         settings = run["settings"]
-        cells.setdefault((settings["width"], settings["model"], settings["norm"]), []).append(run)
+        key = tuple(settings[name] for name in CELL)
+        cells.setdefault(key, []).append(run)
     lines = []
-    for (width, model, norm), runs in sorted(cells.items()):
+    for key, runs in sorted(cells.items()):
         runs.sort(key=lambda run: run["settings"]["seed"])
         first = runs[0]
-        line = {"width": width, "model": model, "norm": norm, "seeds": [run["settings"]["seed"] for run in runs]}
+        line = dict(zip(CELL, key, strict=True)) | {"seeds": [run["settings"]["seed"] for run in runs]}
         line["weights"] = first["weights"]
         for key in ("loss", "accuracy"):
             line[key] = [run[key] for run in runs]
@@ -67,8 +72,7 @@ def record(run_files, out=RECORD):
             line["kinds"][kind]["alone"] = [fact["alone"] for fact in facts]
         lines.append(line)
     (settings, unigram) = next((run["settings"], run["unigram"]) for runs in cells.values() for run in runs)
-    own = ("model", "norm", "width", "seed")
-    sizes = {key: value for key, value in settings.items() if key not in own}
+    sizes = {key: value for key, value in settings.items() if key not in (*CELL, "seed")}
     out.parent.mkdir(exist_ok=True)
     written = ",\n".join(json.dumps(line) for line in lines)
     out.write_text(f'{{"unigram": {unigram}, "sizes": {json.dumps(sizes)}, "cells": [\n{written}\n]}}\n')
@@ -79,9 +83,12 @@ def make(folder):
     held = json.loads(RECORD.read_text(encoding="utf-8"))
     widest = [cell for cell in held["cells"] if cell["width"] == max(cell["width"] for cell in held["cells"])]
     files = {
-        "quantisation-loss.md": loss_table(held), "quantisation-accuracy.md": accuracy_table(held),
-        "quantisation-kinds.md": kinds_table(widest), "quantisation-training.svg": chart(held, widest),
-    }  # fmt: skip
+        "quantisation-loss.md": loss_table(held),
+        "quantisation-divergence.md": divergence_table(held),
+        "quantisation-accuracy.md": accuracy_table(held),
+        "quantisation-kinds.md": kinds_table(widest),
+        "quantisation-training.svg": chart(widest),
+    }
     studies.write(folder, files)
 
 
@@ -94,7 +101,17 @@ def loss_table(held):
         row += [spread([rise for rise, _, _ in cell["roundings"][name]["rise"]], "{:+.4f}") for name in roundings]
         halves = [(high - low) / 2 for _, low, high in cell["roundings"][LOOKED_AT]["rise"]]
         rows.append([*row, f"{statistics.fmean(halves):.4f}"])
-    return table(["", "columns", "seeds", "original", *roundings, f"± of {LOOKED_AT}"], rows)
+    return table([*FIRST, "original", *roundings, f"± of {LOOKED_AT}"], rows)
+
+
+def divergence_table(held):
+    """The mean divergence of each rounded model from itself, in thousandths of a nat."""
+    roundings = list(held["cells"][0]["roundings"])
+    rows = []
+    for cell in ordered(held["cells"]):
+        thousandths = [[1000 * kl for kl in cell["roundings"][name]["kl"]] for name in roundings]
+        rows.append([*named(cell), *(spread(values, "{:.2f}") for values in thousandths)])
+    return table([*FIRST, *roundings], rows)
 
 
 def accuracy_table(held):
@@ -107,7 +124,7 @@ def accuracy_table(held):
         shares = [[100 * share for share in cell["roundings"][name]["accuracy"]] for name in roundings]
         cells = [f"{statistics.fmean(values):.1f}" for values in (original, *shares)]
         rows.append([*named(cell), *cells, f"{statistics.fmean(halves):.1f}"])
-    return table(["", "columns", "seeds", "original", *roundings, "± of the original"], rows)
+    return table([*FIRST, "original", *roundings, "± of the original"], rows)
 
 
 def kinds_table(cells):
@@ -122,9 +139,9 @@ def kinds_table(cells):
     return table(["matrix", "", *(name for name, _ in STATISTICS.values()), "rise of the loss by it alone"], rows)
 
 
-def chart(held, cells):
+def chart(cells):
     """The chart of the training losses of some models, means of the seeds."""
-    lines, span = [], held["sizes"]["steps"] / len(cells[0]["losses"])
+    lines, span = [], cells[0]["steps"] / len(cells[0]["losses"])
     for cell in ordered(cells):
         losses = np.array(cell["losses"], float)
         place = list(NAMES).index((cell["model"], cell["norm"]))
@@ -134,13 +151,15 @@ def chart(held, cells):
 
 
 def ordered(cells):
-    """Some cells by width, then in the order of the names."""
-    return sorted(cells, key=lambda cell: (cell["width"], list(NAMES).index((cell["model"], cell["norm"]))))
+    """Some cells by width and steps, then in the order of the names."""
+    names = list(NAMES)
+    return sorted(cells, key=lambda cell: (cell["width"], cell["steps"], names.index((cell["model"], cell["norm"]))))
 
 
 def named(cell):
     """The first columns of a cell in a table."""
-    return [NAMES[cell["model"], cell["norm"]], str(cell["width"]), str(len(cell["seeds"]))]
+    name = NAMES[cell["model"], cell["norm"]]
+    return [name, str(cell["width"]), f"{cell['steps']:,}", str(len(cell["seeds"]))]
 
 
 def spread(values, write):

@@ -13,19 +13,16 @@ import pytest
 
 from blankfill.model.transformer import build
 from blankfill.report.lines import Line, lines_svg
-from module_files import module_at
 from page_commands import ROOT
+from study_texts import page_script, script, write_texts
 
-TEXT = "The river was low that summer, and the boys walked across. Nobody had seen it so low before. "
 SIZES = {"width": 32, "rows": 2, "length": 16, "steps": 25}
 TEXTS = "{http://www.w3.org/2000/svg}text"
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        return module_at("bench/deepnorm.py")
+def bench() -> ModuleType:
+    return script("deepnorm")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +30,6 @@ def texts(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("texts")
     write_texts(folder)
     return bench.texts_of([str(folder)], folder, 16, 200, 2 * SIZES["steps"])
-
-
-def write_texts(folder: Path) -> None:
-    for k in range(60):
-        text = f"{TEXT} {k} boats came down to the mill in week {k * k}. " * 2
-        (folder / f"{k}.txt").write_text(text, encoding="utf-8")
 
 
 def settings(norm: str, shrink: float = 1.0, rate: float = 1e-3) -> dict[str, Any]:
@@ -141,9 +132,8 @@ def test_finished_runs_are_not_repeated(
     assert out.count("| pre | 1 | 1 |") == 1 and out.count("| pre | 0.1 | 1 |") == 1
 
 
-def test_the_page_has_every_run_of_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    study = module_at("docs/deepnorm_study.py")
+def test_the_page_has_every_run_of_the_record(tmp_path: Path) -> None:
+    study = page_script("deepnorm_study")
     study.make(tmp_path)
     held = json.loads(study.RECORD.read_text(encoding="utf-8"))
     table = (tmp_path / "deepnorm-table.md").read_text(encoding="utf-8")
