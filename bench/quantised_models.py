@@ -14,9 +14,9 @@ biases stay as they are, and so do activations, as in the paper.
     glm-body  family glm-130b, objective gpt: what of the difference is architecture
 
 All have the same number of weights in their matrices, and tied word tables. The questions are the same for all: the
-last `ASKED` tokens of held-out passages of text, given the tokens before them (glm: context [gMASK] <sop> …). The last
-of these tokens are a whole word, whose tokens must all rank first for the model to be right (as in LAMBADA, but any
-word).
+last `TARGETS` tokens of held-out passages of text, given the tokens before them (glm: context [gMASK] <sop> …). The
+last of these tokens are a whole word, whose tokens must all rank first for the model to be right (as in LAMBADA, but
+any word).
 
 A run is one line of the file of --runs, which is read again on the next call: finished runs are not repeated. The seeds
 are the outermost loop.
@@ -56,8 +56,8 @@ GROUP = 32
 """Inputs of a group."""
 KINDS = ("attention.qkv", "attention.output", "ffn.inner", "ffn.output")
 """The matrices of a layer."""
-ASKED = 16
-"""Last tokens of a passage, which are asked for: a quarter of a row, as [gMASK] stands for at least a fifth of it."""
+TARGETS = 16
+"""Last tokens of a passage, which are predicted: a quarter of a row, as [gMASK] stands for at least a fifth of it."""
 AT_ONCE = 64
 """Passages of a batch."""
 OUTLIER = 6.0
@@ -107,7 +107,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--passages", type=int, default=512, help="held-out passages whose last tokens are asked for")
+    parser.add_argument("--passages", type=int, default=512, help="held-out passages whose last tokens are predicted")
     parser.add_argument("--vocabulary", type=int, default=2048, help="size, where the text is not prepared yet")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -179,10 +179,10 @@ def train_one(settings: Settings, texts: Texts) -> Run:
 
 
 class Questions:
-    """Held-out passages whose last tokens are asked for.
+    """Held-out passages whose last tokens are to be predicted.
 
     batches: passages as the model reads them. sizes: of each passage, the number of tokens of its last word. unigram:
-    mean negative log-probability of the asked tokens by word frequencies.
+    mean negative log-probability of these tokens by word frequencies.
     """
 
     def __init__(self, texts: Texts, count: int) -> None:
@@ -195,14 +195,14 @@ class Questions:
         # the same passages for all objectives: GLM's row has a mask and <sop> beside the text
         passages, self.sizes = passages_of(texts, objective.length - 2, count)
         begin = 1 if form.sees == "left" else 0  # a model that reads to the right has no answer for the first token
-        examples = [form.window(ids, begin, len(ids) - ASKED, len(ids)) for ids in passages]
+        examples = [form.window(ids, begin, len(ids) - TARGETS, len(ids)) for ids in passages]
         pad = vocabulary["pad"]
         self.batches: list[Batch] = [
             collate([[example] for example in examples[k : k + AT_ONCE]], pad) for k in range(0, count, AT_ONCE)
         ]
         counts = np.maximum(texts.corpus.unigram, 1)
-        asked = np.concatenate([ids[-ASKED:] for ids in passages])
-        self.unigram = float(-np.log(counts[asked] / counts.sum()).mean())
+        targets = np.concatenate([ids[-TARGETS:] for ids in passages])
+        self.unigram = float(-np.log(counts[targets] / counts.sum()).mean())
 
 
 def passages_of(texts: Texts, tokens: int, count: int) -> tuple[list[Int32], list[int]]:
@@ -217,14 +217,14 @@ def passages_of(texts: Texts, tokens: int, count: int) -> tuple[list[Int32], lis
     ids = np.asarray(corpus.tokens).astype(np.int32)
     bounds = np.append(corpus.sentence_starts[corpus.document_starts[:-1]], len(ids))
     begins = np.append(np.flatnonzero(word_start[ids] | np.isin(np.arange(len(ids)), bounds)), len(ids))
-    found: list[tuple[int, int]] = []
+    words: list[tuple[int, int]] = []
     for begin, end in itertools.pairwise(begins.tolist()):
         first = int(bounds[np.searchsorted(bounds, begin, side="right") - 1])
-        if letters[ids[begin:end]].all() and end - tokens >= first and end - begin < ASKED:
-            found.append((begin, end))
-    if len(found) < count:
-        raise SystemExit(f"the held-out text has {len(found)} places for a passage; give more text, or ask for fewer")
-    chosen = [found[k] for k in np.linspace(0, len(found) - 1, count).astype(int)]
+        if letters[ids[begin:end]].all() and end - tokens >= first and end - begin < TARGETS:
+            words.append((begin, end))
+    if len(words) < count:
+        raise SystemExit(f"the held-out text has {len(words)} places for a passage; give more text, or ask for fewer")
+    chosen = [words[k] for k in np.linspace(0, len(words) - 1, count).astype(int)]
     return [ids[end - tokens : end] for _, end in chosen], [end - begin for begin, end in chosen]
 
 
@@ -250,7 +250,7 @@ def rounded(model: Transformer, rounding: Rounding, kinds: Sequence[str] = KINDS
 
 
 def answers(model: Transformer, batch: Batch) -> Tensor:
-    """Return the log-probabilities of all tokens at each place that is asked for, [M, V]."""
+    """Return the log-probabilities of all tokens for each target, [M, V]."""
     import torch
 
     made: list[Tensor] = []
@@ -267,7 +267,7 @@ def answers(model: Transformer, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to all questions. nats: float64[P, ASKED], negative log-probability of each token; right: bool[P],
+    """Answers to all questions. nats: float64[P, TARGETS], negative log-probability of each token; right: bool[P],
     whether all tokens of the last word rank first; kl: float64[P], mean divergence from the original model, in nats."""
 
     nats: np.ndarray
@@ -314,10 +314,10 @@ def ask(model: Transformer, questions: Questions, originals: Sequence[Tensor]) -
         nats.append(-made_MV.gather(1, batch.target_ids[:, None])[:, 0].double().numpy())
         hits.append((made_MV.argmax(-1) == batch.target_ids).numpy())
         kl.append((original_MV.exp() * (original_MV - made_MV)).sum(-1).double().numpy())
-    rows = np.concatenate(hits).reshape(-1, ASKED)
+    rows = np.concatenate(hits).reshape(-1, TARGETS)
     right = np.array([row[-size:].all() for row, size in zip(rows, questions.sizes, strict=True)])
-    divergence = np.concatenate(kl).reshape(-1, ASKED).mean(1)
-    return Answers(np.concatenate(nats).reshape(-1, ASKED), right, divergence)
+    divergence = np.concatenate(kl).reshape(-1, TARGETS).mean(1)
+    return Answers(np.concatenate(nats).reshape(-1, TARGETS), right, divergence)
 
 
 def of_kinds(model: Transformer, batch: Batch) -> dict[str, Run]:
@@ -337,13 +337,13 @@ def of_kinds(model: Transformer, batch: Batch) -> dict[str, Run]:
     answers(model, batch)
     for hook in hooks:
         hook.remove()
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    facts: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for name, layer in matrices(model):
         kind = next(kind for kind in KINDS if name.endswith(kind))
         weight, x_NI = layer.weight.detach(), inputs[name].flatten(0, -2)
-        found[kind].append(of_weights(weight, x_NI) | of_activations(x_NI))
+        facts[kind].append(of_weights(weight, x_NI) | of_activations(x_NI))
     return {
-        kind: {key: number(statistics.fmean(of[key] for of in each)) for key in each[0]} for kind, each in found.items()
+        kind: {key: number(statistics.fmean(of[key] for of in each)) for key in each[0]} for kind, each in facts.items()
     }
 
 

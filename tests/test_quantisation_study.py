@@ -1,4 +1,4 @@
-"""The study of quantised models: its models are equally large and asked the same, rounding is that of the layers, its
+"""The study of quantised models: its models are equally large and predict the same, rounding is that of the layers, its
 runs can be interrupted, and its page has every run."""
 
 import json
@@ -62,19 +62,17 @@ def test_all_models_have_as_many_weights_in_their_matrices(bench: ModuleType, te
             assert model.config.alpha == pytest.approx(1.0 if norm == "pre" else math.sqrt(2))
 
 
-def test_all_models_are_asked_for_the_same_tokens_behind_the_same_text(
-    bench: ModuleType, texts: dict[str, Any]
-) -> None:
-    asked = {name: questions_of(bench, texts, name) for name in ("glm-130b", "gpt")}
-    (glm,), (gpt,) = asked["glm-130b"].batches, asked["gpt"].batches
-    assert asked["glm-130b"].sizes == asked["gpt"].sizes and asked["glm-130b"].unigram == asked["gpt"].unigram
-    assert glm.target_ids.tolist() == gpt.target_ids.tolist() and len(glm.target_ids) == 12 * bench.ASKED
-    vocabulary, columns, context = texts["gpt"].vocabulary, SETTINGS["length"] - 2, SETTINGS["length"] - 2 - bench.ASKED
+def test_all_models_predict_the_same_tokens_behind_the_same_text(bench: ModuleType, texts: dict[str, Any]) -> None:
+    glm_questions, gpt_questions = (questions_of(bench, texts, name) for name in ("glm-130b", "gpt"))
+    (glm,), (gpt,) = glm_questions.batches, gpt_questions.batches
+    assert glm_questions.sizes == gpt_questions.sizes and glm_questions.unigram == gpt_questions.unigram
+    assert glm.target_ids.tolist() == gpt.target_ids.tolist() and len(glm.target_ids) == 12 * bench.TARGETS
+    roles, tokens, answers = texts["glm-130b"].vocabulary.roles, SETTINGS["length"] - 2, glm.target_ids.view(12, -1)
+    context = tokens - bench.TARGETS
     assert glm.input_ids[:, :context].tolist() == gpt.input_ids[:, :context].tolist()
-    marks = [vocabulary["gmask"] if "gmask" in vocabulary.roles else vocabulary["mask"], vocabulary["sop"]]
-    assert glm.input_ids[:, context : context + 2].tolist() == [marks] * 12
-    assert glm.input_ids[:, context + 2 :].tolist()[0][: bench.ASKED - 1] == glm.target_ids[: bench.ASKED - 1].tolist()
-    assert gpt.input_ids[:, context : columns - 1].tolist()[0] == gpt.target_ids[: bench.ASKED - 1].tolist()
+    assert glm.input_ids[:, context : context + 2].tolist() == [[roles["gmask"], roles["sop"]]] * 12
+    assert glm.input_ids[:, context + 2 : tokens + 1].tolist() == answers[:, :-1].tolist()
+    assert gpt.input_ids[:, context : tokens - 1].tolist() == answers[:, :-1].tolist()
 
 
 def test_passages_lie_in_a_document_and_end_in_a_word(bench: ModuleType, texts: dict[str, Any]) -> None:
@@ -124,8 +122,8 @@ def test_columns_are_the_rows_of_the_transposed_matrix(bench: ModuleType) -> Non
     weight[:, 1] = 100.0
     by_columns, by_rows = bench.ROUNDINGS["absmax INT4, column"], bench.ROUNDINGS["absmax INT4, row"]
     assert by_columns(weight).tolist() == by_rows(weight.T.contiguous()).T.tolist()
-    kept = by_columns(weight)[:, [0, 2, 3]]
-    assert (kept - weight[:, [0, 2, 3]]).norm() < 0.1 * weight[:, [0, 2, 3]].norm()
+    small = by_columns(weight)[:, [0, 2, 3]]
+    assert (small - weight[:, [0, 2, 3]]).norm() < 0.1 * weight[:, [0, 2, 3]].norm()
     assert (by_rows(weight)[:, [0, 2, 3]] == 0).all()  # one large weight takes all steps of its row
 
 
@@ -147,11 +145,11 @@ def test_answers_have_the_loss_of_training(bench: ModuleType, texts: dict[str, A
         made = bench.ask(model, questions, originals)
         (batch,) = questions.batches
         assert made.nats.sum() == pytest.approx(float(loss_sums(model.eval(), batch)["lm"].detach()), rel=1e-5)
-        assert made.nats.shape == (12, bench.ASKED) and np.abs(made.kl).max() < 1e-6
-        # a model that is sure of the asked tokens is right everywhere; of all but the last one, nowhere
+        assert made.nats.shape == (12, bench.TARGETS) and np.abs(made.kl).max() < 1e-6
+        # a model that is sure of the right tokens is right everywhere; of all but the last one, nowhere
         sure = [torch.full_like(original, -30.0).scatter_(1, batch.target_ids[:, None], 0.0) for original in originals]
         assert bench.ask(_Fixed(bench, sure), questions, originals).right.all()
-        sure[0][bench.ASKED - 1 :: bench.ASKED].neg_()
+        sure[0][bench.TARGETS - 1 :: bench.TARGETS].neg_()
         assert not bench.ask(_Fixed(bench, sure), questions, originals).right.any()
 
 
