@@ -27,25 +27,22 @@ A gradient spike is a step whose gradient norm, before clipping, is above 10 tim
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
-import json
 import math
 import statistics
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from side_by_side import load_note
+from small_models import Run, Settings, Texts, finish, model_config, number, read, train_options, training
 
 if TYPE_CHECKING:
     import torch
 
-    from blankfill.model.config import TransformerConfig
     from blankfill.model.transformer import Transformer
-    from blankfill.types import Batch, Vocabulary
+    from blankfill.types import Batch
 
 NORMS = ("pre", "post", "deepnorm")
 HEAD = 16
@@ -60,9 +57,6 @@ SPIKE, BEFORE = 10.0, 20
 """Factor of a gradient spike over the median of this number of steps before it."""
 PROBED = 16
 """Number of rows on which activations are measured."""
-RECIPE = "glm-nano"
-"""Recipe whose corpus and training settings are the base."""
-Settings = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
@@ -90,148 +84,56 @@ def main() -> None:
     import torch
 
     given = arguments()
-    finished = read(given.runs)
     if given.table:
-        print_table(finished)
+        print_table(read(given.runs))
         return
     if note := load_note():
         print(note)
     torch.set_num_threads(given.threads)
-    grid = itertools.product(given.seeds, given.rates, given.depths, given.norms, given.shrink)
     sizes = {"width": given.width, "rows": given.rows, "length": given.length, "steps": given.steps}
-    grid_settings: list[Settings] = [
+    grid: list[Settings] = [
         {"norm": norm, "shrink": shrink, "depth": depth, "rate": rate, "seed": seed, **sizes}
-        for seed, rate, depth, norm, shrink in grid
-    ]
-    done = [run["settings"] for run in finished]
-    open_runs = [settings for settings in grid_settings if settings not in done]
-    print(f"{len(grid_settings) - len(open_runs)} of {len(grid_settings)} runs are finished", flush=True)
-    with tempfile.TemporaryDirectory(prefix="blankfill-") as folder:
-        texts = Texts(given.paths, Path(folder), given.length, given.vocabulary, given.rows * given.steps)
-        for number, settings in enumerate(open_runs, 1):
-            run = train(settings, texts)
-            with given.runs.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run) + "\n")
-            finished.append(run)
-            print(f"{number} of {len(open_runs)}: {said(settings)}: {result(run)}, {run['seconds']:.0f} s", flush=True)
-    print_table(finished)
-
-
-class Texts:
-    """The rows of the study: those of each seed, the validation rows, and the loss of word frequencies.
-
-    Args:
-        paths: Text, or a prepared folder.
-        folder: Where text is prepared.
-        length: Tokens of a row.
-        vocabulary: Size of the vocabulary of text that is prepared.
-        rows: Rows of a run.
-    """
-
-    def __init__(self, paths: list[str], folder: Path, length: int, vocabulary: int, rows: int) -> None:
-        from blankfill.config.recipe import load_recipe
-        from blankfill.objectives import OBJECTIVES
-        from blankfill.pretraining.data_setup import open_corpus, phases, target_baseline, validation_batches
-
-        recipe = load_recipe(RECIPE)
-        self.recipe = dataclasses.replace(
-            recipe,
-            objective=OBJECTIVES["glm-130b"](length=length),
-            corpus=dataclasses.replace(recipe.corpus, vocab_size=vocabulary, validation=0.05),
+        for seed, rate, depth, norm, shrink in itertools.product(
+            given.seeds, given.rates, given.depths, given.norms, given.shrink
         )
-        self.corpus = open_corpus(paths, self.recipe, folder / "corpus")
-        (part,) = phases(self.corpus, self.recipe)
-        self.rows = rows
-        self.validation = validation_batches(part.valid, 4 * PROBED, PROBED)
-        if not self.validation:
-            raise SystemExit("no document of the text is in its validation part; give more or longer documents")
-        self.unigram = target_baseline(self.corpus, part.new, self.validation)
-        self._batches: dict[tuple[int, int], list[Batch]] = {}
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary of the corpus."""
-        return self.corpus.vocabulary
-
-    def batches(self, seed: int, rows: int) -> list[Batch]:
-        """Return the batches of a seed, the same for every run. rows: of a batch."""
-        from blankfill.data.batching import collate
-        from blankfill.pretraining.data_setup import phases
-
-        if (seed, rows) not in self._batches:
-            (part,) = phases(self.corpus, dataclasses.replace(self.recipe, seed=seed))
-            made = [part.new.row(k) for k in range(self.rows)]
-            pad = self.vocabulary["pad"]
-            batches = [collate(made[k : k + rows], pad) for k in range(0, self.rows, rows)]
-            self._batches = {(seed, rows): batches}
-        return self._batches[seed, rows]
+    ]
+    with tempfile.TemporaryDirectory(prefix="blankfill-") as folder:
+        texts = texts_of(given.paths, Path(folder), given.length, given.vocabulary, given.rows * given.steps)
+        runs = finish(given.runs, grid, lambda settings: train(settings, texts), result)
+    print_table(runs)
 
 
-def model_config(settings: Settings, texts: Texts) -> TransformerConfig:
-    """Return the model of a run.
+def texts_of(paths: list[str], folder: Path, length: int, vocabulary: int, rows: int) -> Texts:
+    """Return the rows of the study: see `Texts`. length: tokens of a row."""
+    from blankfill.objectives import OBJECTIVES
 
-    deepnorm is GLM-130B's: norms after the sublayers, residual stream times √(2N), Xavier initialisation with smaller
-    feed-forward, value and output matrices. post has the same norms without the factor, and BERT's initialisation: the
-    standard deviation √(1 / 3D), which is 0.02 at D = 768 and GLM-130B's 0.0052 at D = 12,288. pre has norms before
-    the sublayers and GPT-2's initialisation: the same, divided by √(2N) for matrices that write to the residual stream.
-    """
-    from blankfill.families.options import ModelOptions
-
-    width = settings["width"]
-    options = ModelOptions(
-        family="glm-130b", norm=settings["norm"], hidden_size=width, num_layers=settings["depth"],
-        num_heads=width // HEAD, ffn_size=8 * width // 3, dropout=0.0, attention_dropout=0.0,
-        init_std=math.sqrt(1 / (3 * width)),
-    )  # fmt: skip
-    config = options.config_for(texts.recipe.objective, texts.vocabulary.size)
-    if settings["norm"] == "pre":
-        return dataclasses.replace(config, embedding_norm=False, scaled_init=True)
-    return config
+    objective = OBJECTIVES["glm-130b"](length=length)
+    return Texts(paths, folder, objective, vocabulary, rows, 4 * PROBED, PROBED)
 
 
-def train(settings: Settings, texts: Texts) -> dict[str, Any]:
-    """Train one model; returns the line of the run."""
+def train(settings: Settings, texts: Texts) -> Run:
+    """Train one model; returns the run without its settings."""
     import torch
 
     from blankfill.model.transformer import build
     from blankfill.training.loop import evaluate
-    from blankfill.training.loss import counts, loss_sums
-    from blankfill.training.optimizer import build_optimizer
-    from blankfill.training.options import TrainOptions
 
-    options = TrainOptions(
-        steps=settings["steps"], batch_size=settings["rows"], lr=settings["rate"], warmup=0.1, schedule="cosine",
-        min_lr=0.1, weight_decay=0.1, beta1=0.9, beta2=0.95, eps=1e-8, max_grad_norm=1.0,
-        embedding_gradient_shrink=settings["shrink"],
-    )  # fmt: skip
+    options = train_options(
+        settings["steps"], settings["rows"], settings["rate"], embedding_gradient_shrink=settings["shrink"]
+    )
     device = torch.device("cpu")
-    model = build(model_config(settings, texts), settings["seed"], device)
+    config = model_config(texts, settings["norm"], settings["width"], settings["depth"], HEAD)
+    model = build(config, settings["seed"], device)
     model.token_embeddings.gradient_shrink = options.embedding_gradient_shrink
-    optimizer = build_optimizer(model, options)
     gradients = Gradients(model)
-    began, losses = time.process_time(), []
     first = probe(model, texts.validation[0])
-    model.train()
-    for step, batch in enumerate(texts.batches(settings["seed"], settings["rows"])[: settings["steps"]]):
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr_at(step) * group["lr_scale"]
-        sums, targets = loss_sums(model, batch), counts(batch)
-        loss = sum((value / targets[name] for name, value in sums.items()), torch.zeros(()))
-        losses.append(float(loss.detach()))
-        loss.backward()
-        norm = gradients.measure(batch)
-        if not (math.isfinite(losses[-1]) and math.isfinite(norm)):
-            break
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    losses = list(training(model, texts.batches(settings["seed"], settings["rows"]), options, gradients.measure))
     gradients.close()
     whole = len(losses) == settings["steps"] and math.isfinite(losses[-1])
     valid = evaluate(model, texts.validation, device, torch.float32)["lm"] if whole else math.nan
     last = probe(model, texts.validation[0]) if whole else {}
     means = [statistics.fmean(losses[k : k + SPAN]) for k in range(len(losses) - SPAN + 1)]
     return {
-        "settings": settings,
         "finite": whole and math.isfinite(valid),
         "steps": len(losses),
         "valid": number(valid),
@@ -241,11 +143,10 @@ def train(settings: Settings, texts: Texts) -> dict[str, Any]:
         **gradients.summary(),
         "first": first,
         "last": last,
-        "seconds": round(time.process_time() - began, 1),
     }
 
 
-def status(run: dict[str, Any]) -> str:
+def status(run: Run) -> str:
     """Return what became of a run: see the head of this file."""
     if not run["finite"]:
         return "not finite"
@@ -347,36 +248,21 @@ def probe(model: Transformer, batch: Batch) -> dict[str, list[float | None]]:
     return {"hidden": [number(float(state.abs().max())) for state in states], "scores": list(map(number, scores))}
 
 
-def number(value: float) -> float | None:
-    """Return a number with four digits; None for one that is not finite, which JSON does not have."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the finished runs; a line that an interruption cut is left out."""
-    runs = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            runs.append(json.loads(line))
-        except ValueError:
-            print(f"{path}: a line is damaged and left out; its run is repeated")
-    return runs
-
-
 def said(settings: Settings) -> str:
     """Return the settings of a run in words."""
     shrink = "" if settings["shrink"] == 1 else f", shrink {settings['shrink']:g}"
     return f"{settings['norm']}{shrink}, {settings['depth']} layers, rate {settings['rate']:g}, seed {settings['seed']}"
 
 
-def result(run: dict[str, Any]) -> str:
+def result(run: Run) -> str:
     """Return what became of a run in words."""
     if not run["finite"]:
-        return f"not finite at step {run['steps']}"
-    return f"{status(run)}, validation {run['valid']:.2f} (word frequencies {run['unigram']:.2f})"
+        return f"{said(run['settings'])}: not finite at step {run['steps']}"
+    losses = f"validation {run['valid']:.2f} (word frequencies {run['unigram']:.2f})"
+    return f"{said(run['settings'])}: {status(run)}, {losses}"
 
 
-def print_table(runs: list[dict[str, Any]]) -> None:
+def print_table(runs: list[Run]) -> None:
     """Print, for each norm, shrink, depth and rate, the number of its runs by what became of them, and their mean
     validation loss."""
     rates = sorted({run["settings"]["rate"] for run in runs})

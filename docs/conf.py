@@ -16,6 +16,7 @@ import deepnorm_study  # noqa: E402
 import home  # noqa: E402
 import options  # noqa: E402
 import pictures  # noqa: E402
+import quantisation_study  # noqa: E402
 
 from blankfill._version import __version__  # noqa: E402
 
@@ -48,5 +49,6 @@ def setup(app):
     """Draw the pictures and teach Sphinx the `options` directive."""
     pictures.make(HERE / "_build" / "generated")
     deepnorm_study.make(HERE / "_build" / "generated")
+    quantisation_study.make(HERE / "_build" / "generated")
     home.make(HERE / "_build" / "generated")
     app.add_directive("options", options.Options)

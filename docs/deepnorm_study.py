@@ -4,7 +4,6 @@
 the means over the seeds that the charts show. Charts and table are made when the documentation is built.
 """
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -12,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import studies
 
 from blankfill.report.lines import Line, lines_svg
 
@@ -26,11 +26,7 @@ DRAWN = 0.003
 
 def record(runs_file, out=RECORD):
     """Write the record of finished runs."""
-    spec = importlib.util.spec_from_file_location("deepnorm_bench", HERE.parent / "bench" / "deepnorm.py")
-    bench = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(HERE.parent / "bench"))
-    spec.loader.exec_module(bench)
-    cells = {}
+    bench, means, cells = studies.script("deepnorm"), studies.means, {}
     for run in bench.read(Path(runs_file)):
         settings = run["settings"]
         key = (settings["norm"], settings["shrink"], settings["depth"], settings["rate"])
@@ -55,14 +51,8 @@ def record(runs_file, out=RECORD):
     out.write_text(f'{{"unigram": {unigram}, "sizes": {json.dumps(sizes)}, "cells": [\n{written}\n]}}\n')
 
 
-def means(curves):
-    """The means of some curves at each point, with three digits."""
-    return [float(f"{value:.3g}") for value in np.mean(np.array(curves, float), 0)] if curves else []
-
-
 def make(folder):
     """Write the charts and the table to a folder; those that are the same already are left alone."""
-    folder.mkdir(parents=True, exist_ok=True)
     held = json.loads(RECORD.read_text(encoding="utf-8"))
     files = {"deepnorm-table.md": table(held)}
     for rate in sorted({cell["rate"] for cell in held["cells"]}):
@@ -84,9 +74,7 @@ def make(folder):
     files["deepnorm-scores.svg"] = chart(
         cells, "last scores", f"Largest attention score after training, {at}", "", "layer", 1
     )
-    for name, text in files.items():
-        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text:
-            (folder / name).write_text(text, encoding="utf-8")
+    studies.write(folder, files)
 
 
 def over_depth(held, rate):
