@@ -26,7 +26,7 @@ class ExportArguments:
     The folder opens in transformers as it is; a fine-tuned model keeps its head and the names of its labels. --format
     onnx writes model.onnx for onnxruntime (encoders with or without a head; T5 and BART that were fine-tuned to write).
     --format gguf writes model.gguf for llama.cpp and ollama (GPT-2; the encoders of BERT, RoBERTa, ModernBERT and their
-    kin for vectors of texts). README.md is the model card. Where transformers, onnxruntime or llama-cpp-python is
+    kin for vectors of texts). README.md is the model card. Where transformers, onnxruntime or llama.cpp (xllamacpp) is
     installed, its scores on real text are compared with ours; with matrices of full precision a difference above 1e-4 is
     an error, and types of fewer bits that lose too much are refused.
     """
@@ -145,7 +145,7 @@ def show_gguf(made: ExportedGguf) -> None:
 
     show(f"against the model, on {counted(made.texts)}: {made.change.text()}")
     if made.check is None:
-        show("llama-cpp-python is not installed, so llama.cpp did not read the file")
+        show("xllamacpp is not installed, so llama.cpp did not read the file")
     else:
         show(made.check.text())
         if made.check.example:

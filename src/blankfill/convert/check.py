@@ -48,6 +48,9 @@ def real_text(loaded: Loaded, path: Path, count: int = TEXTS) -> list[str]:
             starts = np.cumsum([0, *corpus.document_tokens])
             chosen = np.unique(np.linspace(0, len(corpus) - 1, min(count, len(corpus))).astype(int)).tolist()
             cut = [corpus.tokens[starts[k] : min(starts[k + 1], starts[k] + LONGEST)] for k in chosen]
+            if len(chosen) < count:  # few and long documents
+                places = np.unique(np.linspace(0, max(0, len(corpus.tokens) - LONGEST), count).astype(int))
+                cut = [corpus.tokens[place : place + LONGEST] for place in places]
             if texts := [text for ids in cut if (text := loaded.tokenizer.decode(ids.tolist())).strip()]:
                 return texts
     half = count // 2

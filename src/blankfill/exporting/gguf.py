@@ -1,8 +1,7 @@
 """A model of ours → a folder with `model.gguf` for llama.cpp and its model card, checked by reading the file back.
 
 The numbers of the file are put into a copy of the model, whose scores are compared with the model's on real text: that
-is what the type of the file loses. Where llama-cpp-python is installed, llama.cpp reads the file too
-(`exporting.llama_cpp`).
+is what the type of the file loses. Where xllamacpp is installed, llama.cpp reads the file too (`exporting.llama_cpp`).
 """
 
 from __future__ import annotations

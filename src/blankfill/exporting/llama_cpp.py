@@ -1,15 +1,18 @@
-"""What llama.cpp reads and computes from an exported file, where llama-cpp-python is installed.
+"""What llama.cpp reads and computes from an exported file, where the package xllamacpp is installed, which has it built.
 
 llama.cpp ends the whole process when a file is not as it expects, so it runs in one of its own: this module is its
-program too (`python -m blankfill.exporting.llama_cpp FILE REQUEST ANSWER`).
+program too (`python -m blankfill.exporting.llama_cpp FILE REQUEST ANSWER`). It is asked as a server on this machine.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from blankfill.convert.gguf_tokenizer import Frame
     from blankfill.exporting.score_change import ScoreChange
 
+PACKAGE = "xllamacpp"
+PLACES = 4
+"""Places in a text after which the next token is compared."""
 LONGEST_TEXT = 400
 """Characters of a text at most."""
 ALLOWED_KL = 0.05
@@ -50,7 +56,7 @@ class LlamaCheck:
 def compare_with_llama_cpp(
     loaded: Loaded, file: Path, texts: Sequence[str], frame: Frame, pooling: Pooling, expected: ScoreChange, where: object
 ) -> LlamaCheck | None:
-    """Return what llama.cpp reads and computes from a file; None where llama-cpp-python is not installed.
+    """Return what llama.cpp reads and computes from a file; None where xllamacpp is not installed.
 
     expected: change of the scores by the numbers of the file. where: the model, for sentences.
 
@@ -60,17 +66,21 @@ def compare_with_llama_cpp(
     import torch
 
     from blankfill.errors import UserError
+    from blankfill.convert.check import our_scores
     from blankfill.exporting.framing import framed_ids, vector_of
     from blankfill.exporting.score_change import ScoreComparison
-    from blankfill.convert.check import our_scores
     from blankfill.system.environment import has_module
 
-    if not has_module("llama_cpp"):
+    if not has_module(PACKAGE):
         return None
     cut = [text[:LONGEST_TEXT] for text in texts]
     rows = [framed_ids(loaded, text, frame) for text in cut]
     causal = loaded.objective.causal
-    answer = _run(file, {"causal": causal, "texts": cut, "rows": rows, "context": len(max(rows, key=len)) + 8}, where)
+    request = {
+        "causal": causal, "texts": cut, "rows": rows, "context": len(max(rows, key=len)) + 8,
+        "outputs": loaded.model.config.vocab_size,
+    }  # fmt: skip
+    answer = _run(file, request, where)
     comparison, same, example = ScoreComparison(expected.bits), 0, ""
     for k, (text, ids) in enumerate(zip(cut, rows, strict=True)):
         theirs = answer[f"ids{k}"].tolist()[: len(ids)]
@@ -83,8 +93,11 @@ def compare_with_llama_cpp(
             continue
         made = torch.from_numpy(answer[f"scores{k}"])
         if causal:
+            columns = [end - 1 for end in ends_of(ids)]
             row = loaded.format.export_row(np.array(ids[:-1], np.int32))
-            comparison.add_scores(our_scores(loaded, row), made[: len(ids) - 1], torch.tensor(ids[1:]))
+            targets = torch.tensor([ids[column + 1] for column in columns])
+            with torch.inference_mode():
+                comparison.add_scores(our_scores(loaded, row)[columns], made, targets)
         else:
             comparison.add_vectors(vector_of(loaded, ids, pooling), made)
     change = comparison.result()
@@ -113,28 +126,45 @@ def _run(file: Path, request: dict[str, Any], where: object) -> dict[str, Any]:
             return dict(made)
 
 
+def ends_of(ids: Sequence[int]) -> list[int]:
+    """Return the lengths of the beginnings of a row after which the next token is compared."""
+    return sorted({max(1, len(ids) * part // PLACES - 1) for part in range(1, PLACES + 1)})
+
+
 def main(file: str, request: str, answer: str) -> None:
     """Read a file with llama.cpp and write the ids and scores of texts."""
-    import llama_cpp
-
+    package: Any = importlib.import_module(PACKAGE)
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
-    size = min(int(asked["context"]), 4096)
-    model = llama_cpp.Llama(
-        model_path=file, n_ctx=size, n_batch=size, n_ubatch=size, n_threads=1, n_threads_batch=1, verbose=False,
-        logits_all=asked["causal"], embedding=not asked["causal"],
-    )  # fmt: skip
+    settings = package.CommonParams()
+    settings.model.path, settings.port, settings.n_parallel, settings.warmup = file, 0, 1, False
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = int(asked["context"])
+    settings.embedding, settings.embd_normalize = not asked["causal"], -1
+    server = package.Server(settings)
+
+    def post(path: str, values: dict[str, Any]) -> Any:
+        data, headers = json.dumps(values).encode(), {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(server.listening_address + path, data, headers)) as reply:
+            return json.load(reply)
+
     made: dict[str, Any] = {}
     for k, (text, ids) in enumerate(zip(asked["texts"], asked["rows"], strict=True)):
-        made[f"ids{k}"] = np.array(model.tokenize(text.encode(), add_bos=True, special=False), np.int64)
+        read = post("/tokenize", {"content": text, "add_special": True, "parse_special": False})["tokens"]
+        made[f"ids{k}"] = np.array(read, np.int64)
         if len(ids) < 2:
             continue
-        if asked["causal"]:
-            model.reset()
-            model.eval(ids)
-            made[f"scores{k}"] = np.array(model.scores[: len(ids)], np.float32)
-        else:
-            made[f"scores{k}"] = np.array(model.embed(text, normalize=False), np.float32)
+        if not asked["causal"]:
+            made[f"scores{k}"] = np.array(post("/embedding", {"content": ids})[0]["embedding"][0], np.float32)
+            continue
+        scores = np.full((len(ends_of(ids)), asked["outputs"]), -np.inf, np.float32)
+        for place, end in enumerate(ends_of(ids)):
+            values = {"prompt": ids[:end], "n_predict": 1, "n_probs": asked["outputs"], "temperature": -1}
+            reply = post("/completion", values)
+            for entry in reply["completion_probabilities"][0]["top_logprobs"]:
+                scores[place, entry["id"]] = entry["logprob"]
+        made[f"scores{k}"] = scores
     np.savez(answer, **made)
+    sys.stderr.flush()
+    os._exit(0)  # the server's threads would wait for each other
 
 
 if __name__ == "__main__":
