@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result
@@ -44,9 +44,10 @@ class ExportArguments:
     """Folder to write; it must be new or empty."""
     format: Literal["transformers", "onnx", "gguf"] = "transformers"
     """Format of the folder."""
-    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "int8"] = "auto"
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "int8", "int8_blocks"] = "auto"
     """Type of the matrices. auto: f16 for gguf, f32 for onnx. q8_0 to q4_0: 8 to 4 bits, for gguf. int8: 8 bits for
-    weights and activations, for onnx. A transformers folder keeps the type of the model."""
+    weights and activations, for onnx; int8_blocks: with a scale for every 32 numbers, more exact and less fast. A
+    transformers folder keeps the type of the model."""
     pooling: Literal["mean", "cls"] = "mean"
     """How llama.cpp makes the vector of a text from an encoder: the mean of its columns, or the first, as for embed."""
     reduce_range: bool = True
@@ -112,7 +113,7 @@ def counted(texts: int, task: str = "") -> str:
 
 
 TYPES: dict[str, tuple[str, ...]] = {
-    "transformers": (), "onnx": ("f32", "int8"),
+    "transformers": (), "onnx": ("f32", "int8", "int8_blocks"),
     "gguf": ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
 }  # fmt: skip
 """Types of the matrices for each format."""
@@ -133,7 +134,7 @@ def to_gguf(args: ExportArguments) -> Result:
 
     if args.lora == "adapter":
         raise UserError(f"GGUF is written without adapters; leave out {setting('lora')} or {setting('format')}")
-    kind = "f16" if args.type in ("auto", "int8") else args.type
+    kind: Any = "f16" if args.type == "auto" else args.type
     made = export_gguf(args.model, args.out, kind, args.text, args.part, args.pooling, args.force)
     return Result(values=as_json(made), show=lambda: show_gguf(made))
 
@@ -163,7 +164,8 @@ def to_onnx(args: ExportArguments) -> Result:
 
     if args.lora == "adapter":
         raise UserError(f"ONNX has no adapters; leave out {setting('lora')} or {setting('format')}")
-    made = export_onnx(args.model, args.out, args.text, args.part)
+    kind: Any = "f32" if args.type == "auto" else args.type
+    made = export_onnx(args.model, args.out, args.text, args.part, kind, args.reduce_range, args.force)
     return Result(values=as_json(made), show=lambda: show_onnx(made))
 
 
@@ -171,9 +173,12 @@ def show_onnx(made: ExportedOnnx) -> None:
     """Print where the model is, and how it compares with ours."""
     from blankfill.system.console import show
 
+    compared = counted(made.texts, made.task)
     if made.difference is None:
         show("onnxruntime is not installed, so the export was not run")
     else:
-        compared = counted(made.texts, made.task)
-        show(f"onnxruntime gives what torch gives on {compared}; largest difference {made.difference:.1e}")
+        full = " with f32" if made.change is not None else ""
+        show(f"onnxruntime gives what torch gives{full} on {compared}; largest difference {made.difference:.1e}")
+    if made.change is not None:
+        show(f"with 8 bits against f32, on {compared}: {made.change.text()}")
     show(f"{', '.join(made.outputs)}; the model is {' and '.join(str(made.folder / name) for name in made.files)}")

@@ -31,7 +31,7 @@ from blankfill.exporting.cards import fine_tuned_card, pretrained_card
 from blankfill.exporting.framing import frame_of, framed_ids, vector_of
 from blankfill.exporting.heads import loaded_of
 from blankfill.exporting.llama_cpp import LlamaCheck, compare_with_llama_cpp
-from blankfill.exporting.score_change import ScoreChange, ScoreComparison
+from blankfill.convert.score_change import ScoreChange, ScoreComparison
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 from blankfill.system.files import whole_folder, write_file
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.convert.gguf_layout import Pooling
     from blankfill.convert.gguf_tokenizer import Frame
-    from blankfill.exporting.score_change import ScoreChange
+    from blankfill.convert.score_change import ScoreChange
 
 PACKAGE = "xllamacpp"
 PLACES = 4
@@ -68,7 +68,7 @@ def compare_with_llama_cpp(
     from blankfill.errors import UserError
     from blankfill.convert.check import our_scores
     from blankfill.exporting.framing import framed_ids, vector_of
-    from blankfill.exporting.score_change import ScoreComparison
+    from blankfill.convert.score_change import ScoreComparison
     from blankfill.system.environment import has_module
 
     if not has_module(PACKAGE):
