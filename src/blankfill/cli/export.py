@@ -27,8 +27,7 @@ class ExportArguments:
     onnx writes model.onnx for onnxruntime (encoders with or without a head; T5 and BART that were fine-tuned to write).
     --format gguf writes model.gguf for llama.cpp and ollama (GPT-2; the encoders of BERT, RoBERTa, ModernBERT and their
     kin for vectors of texts). README.md is the model card. Where transformers, onnxruntime or llama.cpp (xllamacpp) is
-    installed, its scores on real text are compared with ours; with matrices of full precision a difference above 1e-4 is
-    an error, and types of fewer bits that lose too much are refused.
+    installed, its scores on real text are compared with ours. Types of fewer bits that lose too much are refused.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -51,8 +50,8 @@ class ExportArguments:
     pooling: Literal["mean", "cls"] = "mean"
     """How llama.cpp makes the vector of a text from an encoder: the mean of its columns, or the first, as for embed."""
     reduce_range: bool = True
-    """Weights of 7 bits with --type int8: without it, products overflow silently on processors that have AVX2 or AVX-512
-    and no VNNI. Switch it off where all processors have VNNI."""
+    """Weights of 7 bits with --type int8: with 8, products overflow silently on processors that have AVX2 or AVX-512 and
+    no VNNI. Switch it off where all processors have VNNI."""
     force: bool = False
     """Write a folder of fewer bits that loses more than is allowed."""
     part: Literal["model", "generator"] = "model"

@@ -1,9 +1,9 @@
 """A model of ours → a GGUF file, as llama.cpp and programs built on it (ollama, LM Studio) read it, and back.
 
-Tables of words and the matrices of layers get the type of the file; biases, norms and the tables of positions and token
-types stay fp32, as in llama.cpp's own converter. With types of 4 and 5 bits the table of words, which is also the output
-of a tied model, has 8 bits: llama.cpp's own quantiser gives it more bits too. A matrix whose rows do not fill blocks of 32
-is fp16. Numbers are rounded by the `gguf` package; one tensor is in memory at a time.
+Tables of words and the matrices of layers get the type of the file. Biases, norms and the tables of positions and token
+types stay fp32, as in llama.cpp's own converter. With types of 4 and 5 bits the table of words, which is also the
+output of a tied model, has 8 bits: llama.cpp's own quantiser gives it more bits too. A matrix whose rows do not fill
+blocks of 32 is fp16. Numbers are rounded by the `gguf` package; one tensor is in memory at a time.
 
 Not here: which architecture computes a model (`gguf_layout`), the tokenizer (`gguf_tokenizer`).
 """

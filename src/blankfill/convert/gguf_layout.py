@@ -188,7 +188,7 @@ def _type_rows(objective: Objective, context: int, where: object) -> tuple[int, 
     kinds = np.unique(objective.row_positions(min(context, 16))[1:2])
     if len(kinds) > 1:
         raise UserError(
-            f"{where} cannot be written as GGUF: it reads a text with several token types, and llama.cpp's bert with one"
+            f"{where} cannot be written as GGUF: it reads a text with several token types, and llama.cpp with one"
         )
     kind = int(kinds[0]) if len(kinds) else 0
     return (kind, kind + 1) if kind else None

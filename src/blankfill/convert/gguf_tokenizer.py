@@ -1,9 +1,9 @@
 """A tokenizer of ours as llama.cpp reads it from a GGUF file.
 
 llama.cpp has its own code for each kind of tokenizer, and knows those of GPT-2 (byte-level BPE) and BERT (WordPiece).
-Every token is in the file with a type. A WordPiece vocabulary is written with a mark before the tokens that begin a word
-instead of `##` before those that do not. What the code there has no setting for is an error, or a note where only rare
-text is read otherwise.
+Every token is in the file with a type. A WordPiece vocabulary is written with a mark before the tokens that begin a
+word instead of `##` before those that do not. What the code there has no setting for is an error, or a note where only
+rare text is read otherwise.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def _byte_bpe(spec: Mapping[str, Any], where: object) -> tuple[dict[str, Any], l
     for step in steps_of(spec["normalizer"], "normalizers"):
         if step["type"] != "NFC":
             raise UserError(
-                f"{where} cannot be written as GGUF: its tokenizer changes text ({step['type']}) before it cuts it, and "
-                "llama.cpp's BPE does not"
+                f"{where} cannot be written as GGUF: its tokenizer changes text ({step['type']}) before it cuts it, "
+                "and llama.cpp's BPE does not"
             )
         notes.append("llama.cpp does not bring text into NFC, as this tokenizer does: bring it into NFC yourself")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -166,8 +166,8 @@ def _wordpiece(spec: Mapping[str, Any], where: object) -> tuple[dict[str, Any], 
     usual = usual and before[0]["type"] == "BertPreTokenizer" and (len(before) == 1 or cut)
     if not usual or not (own or len(steps) == 1) or not fold[0].get("handle_chinese_chars", True):
         raise UserError(
-            f"{where} cannot be written as GGUF: its WordPiece tokenizer cleans or cuts text otherwise than BERT's, and "
-            "llama.cpp has BERT's alone"
+            f"{where} cannot be written as GGUF: its WordPiece tokenizer cleans or cuts text otherwise than BERT's, "
+            "and llama.cpp has BERT's alone"
         )
     lowercase = bool(fold[0]["lowercase"])
     strip = lowercase if fold[0].get("strip_accents") is None else bool(fold[0]["strip_accents"])

@@ -1,4 +1,4 @@
-"""How far the scores of an export with fewer bits are from those of the model, on real text, and whether that is allowed.
+"""How far the scores of an export with fewer bits are from the model's, on real text, and whether that is allowed.
 
 Shapes: M columns, V outputs, D width.
 """
@@ -108,9 +108,15 @@ class ScoreComparison:
         """Return what became of the scores."""
         nan = math.nan
         kl = torch.cat(self._kl) if self._kl else torch.empty(0)
-        perplexities = [math.exp(nll / self._targets) if self._targets else nan for nll in self._nll]
+        before, after = (math.exp(nll / self._targets) if self._targets else nan for nll in self._nll)
         return ScoreChange(
-            self.bits, len(kl), float(kl.mean()) if len(kl) else nan, float(kl.quantile(0.99)) if len(kl) else nan,
-            self._same / len(kl) if len(kl) else nan, *perplexities,
-            math.fsum(self._cosines) / len(self._cosines) if self._cosines else nan, len(self._cosines),
-        )  # fmt: skip
+            bits=self.bits,
+            columns=len(kl),
+            kl_mean=float(kl.mean()) if len(kl) else nan,
+            kl_99=float(kl.quantile(0.99)) if len(kl) else nan,
+            same_top=self._same / len(kl) if len(kl) else nan,
+            perplexity=before,
+            new_perplexity=after,
+            cosine=math.fsum(self._cosines) / len(self._cosines) if self._cosines else nan,
+            seen=len(self._cosines),
+        )

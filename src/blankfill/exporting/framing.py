@@ -28,8 +28,8 @@ def frame_of(loaded: Loaded, where: object) -> Frame:
         return Frame(roles.get("eos") if before else None, None, roles.get("eos"))
     if len(before) != 1 or len(after) != 1 or loaded.vocabulary.missing((*before, *after)):
         raise UserError(
-            f"{where} cannot be written as GGUF: llama.cpp frames the text of an encoder by one token before it and one "
-            f"behind it, and this model reads {' '.join((*before, 'text', *after))}"
+            f"{where} cannot be written as GGUF: llama.cpp frames the text of an encoder by one token before it and "
+            f"one behind it, and this model reads {' '.join((*before, 'text', *after))}"
         )
     return Frame(roles[before[0]], roles[after[0]])
 

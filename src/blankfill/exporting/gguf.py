@@ -25,13 +25,13 @@ from blankfill.convert.gguf import BITS, FILE, GgufType, check_package, put_back
 from blankfill.convert.gguf_layout import GgufLayout, Pooling, layout_of
 from blankfill.convert.gguf_tokenizer import Frame, tokenizer_values
 from blankfill.convert.importing import check_free
+from blankfill.convert.score_change import ScoreChange, ScoreComparison
 from blankfill.corpus.tokenizer_chat import template_source
 from blankfill.errors import UserError
 from blankfill.exporting.cards import fine_tuned_card, pretrained_card
 from blankfill.exporting.framing import frame_of, framed_ids, vector_of
 from blankfill.exporting.heads import loaded_of
 from blankfill.exporting.llama_cpp import LlamaCheck, compare_with_llama_cpp
-from blankfill.convert.score_change import ScoreChange, ScoreComparison
 from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
 from blankfill.system.files import whole_folder, write_file
 

@@ -1,4 +1,4 @@
-"""What llama.cpp reads and computes from an exported file, where the package xllamacpp is installed, which has it built.
+"""What llama.cpp reads and computes from an exported file, where xllamacpp is installed, which has it built.
 
 llama.cpp ends the whole process when a file is not as it expects, so it runs in one of its own: this module is its
 program too (`python -m blankfill.exporting.llama_cpp FILE REQUEST ANSWER`). It is asked as a server on this machine.
@@ -54,7 +54,13 @@ class LlamaCheck:
 
 
 def compare_with_llama_cpp(
-    loaded: Loaded, file: Path, texts: Sequence[str], frame: Frame, pooling: Pooling, expected: ScoreChange, where: object
+    loaded: Loaded,
+    file: Path,
+    texts: Sequence[str],
+    frame: Frame,
+    pooling: Pooling,
+    expected: ScoreChange,
+    where: object,
 ) -> LlamaCheck | None:
     """Return what llama.cpp reads and computes from a file; None where xllamacpp is not installed.
 
@@ -65,10 +71,10 @@ def compare_with_llama_cpp(
     """
     import torch
 
-    from blankfill.errors import UserError
     from blankfill.convert.check import our_scores
-    from blankfill.exporting.framing import framed_ids, vector_of
     from blankfill.convert.score_change import ScoreComparison
+    from blankfill.errors import UserError
+    from blankfill.exporting.framing import framed_ids, vector_of
     from blankfill.system.environment import has_module
 
     if not has_module(PACKAGE):
@@ -101,7 +107,9 @@ def compare_with_llama_cpp(
         else:
             comparison.add_vectors(vector_of(loaded, ids, pooling), made)
     change = comparison.result()
-    worse = change.kl_mean > expected.kl_mean + ALLOWED_KL if causal else change.cosine < expected.cosine - ALLOWED_COSINE
+    worse = (
+        change.kl_mean > expected.kl_mean + ALLOWED_KL if causal else change.cosine < expected.cosine - ALLOWED_COSINE
+    )
     if same and worse:
         raise UserError(
             f"{where}: llama.cpp computes other scores from the file than its numbers give ({change.text()}; expected "

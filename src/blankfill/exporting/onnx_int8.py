@@ -1,8 +1,8 @@
 """An ONNX graph with matrices of 8 bits, compared with the graph of full precision on real rows.
 
 int8 is onnxruntime's dynamic quantisation: a scale for each column of a matrix, and one for all activations of a batch,
-found while it runs. int8_blocks has a scale for every 32 inputs, of weights and of activations: more exact, and less fast.
-Only products with a matrix of weights are changed; the table of words and the norms stay fp32.
+found while it runs. int8_blocks has a scale for every 32 inputs, of weights and of activations: more exact, and less
+fast. Only products with a matrix of weights are changed; the table of words and the norms stay fp32.
 
 Shapes: B rows, T columns, C outputs.
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,9 +32,7 @@ NAMES = ("onnx", "onnxruntime", "onnx_ir")
 def check_packages() -> None:
     """Raise UserError when a package that makes graphs of 8 bits is missing."""
     if missing := [name for name in NAMES if not has_module(name)]:
-        raise UserError(
-            f'ONNX of 8 bits needs {" and ".join(missing)}; install with: pip install "blankfill[export]"'
-        )
+        raise UserError(f'ONNX of 8 bits needs {" and ".join(missing)}; install with: pip install "blankfill[export]"')
 
 
 def lowering(
@@ -146,9 +143,7 @@ def _add(
     elif ours.dim() == 3:
         comparison.add_scores(ours[inside], theirs[inside])
     elif name in ("start_logits", "end_logits"):
-        hide = torch.where(inside, 0.0, -np.inf)
-        for row in range(len(ours)):
-            keep = torch.isfinite(hide[row])
-            comparison.add_scores(ours[row][keep][None], theirs[row][keep][None])
+        for k, keep in enumerate(inside):
+            comparison.add_scores(ours[k][keep][None], theirs[k][keep][None])
     else:
         comparison.add_scores(ours, theirs)
