@@ -94,7 +94,9 @@ def test_scores_and_losses_are_those_of_the_dequantised_model(tmp_path: Path, fa
         if not model.config.generator_size:
             row = loaded.format.export_row(document_of(12).ids.astype(np.int64))
             scores = our_scores(loaded, row)
-            assert (scores - our_scores(replace(loaded, model=plain), row)).abs().max() < 5e-4  # kernels round inputs to 16 bits
+            assert (
+                scores - our_scores(replace(loaded, model=plain), row)
+            ).abs().max() < 5e-4  # kernels round inputs to 16 bits
     low = load_model(tmp_path / "int8", dtype=torch.bfloat16).model
     assert low.dtype == torch.bfloat16
     with torch.no_grad():

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 README = "README.md"
 UNKNOWN = "unknown"
-Program = Literal["transformers", "onnxruntime", "peft"]
-LIBRARIES: dict[Program, str] = {"transformers": "transformers", "onnxruntime": "onnx", "peft": "peft"}
+Program = Literal["transformers", "onnxruntime", "peft", "llama.cpp"]
+LIBRARIES: dict[Program, str] = {
+    "transformers": "transformers", "onnxruntime": "onnx", "peft": "peft", "llama.cpp": "gguf",
+}  # fmt: skip
 """`library_name` of a folder for a program."""
 
 
@@ -24,7 +26,9 @@ class Target:
 
     name: of the class of transformers, or of the outputs of a graph. texts: number of texts that were compared.
     difference: the largest between its numbers and ours; None when nothing was compared. left_out: name of a head that
-    the folder does not have. base: folder of the base model of an adapter, in the exported folder.
+    the folder does not have. base: folder of the base model of an adapter, in the exported folder. change: what became
+    of the scores in an export of fewer bits, in words. read: what the program read and computed, in words, where that
+    is no single number.
     """
 
     program: Program
@@ -33,6 +37,8 @@ class Target:
     difference: float | None
     left_out: str = ""
     base: str = ""
+    change: str = ""
+    read: str = ""
 
 
 Describe = Callable[[Target], str]
@@ -118,7 +124,9 @@ class Card:
         return "---\n" + written + "\n".join(open_keys) + "\n---"
 
     def _checked(self, target: Target) -> list[str]:
-        if target.difference is None:
+        if target.read:
+            checked = f"{target.read}."
+        elif target.difference is None:
             checked = (
                 f"{target.program} was not installed at the export, so the folder was not compared with the model."
             )
@@ -129,7 +137,8 @@ class Card:
                 f"score is {target.difference:.1e}."
             )
         left = f"The {target.left_out} of the model is not in the folder." if target.left_out else ""
-        return [f"Format: `{target.name}`. {checked} {left}".strip()]
+        change = f"Against the model, on {target.texts} texts: {target.change}." if target.change else ""
+        return [" ".join(part for part in (f"Format: `{target.name}`.", checked, change, left) if part)]
 
     def _scores(self) -> list[str]:
         if not self.scores:

@@ -28,6 +28,8 @@ def usage(target: Target, folder: str, tag: str, auto_class: str, example: str, 
     folder = json.dumps(folder, ensure_ascii=False)[1:-1]  # inside quotation marks
     if target.program == "onnxruntime":
         return python(onnx_lines(folder, target.name, example, second))
+    if target.program == "llama.cpp":
+        return python(llama_lines(folder, target.name.startswith("gpt2"), example))
     if target.program == "peft":
         return python(adapter_lines(folder, target.base, auto_class, example, second))
     return python(transformers_lines(folder, tag, auto_class, example, second))
@@ -92,6 +94,18 @@ print(tokenizer.decode(written[0], skip_special_tokens=True))
 inputs = tokenizer({texts}, return_tensors="pt")
 print(model(**inputs).logits)
 """
+
+
+def llama_lines(folder: str, writes: bool, example: str) -> str:
+    """Return an example for llama-cpp-python."""
+    opening = f"""
+from llama_cpp import Llama
+
+model = Llama("{folder}/model.gguf"{"" if writes else ", embedding=True"}, verbose=False)
+"""
+    if writes:
+        return opening + f"""print(model({example!r}, max_tokens=20)["choices"][0]["text"])\n"""
+    return opening + f"""print(model.embed({example!r}, normalize=True))\n"""
 
 
 def adapter_lines(folder: str, base: str, auto_class: str, example: str, second: str) -> str:

@@ -35,9 +35,9 @@ TEXTS, LONGEST = 8, 128
 """Number of texts that are compared, and maximum number of tokens of each."""
 
 
-def real_text(loaded: Loaded, path: Path) -> list[str]:
+def real_text(loaded: Loaded, path: Path, count: int = TEXTS) -> list[str]:
     """Return texts for a comparison: validation documents of the run that a path belongs to, else Python's
-    documentation and words of the model's vocabulary, which may be in any language."""
+    documentation and words of the model's vocabulary, which may be in any language. count: of texts."""
     for run in (path, path.parent.parent):
         pointer = run / "corpus_path.txt"
         if not pointer.is_file():
@@ -46,11 +46,14 @@ def real_text(loaded: Loaded, path: Path) -> list[str]:
         if valid.with_suffix(".idx").exists():
             corpus = IndexedCorpus(valid)
             starts = np.cumsum([0, *corpus.document_tokens])
-            chosen = np.unique(np.linspace(0, len(corpus) - 1, min(TEXTS, len(corpus))).astype(int)).tolist()
+            chosen = np.unique(np.linspace(0, len(corpus) - 1, min(count, len(corpus))).astype(int)).tolist()
             cut = [corpus.tokens[starts[k] : min(starts[k + 1], starts[k] + LONGEST)] for k in chosen]
+            if len(chosen) < count:  # few and long documents
+                places = np.unique(np.linspace(0, max(0, len(corpus.tokens) - LONGEST), count).astype(int))
+                cut = [corpus.tokens[place : place + LONGEST] for place in places]
             if texts := [text for ids in cut if (text := loaded.tokenizer.decode(ids.tolist())).strip()]:
                 return texts
-    half = TEXTS // 2
+    half = count // 2
     step = max(1, loaded.tokenizer.size // (half * 24))
     ordinary = [k for k in range(0, loaded.tokenizer.size, step) if k not in loaded.vocabulary.special]
     documented = (" ".join(paragraphs) for _, paragraphs in read_share(0))
@@ -149,13 +152,17 @@ def check_ids(loaded: Loaded, text: str, ids: list[int]) -> None:
 def our_scores(loaded: Loaded, row: Example) -> torch.Tensor:
     """Return our scores of a row, [T, V], or [T] of a head for columns; hidden states [T, D] of a bare encoder."""
     model = loaded.model
-    more = len(model.config.position_sizes) - len(row.positions)
-    row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
-    batch = collate([[row]], loaded.vocabulary.roles.get("pad", 0))
-    outputs = model(batch, logits_at="all" if model.config.lm_head else None)
+    outputs = row_outputs(loaded, row, "all" if model.config.lm_head else None)
     hidden: torch.Tensor = outputs.hidden
     scores: torch.Tensor = outputs.logits if model.config.lm_head else column_scores(model, hidden)
     return scores[0, : len(row)]
+
+
+def row_outputs(loaded: Loaded, row: Example, logits_at: Any) -> Any:
+    """Return the outputs of the model for a row alone. logits_at: as the model takes it."""
+    more = len(loaded.model.config.position_sizes) - len(row.positions)
+    row = dataclasses.replace(row, positions=np.pad(row.positions, ((0, max(0, more)), (0, 0))))
+    return loaded.model(collate([[row]], loaded.vocabulary.roles.get("pad", 0)), logits_at=logits_at)
 
 
 def column_scores(model: Transformer, hidden: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from blankfill.checkpoint.hf_layout import hf_layout_of, tokenizer_files
 from blankfill.checkpoint.load import Loaded
 from blankfill.convert.card import README, Describe, Target
 from blankfill.convert.check import TOLERANCE, larger, real_text
+from blankfill.convert.score_change import ScoreChange
 from blankfill.errors import UserError, setting
 from blankfill.model.io import Inputs
 from blankfill.model.transformer import Transformer
@@ -64,6 +65,12 @@ class ExportedOnnx:
     files: tuple[str, ...] = (FILE,)
     task: str = ""
     """Name of the task whose dev set has the compared items; empty for texts."""
+    change: ScoreChange | None = None
+    """What became of the scores in a graph of 8 bits; None for one of full precision."""
+
+
+Lower = Callable[[Path, Sequence[Named]], ScoreChange]
+"""Makes the matrices of a written graph smaller and compares its outputs for some inputs."""
 
 
 class Encoder(nn.Module):
@@ -123,10 +130,12 @@ def export_loaded_onnx(
     out: Path,
     lines: Sequence[str] | None = None,
     describe: Describe | None = None,
+    lower: Lower | None = None,
 ) -> ExportedOnnx:
     """Write a pretrained encoder to the new folder `out` as ONNX; see `exporting.model.export_onnx`.
 
-    lines: texts to compare; None for those of the run at `path`. describe: writes the model card.
+    lines: texts to compare; None for those of the run at `path`. describe: writes the model card. lower: makes the
+    matrices of the graph smaller.
     """
     check_encoder(loaded, path)
     encoder = Encoder(loaded.model.eval(), loaded.objective.position_offset)
@@ -141,9 +150,11 @@ def export_loaded_onnx(
         metadata = {"objective": loaded.objective.name, "max_length": most_columns(loaded)}
         write_onnx(encoder, folder / FILE, example_of(loaded), names, metadata)
         largest = compared(encoder, folder / FILE, batches, path)
+        change = None if lower is None else lower(folder / FILE, batches)
         if describe is not None:
-            write_file(folder / README, describe(Target("onnxruntime", ", ".join(names), count, largest)))
-    return ExportedOnnx(out, names, count, largest)
+            target = Target("onnxruntime", ", ".join(names), count, largest, change=change.text() if change else "")
+            write_file(folder / README, describe(target))
+    return ExportedOnnx(out, names, count, largest, change=change)
 
 
 def plain_files(loaded: Loaded) -> dict[str, str]:

@@ -18,7 +18,10 @@ from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_pre
 
 if TYPE_CHECKING:
     from blankfill.convert.onnx import ExportedOnnx
+    from blankfill.exporting.onnx_int8 import OnnxType
 
+LOWERED_TEXTS = 24
+"""Number of texts on which a graph of 8 bits is compared."""
 LoraExport = Literal["merged", "adapter"]
 
 
@@ -79,7 +82,13 @@ def export_model(
 
 
 def export_onnx(
-    path: str | Path, out: str | Path, text: str | Path | None = None, part: ModelPart = "model"
+    path: str | Path,
+    out: str | Path,
+    text: str | Path | None = None,
+    part: ModelPart = "model",
+    type: OnnxType = "f32",
+    reduce_range: bool = True,
+    force: bool = False,
 ) -> ExportedOnnx:
     """Write a model as ONNX, and compare what onnxruntime computes from it with torch.
 
@@ -88,6 +97,9 @@ def export_onnx(
         out: The new folder.
         text: As for `export_model`.
         part: As for `export_model`.
+        type: Type of the matrices: f32, or int8 and int8_blocks, which are compared with f32 on real rows.
+        reduce_range: Whether the weights of int8 have 7 bits, for processors without VNNI.
+        force: Whether to write a graph that loses more than is allowed.
 
     Returns:
         The folder, the names of the outputs, and the largest difference.
@@ -109,12 +121,29 @@ def export_onnx(
         refuse_quantized(predictor.model, path)
         if predictor.model.encoder.prefix_encoder is not None:
             raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
-        return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
+        lower = None
+        if type != "f32":
+            from blankfill.exporting.onnx_int8 import check_packages as check_int8
+            from blankfill.exporting.onnx_int8 import lowering
+
+            check_int8()
+            cloze = predictor.adapter.input_format.vocabulary.roles.get("mask")
+            lower = lowering(type, reduce_range, force, cloze, predictor.task.kind == "multilabel")
+        return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name), lower)
     import torch
 
     loaded = part_of(load_model(path, dtype=torch.float32), part)
     refuse_quantized(loaded.model, path)
-    return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name))
+    lower = None
+    if type != "f32":
+        from blankfill.convert.check import real_text
+        from blankfill.exporting.onnx_int8 import check_packages as check_int8
+        from blankfill.exporting.onnx_int8 import lowering
+
+        check_int8()
+        lower = lowering(type, reduce_range, force, loaded.vocabulary.roles.get("mask"), labels=False)
+        lines = lines if lines is not None else real_text(loaded, path, LOWERED_TEXTS)
+    return export_loaded_onnx(loaded, path, out, lines, pretrained_card(loaded, path, out.name), lower)
 
 
 def opened(path: Path, part: ModelPart) -> Predictor:

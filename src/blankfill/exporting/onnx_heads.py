@@ -27,6 +27,7 @@ from blankfill.convert.onnx import (
     COMPARED_AT_ONCE,
     FILE,
     ExportedOnnx,
+    Lower,
     Named,
     check_encoder,
     compared,
@@ -144,16 +145,19 @@ def export_head_onnx(
     out: Path,
     lines: Sequence[str] | None = None,
     describe: Describe | None = None,
+    lower: Lower | None = None,
 ) -> ExportedOnnx:
     """Write an opened fine-tuned model as ONNX; see `exporting.model.export_onnx`."""
     adapter, model, loaded = predictor.adapter, predictor.model, loaded_of(predictor, path)
     model.encoder.use_kernel("explicit")
     if isinstance(adapter, Write):
+        if lower is not None:
+            raise UserError(f"{path} writes texts, and ONNX of 8 bits is for encoders; leave out {setting('type')}")
         return _export_writer(predictor, loaded, path, out, lines, describe)
     check_encoder(loaded, path)
     if not isinstance(adapter, HeadAdapter) or not isinstance(model, TaskModel):
         given = rows_to_compare(predictor, loaded, path, lines, "token")
-        return replace(export_loaded_onnx(loaded, path, out, given.texts, describe), task=given.task)
+        return replace(export_loaded_onnx(loaded, path, out, given.texts, describe, lower), task=given.task)
     check_linear(model, path)
     kind = KINDS[adapter.task.kind]
     graph = HeadGraph(model, kind, loaded.objective.position_offset).eval()
@@ -170,10 +174,12 @@ def export_head_onnx(
             write_file(folder / name, content)
         write_onnx(graph, folder / FILE, example, OUTPUTS[kind], metadata_of(predictor))
         largest = compared(graph, folder / FILE, batches, path)
+        change = None if lower is None else lower(folder / FILE, batches)
         if describe is not None:
-            target = Target("onnxruntime", ", ".join(OUTPUTS[kind]), given.count, largest)
+            became = change.text() if change else ""
+            target = Target("onnxruntime", ", ".join(OUTPUTS[kind]), given.count, largest, change=became)
             write_file(folder / README, describe(target))
-    return ExportedOnnx(out, OUTPUTS[kind], given.count, largest, task=given.task)
+    return ExportedOnnx(out, OUTPUTS[kind], given.count, largest, task=given.task, change=change)
 
 
 def metadata_of(predictor: Predictor) -> dict[str, Any]:

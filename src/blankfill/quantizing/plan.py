@@ -157,7 +157,9 @@ def sized_plan(
     of the model. Raises UserError for a target size that the fewest bits do not reach.
     """
     most = size_of(settings.target_size, before)
-    plans = {bits: plan_of(matrices, settings, bits, has_text=True) for bits in ((8,) if settings.bits == 8 else (4, 8))}
+    plans = {
+        bits: plan_of(matrices, settings, bits, has_text=True) for bits in ((8,) if settings.bits == 8 else (4, 8))
+    }
     made = Plan(tables=plans[8].tables)
     layers = {f"{prefix}{name}": name for name in (*matrices.layers, *made.tables)}
     sizes = {
