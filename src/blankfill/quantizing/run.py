@@ -232,8 +232,8 @@ def stored_bytes(source: Path) -> int:
 def quantized_stream(ours: Stream, quantization: Quantization, prefix: str, errors: _Errors) -> Stream:
     """Return a model's weights, of which those of layers are quantised; their scales come right after them."""
     layers = {f"{prefix}{name}": format for name, format in quantization.layers.items()}
-    found = ((name, layer_of(name, layers)) for name in ours.plan)
-    stored = {f"{layer}.weight": (name, layer) for name, layer in found if layer is not None}
+    pairs = ((name, layer_of(name, layers)) for name in ours.plan)
+    stored = {f"{layer}.weight": (name, layer) for name, layer in pairs if layer is not None}
     others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
