@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blankfill.checkpoint import store, verified
-from blankfill.checkpoint.verified import convert, empty, read_with_checksum
+from blankfill.checkpoint.verified import convert, read_with_checksum
 from blankfill.checkpoint.weights import OwnWeights, WeightFile
 from blankfill.errors import UserError
 from blankfill.system.marks import checksum
@@ -38,7 +38,7 @@ def test_weights_and_checksum(
     """Whatever the two threads wait for, also for a tensor that is larger than their distance."""
     monkeypatch.setattr(verified, "READ", read)
     monkeypatch.setattr(verified, "AHEAD", ahead)
-    monkeypatch.setattr(verified, "LARGE", 1000)
+    monkeypatch.setattr(verified, "BLOCK", 1000)
     file = tmp_path / "model.safetensors"
     store.write_weights(file, TENSORS)
     made, digest = read_with_checksum(file, weights_of(file, dtype))
@@ -91,11 +91,11 @@ def test_a_failing_read_ends_both_threads(tmp_path: Path, monkeypatch: pytest.Mo
     assert checksum(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_memory_of_large_pages_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verified, "LARGE", 1)
-    made = empty((3, 5), torch.bfloat16)
-    assert made.shape == (3, 5) and made.dtype == torch.bfloat16 and made.is_contiguous()
-    source = torch.randn(6, 4).t()
-    assert torch.equal(convert(source, torch.float16), source.half()) and empty((0, 2), torch.float32).shape == (0, 2)
-    monkeypatch.delattr(verified.mmap, "MADV_HUGEPAGE", raising=False)
-    assert empty((3, 5), torch.bfloat16).shape == (3, 5)
+@pytest.mark.parametrize("kinds", [("float16", "bfloat16"), ("bfloat16", "float16"), ("float32", "bfloat16"),
+                                   ("float16", "float32"), ("float64", "float16")])  # fmt: skip
+def test_conversion_is_that_of_torch(kinds: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "BLOCK", 100)
+    stored, wanted = (getattr(torch, kind) for kind in kinds)
+    for source in (torch.randn(60, 40, generator=torch.Generator().manual_seed(3)), torch.tensor(3.7), torch.zeros(0)):
+        for made in (source.to(stored), source.to(stored).t()) if source.dim() == 2 else (source.to(stored),):
+            assert torch.equal(convert(made, wanted), made.to(wanted))
