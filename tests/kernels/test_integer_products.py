@@ -83,7 +83,7 @@ def test_largest_integers_do_not_saturate(bits: int) -> None:
 @native
 def test_the_bias_is_added_once_and_in_fp32() -> None:
     format = WeightFormat(4, 32)
-    quantized, weight = matrix(format, 10, 64)
+    quantized, _ = matrix(format, 10, 64)
     bias = torch.arange(10.0).bfloat16()
     x = rows_of(3, 64, torch.float32)
     plain = NativeProduct(quantized, format, torch.float32)(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blankfill.kernels.native.library import TYPES, FewRows, Floats, address, best_path, fp32_bias, library
 
-ROWS = {torch.float32: 16, torch.float16: 4, torch.bfloat16: 4}
+ROWS = {torch.float32: 16, torch.float16: 8, torch.bfloat16: 8}
 """Largest numbers of rows that are faster with the kernel than with torch, by the type of the matrix."""
 PROBED_OUTPUTS = 256
 """Number of outputs that are compared, at the beginning and at the end of a matrix."""

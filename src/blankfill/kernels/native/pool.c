@@ -45,6 +45,33 @@ void share(Body body, void *data, int64_t count, int64_t grain)
     parallel(work, &task, (unsigned)threads, 0);
 }
 
+typedef struct {
+    const uint64_t *numbers;
+    _Atomic uint64_t found;
+} Reading;
+
+static void read_piece(void *given, int64_t begin, int64_t end)
+{
+    Reading *reading = given;
+    uint64_t all = 0;
+    for (int64_t block = begin; block < end; block++) { /* of 4 KB */
+        const uint64_t *from = reading->numbers + 512 * block;
+        for (int i = 0; i < 512; i += 8)
+            __builtin_prefetch(from + 1024 + i, 0, 2);
+        for (int i = 0; i < 512; i++)
+            all |= from[i];
+    }
+    atomic_fetch_or(&reading->found, all);
+}
+
+/* Reads memory in all threads, and does nothing with it: the bound that products are compared with. */
+uint64_t read_all(const uint64_t *numbers, int64_t bytes)
+{
+    Reading reading = {numbers, 0};
+    share(read_piece, &reading, bytes / 4096, 8);
+    return reading.found;
+}
+
 /* The newest instructions that this processor and operating system have. */
 int best_path(void)
 {
