@@ -157,7 +157,9 @@ def sized_plan(
     of the model. Raises UserError for a target size that the fewest bits do not reach.
     """
     most = size_of(settings.target_size, before)
-    plans = {bits: plan_of(matrices, settings, bits, has_text=True) for bits in ((8,) if settings.bits == 8 else (4, 8))}
+    plans = {
+        bits: plan_of(matrices, settings, bits, has_text=True) for bits in ((8,) if settings.bits == 8 else (4, 8))
+    }
     made = Plan(tables=plans[8].tables)
     layers = {f"{prefix}{name}": name for name in (*matrices.layers, *made.tables)}
     sizes = {
@@ -165,7 +167,8 @@ def sized_plan(
         for name, tensor in tensors.items()
         if (own := layers.get(name.removesuffix(".weight"))) is not None
     }
-    rest = HEADER * (len(tensors) + 2 * len(layers)) + sum(map(stored_size, tensors.values())) - sum(sizes.values())
+    rest = sum(map(stored_size, tensors.values())) - sum(sizes.values())
+    rest += HEADER * (len(tensors) + 2 * len(layers))
     rest += sum(quantised_size(table, *matrices.tables[name]) for name, table in made.tables.items())
     kinds = {
         name: {bits: quantised_size(plan.layers[name], *shape) for bits, plan in plans.items() if name in plan.layers}
