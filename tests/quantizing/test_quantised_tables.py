@@ -42,7 +42,7 @@ BESIDE = {
     "albert": {"embedding_projection", "lm_head.dense"},
     "electra": {"lm_head.dense", "heads.replaced_tokens.generator.embedding_projection"},
     "spanbert": {"lm_head.dense", "span_boundary_head.first", "span_boundary_head.second"},
-    **dict.fromkeys(("bert", "roberta", "modernbert", "distilbert", "ernie", "unilm"), {"lm_head.dense"}),
+    **{name: {"lm_head.dense"} for name in ("bert", "roberta", "modernbert", "distilbert", "ernie", "unilm")},
 }
 
 

@@ -10,6 +10,7 @@ from blankfill.finetuning.predictor import Predictor
 from blankfill.model.quantized import quantized_formats
 from written_models import write_model
 
+GATE = ["--force", "--gate-seconds", "0.1"]
 TINY = ["--epochs", "1", "--batch-size", "8", "--max-length", "16", "-q"]
 
 
@@ -21,10 +22,11 @@ def test_a_tuned_model_is_quantised_and_lora_learns_on_a_quantised_one(tmp_path:
     model, dev = write_model(tmp_path / "model", "bert"), str(tmp_path / "rows" / "dev.tsv")
     finetune = ["finetune", "--task", "classify", "--data", str(tmp_path / "rows"), *TINY]
     assert main([*finetune, "--from", str(model), "--out", str(tmp_path / "tuned")]) == 0
-    assert main(["quantize", "--model", str(tmp_path / "tuned"), "--bits", "4", "--out", str(tmp_path / "tuned4")]) == 0
+    quantize = ["quantize", "--bits", "4", *GATE]
+    assert main([*quantize, "--model", str(tmp_path / "tuned"), "--out", str(tmp_path / "tuned4")]) == 0
     assert len(quantized_formats(Predictor(tmp_path / "tuned4", "cpu", None).model)) == 10
     assert main(["predict", "--model", str(tmp_path / "tuned4"), dev, "--out", str(tmp_path / "a.jsonl")]) == 0
-    assert main(["quantize", "--model", str(model), "--bits", "4", "--out", str(tmp_path / "int4")]) == 0
+    assert main([*quantize, "--model", str(model), "--out", str(tmp_path / "int4")]) == 0
     capsys.readouterr()
     assert main([*finetune, "--from", str(tmp_path / "int4"), "--out", str(tmp_path / "whole")]) == 2
     assert "the weights are quantised, so that they cannot learn; give --lora-rank 8" in capsys.readouterr().err

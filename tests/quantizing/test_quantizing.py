@@ -70,7 +70,8 @@ def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family:
 
 def test_the_command_and_what_it_prints(tmp_path: Path, capsys: Any) -> None:
     folder = write_model(tmp_path / "model", "bert")
-    assert main(["quantize", "--model", str(folder), "--bits", "4", "--out", str(tmp_path / "out")]) == 0
+    gate = ["--force", "--gate-seconds", "0.1"]
+    assert main(["quantize", "--model", str(folder), "--bits", "4", "--out", str(tmp_path / "out"), *gate]) == 0
     printed = capsys.readouterr().out
     assert "8 layers of 4 bits, tables of tokens of 8 bits (hqq)" in printed and "error of the weights" in printed
     assert main(["fill", "--model", str(tmp_path / "out"), "the old [MASK] sings."]) == 0

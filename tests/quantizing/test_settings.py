@@ -87,7 +87,8 @@ def test_settings_that_do_not_go_together(tmp_path: Path, settings: dict[str, An
 
 def test_groups_fall_back_and_the_command_says_so(tmp_path: Path, capsys: Any) -> None:
     folder = write_model(tmp_path / "model", "bert", ffn_size=64)
-    arguments = ["quantize", "--model", str(folder), "--bits", "4", "--group-size", "32", "--out"]
+    gate = ["--force", "--gate-seconds", "0.1"]
+    arguments = ["quantize", "--model", str(folder), "--bits", "4", "--group-size", "32", *gate, "--out"]
     assert main([*arguments, str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "6 layers have a number of inputs that the group size does not divide" in said.err

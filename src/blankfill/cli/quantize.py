@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result
+from blankfill.quantizing.gate_options import GATE_BOUNDS, GateOptions
 from blankfill.system.bounds import COUNT, Bound, at_least
 
 if TYPE_CHECKING:
+    from blankfill.quantizing.gate import GateReport
     from blankfill.quantizing.run import Quantized
     from blankfill.quantizing.settings import QuantizeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeArguments:
+class QuantizeArguments(GateOptions):
     """Store the weights of a model in 8 or 4 bits.
 
     The matrices of attention and feed-forward layers become integers with scales; norms, biases, position tables and
     heads of tasks stay as they are. The new folder works with fill, generate, chat, predict, embed and evaluate, and
-    finetune trains LoRA or a prefix on it.
+    finetune trains LoRA or a prefix on it. The new model is measured against the old one: loss on held-out text or the
+    metric of its task, divergence, times. Where it loses more than --max-loss or is slower, it is not written, unless
+    with --force.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -31,10 +35,15 @@ class QuantizeArguments:
         "blankfill quantize --model runs/gpt --target-size 40% --out models/gpt-small",
     )
     GROUPS: ClassVar[Mapping[str, str]] = {
+        "Model": "model out",
         "Weights": "bits group_size scheme method embeddings rounding target_size",
         "Calibration": "calibration calibration_rows seed",
+        "Gate": "text data max_loss min_cosine gate_rows gate_seconds force dtype",
+        "Machine": "threads",
     }
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {"calibration_rows": at_least(1), "seed": COUNT, "threads": COUNT}
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {
+        **GATE_BOUNDS, "calibration_rows": at_least(1), "seed": COUNT, "threads": COUNT,
+    }  # fmt: skip
 
     model: Path
     """A run of pretraining or fine-tuning, one of its checkpoints, or an imported model."""
@@ -75,13 +84,25 @@ class QuantizeArguments:
 def main(argv: Sequence[str]) -> Result:
     """Run the command."""
     args = parsed(QuantizeArguments, argv, "quantize")
+    from blankfill.quantizing.gate import through_gate
     from blankfill.quantizing.run import quantize_model
     from blankfill.system.console import as_json
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = quantize_model(args.model, args.out, settings_of(args))
-    return Result(values=as_json(made), show=lambda: show_made(made))
+    made, report = through_gate(
+        args.model,
+        args.out,
+        lambda folder: quantize_model(args.model, folder, settings_of(args)),
+        args.gate_options(),
+    )
+    placed = args.force or not report.refused
+    return Result(
+        values={**as_json(made), "folder": as_json(made.folder) if placed else None, "gate": report.values()},
+        show=lambda: show_made(made, report, placed),
+        exit_code=0 if placed else 2,
+        problems=() if placed else report.refused,
+    )
 
 
 def settings_of(args: QuantizeArguments) -> QuantizeSettings:
@@ -102,16 +123,30 @@ def settings_of(args: QuantizeArguments) -> QuantizeSettings:
     )
 
 
-def show_made(made: Quantized) -> None:
+def show_made(made: Quantized, report: GateReport, placed: bool) -> None:
     """Print sizes and errors."""
-    from blankfill.system.console import amount, show
+    from blankfill.system.console import amount, show, worded
 
     parts = " and ".join(f"{count} layers of {bits} bits" for bits, count in made.by_bits.items())
     kept = f", {len(made.skipped)} as they are" if made.skipped else ""
     kept += ", tables of tokens of 8 bits" if made.tables else ""
     show(f"{parts}{kept} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
-    show(
-        f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}; measure what the "
-        "model loses with `blankfill evaluate`"
-    )
-    show(f"the model is in {made.folder}")
+    show(f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}")
+    show_gate(report)
+    if placed and report.refused:
+        show("the model is kept although it would be refused: " + "; ".join(map(worded, report.refused)))
+    show(f"the model is in {made.folder}" if placed else "the model is refused and was not written")
+
+
+def show_gate(report: GateReport) -> None:
+    """Print the table of the gate, and what a reader must know of it."""
+    from blankfill.quantizing.gate import HEADERS, table_rows
+    from blankfill.system.console import show, table, worded
+
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())
+    title = f"Measured on {report.text} ({counts})" if report.text else "Measured"
+    table(title, table_rows(report), HEADERS)
+    for sentence in report.missing:
+        show(f"not measured: {worded(sentence)}")
+    for sentence in report.notes:
+        show(worded(sentence))
