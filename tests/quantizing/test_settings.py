@@ -199,13 +199,12 @@ def test_a_fine_tuned_model_is_calibrated_on_its_task(tmp_path: Path, text: Path
     assert made.layers == 8 and made.method == "gptq"
     noted = report_of(tmp_path / "gptq")["calibration"]
     assert noted["rows"] == 10 and noted["files"] == [str((tmp_path / "rows").resolve())]
-    sized = quantize_model(tuned, tmp_path / "sized", QuantizeSettings(target_size="0.6"))
-    assert sized.after <= 0.6 * sized.before
     two = QuantizeSettings(method="gptq", calibration=(text, text))
     with pytest.raises(UserError, match="is one file or folder of its task, and 2 are given"):
         quantize_model(tuned, tmp_path / "other", two)
     (tmp_path / "rows").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is gone, and calibration reads items of the task"):
         quantize_model(tuned, tmp_path / "other", QuantizeSettings(method="gptq"))
-    given = QuantizeSettings(method="gptq", calibration=(tmp_path / "elsewhere",))
-    assert quantize_model(tuned, tmp_path / "given", given).method == "gptq"
+    given = QuantizeSettings(target_size="0.6", method="gptq", calibration=(tmp_path / "elsewhere",))
+    sized = quantize_model(tuned, tmp_path / "given", given)
+    assert sized.method == "gptq" and sized.after <= 0.6 * sized.before
