@@ -15,7 +15,8 @@ from blankfill.quantizing.methods import grid
 from blankfill.quantizing.methods.gptq import Hessian, factor, gptq
 from blankfill.quantizing.methods.hqq import POWER, hqq
 from blankfill.quantizing.settings import QuantizeSettings
-from blankfill.quantizing.walk import Walk, real_rows
+from blankfill.quantizing.walk import Walk, reads_source, real_rows
+from head_models import family_folder
 from written_models import OBJECTIVES, write_model
 
 FORMATS = [
@@ -23,7 +24,7 @@ FORMATS = [
     for bits, group in ((4, 0), (4, 32), (4, 64), (8, 0))
     for scheme in ("absmax", "zero-point")
 ]
-TEXT = "the old boat sings on the sea. the red lamp sleeps near the boat, the sea sleeps.\n\n" * 30
+TEXT = "the old boat sings on the sea. the red cat sat on the mat, the sea sleeps.\n\n" * 30
 
 
 def matrix(outputs: int = 24, inputs: int = 128, seed: int = 1) -> Tensor:
@@ -122,10 +123,11 @@ def test_zero_points_use_all_sixteen_levels() -> None:
 def subject_of(tmp_path: Path, family: str) -> Subject:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     settings = QuantizeSettings(method="gptq", calibration=(tmp_path / "text.txt",), calibration_rows=12)
-    return open_subject(write_model(tmp_path / "model", family), False, settings)
+    write = write_model if family in OBJECTIVES else family_folder
+    return open_subject(write(tmp_path / "model", family), False, settings)
 
 
-@pytest.mark.parametrize("family", OBJECTIVES)
+@pytest.mark.parametrize("family", [*OBJECTIVES, "t5", "bart", "xlnet"])
 def test_each_layer_sees_the_inputs_of_the_quantised_layers_before_it(tmp_path: Path, family: str) -> None:
     subject = subject_of(tmp_path, family)
     formats = {name: WeightFormat(4) for name in quantizable(subject.encoder)}
@@ -153,7 +155,7 @@ def whole_hessian(subject: Subject, name: str) -> Tensor:
     for batch in subject.batches:
 
         def add(module: nn.Module, given: tuple[Tensor, ...], batch: object = batch) -> None:
-            hessian.add(real_rows(given[0], batch, False))  # type: ignore[arg-type]
+            hessian.add(real_rows(given[0], batch, reads_source(name)))  # type: ignore[arg-type]
 
         hook = layer.register_forward_pre_hook(add)
         subject.run(batch)

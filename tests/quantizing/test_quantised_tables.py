@@ -215,7 +215,7 @@ def test_whole_tables_stay_where_they_are_wanted(tmp_path: Path) -> None:
 def test_commands_that_write(tmp_path: Path, capsys: Any) -> None:
     quantize_model(family_folder(tmp_path / "model", "gpt2"), tmp_path / "int8", 8)
     model = str(tmp_path / "int8")
-    assert main(["generate", "--model", model, "--prompt", "the cat", "--max-tokens", "3"]) == 0
+    assert main(["generate", "--model", model, "--prompt", "the cat", "--max-new-tokens", "3"]) == 0
     (tmp_path / "text.txt").write_text("the cat sat on the mat.\n" * 40, encoding="utf-8")
     more = "--task", "perplexity", "--data", str(tmp_path / "text.txt"), "--threads", "1", "--out", str(tmp_path / "e")
     assert main(["evaluate", "--model", model, *more]) == 0

@@ -73,7 +73,7 @@ def test_the_command_and_what_it_prints(tmp_path: Path, capsys: Any) -> None:
     gate = ["--force", "--gate-seconds", "0.1"]
     assert main(["quantize", "--model", str(folder), "--bits", "4", "--out", str(tmp_path / "out"), *gate]) == 0
     printed = capsys.readouterr().out
-    assert "8 layers of 4 bits, 2 matrices of tokens of 8 bits (hqq)" in printed and "error of the weights" in printed
+    assert "8 layers of 4 bits, tables of tokens of 8 bits (hqq)" in printed and "error of the weights" in printed
     assert main(["fill", "--model", str(tmp_path / "out"), "the old [MASK] sings."]) == 0
     (tmp_path / "texts.txt").write_text("the boat\nthe sea\n", encoding="utf-8")
     embed = ["embed", "--model", str(tmp_path / "out"), "--out", str(tmp_path / "v.npy"), str(tmp_path / "texts.txt")]

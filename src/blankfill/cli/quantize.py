@@ -59,8 +59,8 @@ class QuantizeArguments(GateOptions):
     with 4."""
     method: Literal["auto", "nearest", "hqq", "gptq"] = "auto"
     """How the integers are chosen. nearest: each by rounding. hqq: with scales or zero points that make a robust error
-    small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits; with 4
-    gptq where there is calibration text, else hqq."""
+    small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits; with
+    4, gptq where there is calibration text, else hqq."""
     embeddings: Literal["auto", "8", "keep"] = "auto"
     """Tables of tokens, and dense layers beside them: 8 bits, or as they are. auto: 8, and as they are in the format of
     ChatGLM-6B."""
@@ -129,7 +129,7 @@ def show_made(made: Quantized, report: GateReport, placed: bool) -> None:
 
     parts = " and ".join(f"{count} layers of {bits} bits" for bits, count in made.by_bits.items())
     kept = f", {len(made.skipped)} as they are" if made.skipped else ""
-    kept += f", {len(made.tables)} matrices of tokens of 8 bits" if made.tables else ""
+    kept += ", tables of tokens of 8 bits" if made.tables else ""
     show(f"{parts}{kept} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}")
     show_gate(report)

@@ -167,7 +167,8 @@ def sized_plan(
         for name, tensor in tensors.items()
         if (own := layers.get(name.removesuffix(".weight"))) is not None
     }
-    rest = HEADER * (len(tensors) + 2 * len(layers)) + sum(map(stored_size, tensors.values())) - sum(sizes.values())
+    rest = sum(map(stored_size, tensors.values())) - sum(sizes.values())
+    rest += HEADER * (len(tensors) + 2 * len(layers))
     rest += sum(quantised_size(table, *matrices.tables[name]) for name, table in made.tables.items())
     kinds = {
         name: {bits: quantised_size(plan.layers[name], *shape) for bits, plan in plans.items() if name in plan.layers}

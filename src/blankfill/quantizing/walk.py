@@ -96,7 +96,7 @@ class Walk:
     def _hessian(self, name: str, layer: Dense) -> Hessian:
         """Compute Σ x xᵀ of a layer's inputs over all batches."""
         hessian = Hessian(layer.in_features)
-        of_source = name.startswith("encoder.") or ".cross.key_value" in name
+        of_source = reads_source(name)
 
         def add(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             hessian.add(real_rows(given[0], self._batch, of_source))
@@ -152,6 +152,11 @@ class Walk:
 def _giving(output: Tensor | None) -> Callable[..., Tensor]:
     """Return a function in place of a block's: it gives what is given, or its own input back."""
     return lambda hidden, *others: hidden if output is None else output
+
+
+def reads_source(name: str) -> bool:
+    """Return whether a layer reads the encoder's side of a batch with two sides."""
+    return name.startswith("encoder.") or ".cross.key_value" in name
 
 
 def real_rows(x: Tensor, batch: Batch, of_source: bool) -> Tensor:
