@@ -77,7 +77,9 @@ def test_gpt_is_in_the_file_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "library_name: gguf" in card and "gpt2, f32" in card and "model.gguf" in card
 
 
-@pytest.mark.parametrize(("kind", "step"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 254 + 2**-11), ("q4_0", 1 / 8 + 2**-11)])
+@pytest.mark.parametrize(
+    ("kind", "step"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 254 + 2**-11), ("q4_0", 1 / 8 + 2**-11)]
+)
 def test_types(kind: Any, step: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a weight is at most half a step of its block; what stays fp32 has none."""
     ready = given(monkeypatch, gpt())
@@ -132,7 +134,7 @@ def test_llama_cpp_reads_the_same(tmp_path: Path) -> None:
             given(patch, ready, check=True)
             check = export_gguf("RUN", tmp_path / ready.objective.name, "f32", text).check
         assert check is not None and check.same_ids == check.texts == 3
-        assert check.change.kl_mean < 1e-3 or check.change.cosine > 0.999
+        assert check.change.cosine > 0.999 or (check.change.kl_mean < 1e-3 and check.change.columns > 3)
 
 
 @pytest.mark.parametrize(

@@ -99,11 +99,12 @@ def compare_with_llama_cpp(
             continue
         made = torch.from_numpy(answer[f"scores{k}"])
         if causal:
-            columns = [end - 1 for end in ends_of(ids)]
+            known = ~made.isnan().any(-1)
+            columns = [end - 1 for end, kept in zip(ends_of(ids), known.tolist(), strict=True) if kept]
             row = loaded.format.export_row(np.array(ids[:-1], np.int32))
             targets = torch.tensor([ids[column + 1] for column in columns])
             with torch.inference_mode():
-                comparison.add_scores(our_scores(loaded, row)[columns], made, targets)
+                comparison.add_scores(our_scores(loaded, row)[columns], made[known], targets)
         else:
             comparison.add_vectors(vector_of(loaded, ids, pooling), made)
     change = comparison.result()
@@ -128,7 +129,8 @@ def _run(file: Path, request: dict[str, Any], where: object) -> dict[str, Any]:
         command = [sys.executable, "-m", __name__, str(file), str(question), str(answer)]
         run = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if run.returncode or not answer.is_file():
-            last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+            lines = [line for line in run.stderr.splitlines() if line.strip() and not line[0].isdigit()]  # not its log
+            last = (lines or ["no message"])[-1]
             raise UserError(f"{where}: llama.cpp cannot read the file that was written ({last}); please report this")
         with np.load(answer, allow_pickle=False) as made:
             return dict(made)
@@ -167,6 +169,9 @@ def main(file: str, request: str, answer: str) -> None:
         for place, end in enumerate(ends_of(ids)):
             values = {"prompt": ids[:end], "n_predict": 1, "n_probs": given["outputs"], "temperature": -1}
             reply = post("/completion", values)
+            if "completion_probabilities" not in reply:  # it writes the end, or a part of a character
+                scores[place] = np.nan
+                continue
             for entry in reply["completion_probabilities"][0]["top_logprobs"]:
                 scores[place, entry["id"]] = entry["logprob"]
         made[f"scores{k}"] = scores
