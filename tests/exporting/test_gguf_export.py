@@ -29,9 +29,12 @@ TEXT = ["the cat sat on the mat", "a dog ran 123 times", "猫在跑"]
 ROWS = 304
 
 
-def given(monkeypatch: pytest.MonkeyPatch, ready: Loaded) -> Loaded:
-    """A model that any path leads to."""
+def given(monkeypatch: pytest.MonkeyPatch, ready: Loaded, check: bool = False) -> Loaded:
+    """A model that any path leads to. check: whether llama.cpp reads the file."""
     monkeypatch.setattr(exporting, "load_model", lambda path, dtype: ready)
+    monkeypatch.setattr(exporting, "real_text", lambda loaded, path, count: TEXT)
+    if not check:
+        monkeypatch.setattr(exporting, "compare_with_llama_cpp", lambda *values: None)
     return ready
 
 
@@ -74,7 +77,9 @@ def test_gpt_is_in_the_file_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "library_name: gguf" in card and "gpt2, f32" in card and "model.gguf" in card
 
 
-@pytest.mark.parametrize(("kind", "step"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 250), ("q4_0", 1 / 7)])
+@pytest.mark.parametrize(
+    ("kind", "step"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 254 + 2**-11), ("q4_0", 1 / 8 + 2**-11)]
+)
 def test_types(kind: Any, step: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a weight is at most half a step of its block; what stays fp32 has none."""
     ready = given(monkeypatch, gpt())
@@ -119,16 +124,17 @@ def test_encoders(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_array_equal(types[0], weights["positions.1.weight"].numpy()[kind])
 
 
-def test_llama_cpp_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_cpp_reads_the_same(tmp_path: Path) -> None:
     if not has_module("xllamacpp"):
         pytest.skip("xllamacpp is not installed")
     text = tmp_path / "text.txt"
     text.write_text("\n".join(TEXT), encoding="utf-8")
     for ready in (gpt(), encoder("bert"), encoder("mlm")):
-        given(monkeypatch, ready)
-        check = export_gguf("RUN", tmp_path / ready.objective.name, "f32", text).check
+        with pytest.MonkeyPatch.context() as patch:
+            given(patch, ready, check=True)
+            check = export_gguf("RUN", tmp_path / ready.objective.name, "f32", text).check
         assert check is not None and check.same_ids == check.texts == 3
-        assert check.change.kl_mean < 1e-3 or check.change.cosine > 0.999
+        assert check.change.cosine > 0.999 or (check.change.kl_mean < 1e-3 and check.change.columns > 3)
 
 
 @pytest.mark.parametrize(

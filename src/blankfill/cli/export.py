@@ -50,8 +50,8 @@ class ExportArguments:
     pooling: Literal["mean", "cls"] = "mean"
     """How llama.cpp makes the vector of a text from an encoder: the mean of its columns, or the first, as for embed."""
     reduce_range: bool = True
-    """Weights of 7 bits with --type int8: with 8, products overflow silently on processors that have AVX2 or AVX-512 and
-    no VNNI. Switch it off where all processors have VNNI."""
+    """Weights of 7 bits with --type int8: with 8, products overflow silently on processors with AVX2 or AVX-512 and no
+    VNNI. Switch it off where all processors have VNNI."""
     force: bool = False
     """Write a folder of fewer bits that loses more than is allowed."""
     part: Literal["model", "generator"] = "model"

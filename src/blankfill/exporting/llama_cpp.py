@@ -1,7 +1,7 @@
 """What llama.cpp reads and computes from an exported file, where xllamacpp is installed, which has it built.
 
 llama.cpp ends the whole process when a file is not as it expects, so it runs in one of its own: this module is its
-program too (`python -m blankfill.exporting.llama_cpp FILE REQUEST ANSWER`). It is asked as a server on this machine.
+program too (`python -m blankfill.exporting.llama_cpp FILE REQUEST ANSWER`). It runs as a server on this machine.
 """
 
 from __future__ import annotations
@@ -99,11 +99,12 @@ def compare_with_llama_cpp(
             continue
         made = torch.from_numpy(answer[f"scores{k}"])
         if causal:
-            columns = [end - 1 for end in ends_of(ids)]
+            known = ~made.isnan().any(-1)
+            columns = [end - 1 for end, kept in zip(ends_of(ids), known.tolist(), strict=True) if kept]
             row = loaded.format.export_row(np.array(ids[:-1], np.int32))
             targets = torch.tensor([ids[column + 1] for column in columns])
             with torch.inference_mode():
-                comparison.add_scores(our_scores(loaded, row)[columns], made, targets)
+                comparison.add_scores(our_scores(loaded, row)[columns], made[known], targets)
         else:
             comparison.add_vectors(vector_of(loaded, ids, pooling), made)
     change = comparison.result()
@@ -123,12 +124,13 @@ def _run(file: Path, request: dict[str, Any], where: object) -> dict[str, Any]:
     from blankfill.errors import UserError
 
     with tempfile.TemporaryDirectory() as place:
-        asked, answer = Path(place) / "request.json", Path(place) / "answer.npz"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", __name__, str(file), str(asked), str(answer)]
+        question, answer = Path(place) / "request.json", Path(place) / "answer.npz"
+        question.write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", __name__, str(file), str(question), str(answer)]
         run = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if run.returncode or not answer.is_file():
-            last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+            lines = [line for line in run.stderr.splitlines() if line.strip() and not line[0].isdigit()]  # not its log
+            last = (lines or ["no message"])[-1]
             raise UserError(f"{where}: llama.cpp cannot read the file that was written ({last}); please report this")
         with np.load(answer, allow_pickle=False) as made:
             return dict(made)
@@ -142,11 +144,11 @@ def ends_of(ids: Sequence[int]) -> list[int]:
 def main(file: str, request: str, answer: str) -> None:
     """Read a file with llama.cpp and write the ids and scores of texts."""
     package: Any = importlib.import_module(PACKAGE)
-    asked = json.loads(Path(request).read_text(encoding="utf-8"))
+    given = json.loads(Path(request).read_text(encoding="utf-8"))
     settings = package.CommonParams()
     settings.model.path, settings.port, settings.n_parallel, settings.warmup = file, 0, 1, False
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = int(asked["context"])
-    settings.embedding, settings.embd_normalize = not asked["causal"], -1
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = int(given["context"])
+    settings.embedding, settings.embd_normalize = not given["causal"], -1
     server = package.Server(settings)
 
     def post(path: str, values: dict[str, Any]) -> Any:
@@ -155,18 +157,21 @@ def main(file: str, request: str, answer: str) -> None:
             return json.load(reply)
 
     made: dict[str, Any] = {}
-    for k, (text, ids) in enumerate(zip(asked["texts"], asked["rows"], strict=True)):
+    for k, (text, ids) in enumerate(zip(given["texts"], given["rows"], strict=True)):
         read = post("/tokenize", {"content": text, "add_special": True, "parse_special": False})["tokens"]
         made[f"ids{k}"] = np.array(read, np.int64)
         if len(ids) < 2:
             continue
-        if not asked["causal"]:
+        if not given["causal"]:
             made[f"scores{k}"] = np.array(post("/embedding", {"content": ids})[0]["embedding"][0], np.float32)
             continue
-        scores = np.full((len(ends_of(ids)), asked["outputs"]), -np.inf, np.float32)
+        scores = np.full((len(ends_of(ids)), given["outputs"]), -np.inf, np.float32)
         for place, end in enumerate(ends_of(ids)):
-            values = {"prompt": ids[:end], "n_predict": 1, "n_probs": asked["outputs"], "temperature": -1}
+            values = {"prompt": ids[:end], "n_predict": 1, "n_probs": given["outputs"], "temperature": -1}
             reply = post("/completion", values)
+            if "completion_probabilities" not in reply:  # it writes the end, or a part of a character
+                scores[place] = np.nan
+                continue
             for entry in reply["completion_probabilities"][0]["top_logprobs"]:
                 scores[place, entry["id"]] = entry["logprob"]
         made[f"scores{k}"] = scores
