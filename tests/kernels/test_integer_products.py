@@ -257,6 +257,14 @@ def test_more_rows_than_the_kernel_takes_are_dequantised(
     assert torch.equal(prepared.product(x[:2]), prepared.kernel(x[:2]))
 
 
+def test_a_layer_that_is_recorded_is_dequantised(prepared: QuantizedDense) -> None:
+    """So that a model with kernels can be exported: the recorded program computes other rows, too."""
+    x, other = rows_of(2, 64, torch.float32), rows_of(2, 64, torch.float32).flip(0)
+    with torch.no_grad():
+        program = torch.export.export(prepared, (x,))
+        assert torch.allclose(program.module()(other), prepared(other), rtol=1e-3, atol=1e-2)
+
+
 def test_a_product_that_is_wrong_with_outliers_alone_is_found() -> None:
     format = WeightFormat(8)
     quantized, weight = matrix(format, 700, 256)
