@@ -290,8 +290,8 @@ BESIDE_TABLES = re.compile(r"(^|\.)(lm_head\.dense|embedding_projection|span_bou
 def quantizable_tables(model: Transformer) -> dict[str, tuple[int, int]]:
     """Return the shapes [O, I] of the other matrices of a model that can be quantised, by name: its tables of tokens,
     and the dense layers between these and its layers. Norms, positions and the heads of tasks stay as they are."""
-    found = {name: _matrix(model, name) for name in TABLES}
-    shapes = {name: (value.shape[0], value.shape[1]) for name, value in found.items() if value is not None}
+    matrices = {name: _matrix(model, name) for name in TABLES}
+    shapes = {name: (value.shape[0], value.shape[1]) for name, value in matrices.items() if value is not None}
     beside = {name: layer for name, layer in dense_layers(model) if BESIDE_TABLES.search(name)}
     return shapes | {name: (layer.out_features, layer.in_features) for name, layer in beside.items()}
 
