@@ -53,7 +53,7 @@ def main() -> None:
     batches = validation_batches(rows, args.rows, 8)
     targets = sum(len(batch.target_ids) for batch in batches)
     layers = quantizable(subject.encoder)
-    kept = {name: layer.weight for name, layer in layers.items()}
+    before_each = {name: layer.weight for name, layer in layers.items()}
     before = Outputs(dataclasses.replace(subject, batches=batches), batches)
 
     def perplexity() -> float:
@@ -65,18 +65,20 @@ def main() -> None:
         for group in args.groups:
             formats = {name: WeightFormat(4, fitting_group(layer.in_features, group), scheme)
                        for name, layer in layers.items()}  # fmt: skip
-            sizes = {name: weight.numel() for name, weight in kept.items()}
+            sizes = {name: weight.numel() for name, weight in before_each.items()}
             bits = sum(formats[name].bits_per_weight(layers[name].in_features) * sizes[name] for name in sizes)
             for method in args.methods:
                 for name, layer in layers.items():
-                    layer.weight = kept[name]
+                    layer.weight = before_each[name]
                 began = time.process_time()
                 if method == "gptq":
                     Walk(subject, formats).run(lambda name, weight, hessian: gptq(weight, hessian, formats[name]))  # noqa: B023
                 else:
                     for name, layer in layers.items():
                         plan = LayerPlan(formats[name], method)
-                        made = dequantize(chosen_integers(kept[name], plan, "exact"), formats[name], torch.float32)
+                        made = dequantize(
+                            chosen_integers(before_each[name], plan, "exact"), formats[name], torch.float32
+                        )
                         layer.weight = nn.Parameter(made, requires_grad=False)
                 seconds, changed = time.process_time() - began, perplexity()
                 divergence = before.loss(next(iter(layers)))

@@ -206,8 +206,8 @@ def test_whole_tables_stay_where_they_are_wanted(tmp_path: Path) -> None:
     plan = plan_of(matrices, QuantizeSettings(bits=4), 4, plain)
     assert not plan.whole and plan.formats["layers.0.ffn.inner"].bits == 4
     assert plan.formats["token_embeddings"].bits == plan.formats["lm_head.table"].bits == 8
-    kept = plan_of(matrices, QuantizeSettings(bits=4, embeddings="keep"), 4, plain)
-    assert "token_embeddings" not in kept.formats and kept.layers == plan.layers
+    whole = plan_of(matrices, QuantizeSettings(bits=4, embeddings="keep"), 4, plain)
+    assert "token_embeddings" not in whole.formats and whole.layers == plan.layers
     released = plan_of(matrices, QuantizeSettings(bits=4), 4, keeps_format=True)
     assert not released.tables and set(released.formats.values()) == {WeightFormat(4)}
 

@@ -51,8 +51,8 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def test_a_group_that_does_not_divide_the_inputs_becomes_smaller() -> None:
-    found = [fitting_group(inputs, wanted) for inputs, wanted in ((256, 128), (192, 128), (96, 64), (40, 32), (64, 64))]
-    assert found == [128, 64, 32, 0, 0]
+    sizes = [fitting_group(inputs, wanted) for inputs, wanted in ((256, 128), (192, 128), (96, 64), (40, 32), (64, 64))]
+    assert sizes == [128, 64, 32, 0, 0]
 
 
 def test_the_usual_settings() -> None:

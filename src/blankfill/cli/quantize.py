@@ -128,9 +128,9 @@ def show_made(made: Quantized, report: GateReport, placed: bool) -> None:
     from blankfill.system.console import amount, show, worded
 
     parts = " and ".join(f"{count} layers of {bits} bits" for bits, count in made.by_bits.items())
-    others = f", {len(made.skipped)} as they are" if made.skipped else ""
-    others += ", tables of tokens of 8 bits" if made.tables else ""
-    show(f"{parts}{others} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
+    unchanged = f", {len(made.skipped)} as they are" if made.skipped else ""
+    unchanged += ", tables of tokens of 8 bits" if made.tables else ""
+    show(f"{parts}{unchanged} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}")
     show_gate(report)
     if placed and report.refused:

@@ -75,7 +75,7 @@ TABLE = LayerPlan(WeightFormat(8), "nearest")
 class Plan:
     """The layers and the tables to quantise, by name.
 
-    whole: layers that keep their type, with the reason. regrouped: layers with a smaller group than asked for, since
+    whole: layers that keep their type, with the reason. regrouped: layers with a smaller group than requested, since
     that does not divide their inputs.
     """
 

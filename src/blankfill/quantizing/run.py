@@ -276,8 +276,8 @@ def quantized_stream(
     ready: layers that are quantised already, by name. prefix: of the names of layers in the model.
     """
     layers = {f"{prefix}{name}": layer for name, layer in plan.matrices.items()}
-    pairs = ((name, layer_of(name, layers)) for name in ours.plan)
-    stored = {f"{layer}.weight": (name, layer) for name, layer in pairs if layer is not None}
+    names = ((name, layer_of(name, layers)) for name in ours.plan)
+    stored = {f"{layer}.weight": (name, layer) for name, layer in names if layer is not None}
     others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:

@@ -49,18 +49,18 @@ def sensitivities(
     measured = Outputs(subject, batches)
     made = {}
     for name in names:
-        layer, kept = layers[name], layers[name].weight
-        layer.weight = nn.Parameter(coarse(name, kept.detach()).to(kept.dtype), requires_grad=False)
+        layer, whole = layers[name], layers[name].weight
+        layer.weight = nn.Parameter(coarse(name, whole.detach()).to(whole.dtype), requires_grad=False)
         try:
             made[name] = measured.loss(name)
         finally:
-            layer.weight = kept
+            layer.weight = whole
         done(1)
     return made
 
 
 def some(batches: Sequence[Batch], tokens: int) -> list[Batch]:
-    """Return batches from the first on, until they have so many tokens."""
+    """Return batches from the first on until they have this number of tokens."""
     chosen, total = [], 0
     for batch in batches:
         chosen.append(batch)
@@ -91,17 +91,17 @@ class Outputs:
             return [self._at_targets(batch) for batch in self.batches]
         caught: list[Tensor] = []
         of_source = stack.startswith("encoder.")
-        kept: list[Tensor] = []
+        whole: list[Tensor] = []
         hook = self.last[stack].register_forward_hook(lambda module, given, output: caught.append(output))
         try:
             for batch in self.batches:
                 caught.clear()
                 self.subject.run(batch)
                 if caught:
-                    kept.append(real_rows(caught[-1], batch, of_source).float())
+                    whole.append(real_rows(caught[-1], batch, of_source).float())
         finally:
             hook.remove()
-        return kept
+        return whole
 
     def _at_targets(self, batch: Batch) -> Tensor:
         model = self.subject.encoder

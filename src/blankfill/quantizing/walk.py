@@ -59,8 +59,8 @@ class Walk:
                 if not hessian.rows:
                     continue
                 made[name] = quantized = choose(name, layer.weight.detach(), hessian.sum_II)
-                kept = layer.weight.dtype
-                layer.weight = nn.Parameter(dequantize(quantized, self.formats[name], kept), requires_grad=False)
+                dtype = layer.weight.dtype
+                layer.weight = nn.Parameter(dequantize(quantized, self.formats[name], dtype), requires_grad=False)
                 done(1)
             self._finish(block)
         return made
