@@ -31,6 +31,21 @@ class Matrix(ctypes.Structure):
     )
 
 
+class DynamicMatrix(ctypes.Structure):
+    """`DynamicMatrix` of dynamic_products.c."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("zero", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("activation", ctypes.c_int32),
+        ("path", ctypes.c_int32),
+    )
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the library; None where there is none. It is compiled at the first use."""
@@ -49,8 +64,8 @@ def opened(file: Path) -> ctypes.CDLL:
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    made.integer_product.argtypes = [pointer, pointer, pointer, ctypes.c_int, number]
-    made.integer_product.restype = ctypes.c_int
+    for function in (made.integer_product, made.dynamic_product):
+        function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")

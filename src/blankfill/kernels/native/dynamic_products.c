@@ -1,0 +1,316 @@
+/* Products of many rows with a matrix of 8 bits, with activations of 8 bits.
+
+   Each row x becomes integers a = round(127 x / max|x|); the product of integers is exact, in 32 bits, and the result
+   scale_o · max|x| / 127 · Σ (q + zero) a + bias_o, after which an activation function may follow. Integers of weights
+   are stored as q + 128, from 0 to 255, and 128 Σ a is subtracted: so the instructions for a product of a byte without
+   sign and one with sign can take them. Nothing saturates: the sums of the oldest instructions are of 16 bits, so there
+   the bytes are widened first.
+
+   Weights lie in panels of 64 outputs, in which four inputs of each output are together: [panels, inputs / 4, 64, 4].
+   A block of rows stays in the cache while all panels pass. */
+
+#include "activations.h"
+
+enum { PANEL = 64, BLOCK = 96 };
+
+typedef struct {
+    const uint8_t *weight;              /* q + 128; outputs and inputs that were added for whole panels are 128 */
+    const float *scale, *zero, *bias;   /* of each output, of whole panels; zero may be missing */
+    int64_t outputs, inputs;
+    int32_t activation, path;
+} DynamicMatrix;
+
+typedef struct {
+    const DynamicMatrix *matrix;
+    const void *x;
+    void *out;
+    int type;
+    int64_t rows, padded;
+    int8_t *whole;   /* [rows, padded], where all rows are rounded first */
+    float *scales;   /* [rows] */
+    int32_t *sums;
+    int failed;
+} DynamicJob;
+
+/* ROWS rows [ROWS, padded] times a panel → [ROWS, 64] */
+
+INLINE void tile_portable(const int8_t *x, int64_t padded, const uint8_t *weight, int32_t *out, int rows)
+{
+    memset(out, 0, sizeof(int32_t) * rows * PANEL);
+    for (int64_t k = 0; k < padded; k += 4)
+        for (int r = 0; r < rows; r++) {
+            const int8_t *a = x + r * padded + k;
+            const uint8_t *w = weight + k * PANEL;
+            int32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
+            for (int o = 0; o < PANEL; o++)
+                out[r * PANEL + o] += w[4 * o] * a0 + w[4 * o + 1] * a1 + w[4 * o + 2] * a2 + w[4 * o + 3] * a3;
+        }
+}
+
+#if defined(__x86_64__)
+AVX512 INLINE void tile_avx512(const int8_t *x, int64_t padded, const uint8_t *weight, int32_t *out, int rows)
+{
+    __m512i sums[6][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++)
+            sums[r][v] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < padded; k += 4) {
+        __m512i w[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++)
+            w[v] = _mm512_loadu_si512(weight + k * PANEL + 64 * v);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, x + r * padded + k, 4);
+            __m512i a = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++)
+                sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], w[v], a);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++)
+            _mm512_storeu_si512(out + r * PANEL + 16 * v, sums[r][v]);
+}
+
+AVX2 INLINE void tile_avx2(const int8_t *x, int64_t padded, const uint8_t *weight, int32_t *out, int rows)
+{
+    for (int part = 0; part < PANEL; part += 16) { /* 16 outputs at a time; each has two sums */
+        __m256i sums[3][4];
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++)
+                sums[r][v] = _mm256_setzero_si256();
+        for (int64_t k = 0; k < padded; k += 4) {
+            __m256i w[4];
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++)
+                w[v] = _mm256_cvtepu8_epi16(
+                    _mm_loadu_si128((const __m128i *)(weight + (k * PANEL + 4 * part + 16 * v))));
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; r++) {
+                int32_t four;
+                memcpy(&four, x + r * padded + k, 4);
+                __m256i a = _mm256_cvtepi8_epi16(_mm_set1_epi32(four));
+#pragma GCC unroll 4
+                for (int v = 0; v < 4; v++)
+                    sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(w[v], a));
+            }
+        }
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < 4; v += 2) {
+                __m256i both = _mm256_hadd_epi32(sums[r][v], sums[r][v + 1]); /* outputs 0 1 4 5 2 3 6 7 */
+                both = _mm256_permute4x64_epi64(both, 0xd8);
+                _mm256_storeu_si256((__m256i *)(out + r * PANEL + part + 4 * v), both);
+            }
+    }
+}
+#endif
+
+/* Rounds a row to integers, and adds zeros up to `padded`. Returns the scale: NaN for a row that is not finite. */
+INLINE float round_dynamic(const float *x, int64_t inputs, int64_t padded, int8_t *out, int32_t *sum, float *wide)
+{
+    uint32_t largest = 0; /* bits of a number without its sign are in the order of the numbers; NaN is the largest */
+    for (int64_t i = 0; i < inputs; i++) {
+        uint32_t bits = bits_of(x[i]) & 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float most = of_bits(largest), factor = 127.0f / most;
+    if (largest >= 0x7f800000 || most == 0.0f || factor > 3e38f) { /* not finite, or zero, or as good as zero */
+        memset(out, 0, padded);
+        *sum = 0;
+        return largest >= 0x7f800000 ? NAN : 0.0f;
+    }
+    for (int64_t i = 0; i < inputs; i++) /* in a loop of its own, so that it is rounded before the next step */
+        wide[i] = x[i] * factor;
+    int32_t total = 0;
+    for (int64_t i = 0; i < inputs; i++) { /* the bits of the sum end with the nearest whole number, half to even */
+        int32_t q = (int32_t)bits_of(wide[i] + 12582912.0f) - 0x4b400000;
+        out[i] = (int8_t)q;
+        total += q;
+    }
+    memset(out + inputs, 0, padded - inputs);
+    *sum = total;
+    return most / 127.0f;
+}
+
+INLINE void finish(const DynamicJob *job, const int32_t *sums, int64_t row, float scale, int32_t sum, int64_t panel)
+{
+    const DynamicMatrix *matrix = job->matrix;
+    const float *weight_scale = matrix->scale + panel * PANEL, *bias = matrix->bias + panel * PANEL;
+    float made[PANEL];
+    int32_t offset = 128 * sum;
+    if (matrix->zero) {
+        const float *zero = matrix->zero + panel * PANEL;
+        for (int o = 0; o < PANEL; o++)
+            made[o] = ((float)(sums[o] - offset) + zero[o] * (float)sum) * (scale * weight_scale[o]) + bias[o];
+    } else
+        for (int o = 0; o < PANEL; o++)
+            made[o] = (float)(sums[o] - offset) * (scale * weight_scale[o]) + bias[o];
+    if (matrix->activation == GELU)
+        for (int o = 0; o < PANEL; o++)
+            made[o] = activated(made[o], GELU);
+    else if (matrix->activation == GELU_TANH)
+        for (int o = 0; o < PANEL; o++)
+            made[o] = activated(made[o], GELU_TANH);
+    else if (matrix->activation == SILU)
+        for (int o = 0; o < PANEL; o++)
+            made[o] = activated(made[o], SILU);
+    else if (matrix->activation == RELU)
+        for (int o = 0; o < PANEL; o++)
+            made[o] = activated(made[o], RELU);
+    int64_t at = row * matrix->outputs + panel * PANEL, count = MIN(PANEL, matrix->outputs - panel * PANEL);
+    if (job->type == FLOAT32)
+        memcpy((float *)job->out + at, made, 4 * count);
+    else if (job->type == BFLOAT16)
+        for (int64_t o = 0; o < count; o++)
+            ((uint16_t *)job->out)[at + o] = to_bfloat(made[o]);
+    else
+        for (int64_t o = 0; o < count; o++)
+            ((uint16_t *)job->out)[at + o] = to_half(made[o]);
+}
+
+/* For one set of instructions: round_NAME rounds rows, panels_NAME computes panels of some rows. */
+#define DYNAMIC(NAME, TARGET, MOST, PATH)                                                                              \
+    TARGET static void round_##NAME(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, float *scales,   \
+                                    int32_t *sums, float *wide)                                                        \
+    {                                                                                                                  \
+        int64_t inputs = job->matrix->inputs;                                                                          \
+        for (int64_t r = begin; r < end; r++) {                                                                        \
+            const float *x = from(job->x, job->type, r * inputs);                                                      \
+            if (job->type != FLOAT32) {                                                                                \
+                widen(x, job->type, wide, inputs, PATH);                                                               \
+                x = wide;                                                                                              \
+            }                                                                                                          \
+            scales[r - begin] =                                                                                        \
+                round_dynamic(x, inputs, job->padded, whole + (r - begin) * job->padded, sums + r - begin, wide);      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    TARGET static void panels_##NAME(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole,         \
+                                     const float *scales, const int32_t *sums, int64_t begin, int64_t end)             \
+    {                                                                                                                  \
+        int32_t made[6 * PANEL];                                                                                       \
+        for (int64_t p = begin; p < end; p++) {                                                                        \
+            const uint8_t *weight = job->matrix->weight + p * PANEL * job->padded;                                     \
+            int64_t r = 0;                                                                                             \
+            for (; r + MOST <= count; r += MOST) {                                                                     \
+                tile_##NAME(whole + r * job->padded, job->padded, weight, made, MOST);                                 \
+                for (int k = 0; k < MOST; k++)                                                                         \
+                    finish(job, made + k * PANEL, first + r + k, scales[r + k], sums[r + k], p);                       \
+            }                                                                                                          \
+            for (; r < count; r++) {                                                                                   \
+                tile_##NAME(whole + r * job->padded, job->padded, weight, made, 1);                                    \
+                finish(job, made, first + r, scales[r], sums[r], p);                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+DYNAMIC(portable, , 4, PORTABLE)
+#if defined(__x86_64__)
+DYNAMIC(avx2, AVX2, 3, WITH_AVX2)
+DYNAMIC(avx512, AVX512, 6, WITH_AVX512)
+#endif
+
+static void round_rows(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, float *scales, int32_t *sums,
+                       float *wide)
+{
+#if defined(__x86_64__)
+    if (job->matrix->path == WITH_AVX512)
+        round_avx512(job, begin, end, whole, scales, sums, wide);
+    else if (job->matrix->path == WITH_AVX2)
+        round_avx2(job, begin, end, whole, scales, sums, wide);
+    else
+#endif
+        round_portable(job, begin, end, whole, scales, sums, wide);
+}
+
+static void panels(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole, const float *scales,
+                   const int32_t *sums, int64_t begin, int64_t end)
+{
+#if defined(__x86_64__)
+    if (job->matrix->path == WITH_AVX512)
+        panels_avx512(job, first, count, whole, scales, sums, begin, end);
+    else if (job->matrix->path == WITH_AVX2)
+        panels_avx2(job, first, count, whole, scales, sums, begin, end);
+    else
+#endif
+        panels_portable(job, first, count, whole, scales, sums, begin, end);
+}
+
+static int64_t all_panels(const DynamicJob *job)
+{
+    return (job->matrix->outputs + PANEL - 1) / PANEL;
+}
+
+static void few_rows(void *data, int64_t begin, int64_t end)
+{
+    const DynamicJob *job = data;
+    panels(job, 0, job->rows, job->whole, job->scales, job->sums, begin, end);
+}
+
+static size_t space_of(const DynamicJob *job, int64_t rows)
+{
+    return rows * (job->padded + 8) + 4 * job->matrix->inputs + 256;
+}
+
+/* Divides a piece of memory among what rows are rounded to. */
+static void divide(char *space, const DynamicJob *job, int64_t rows, int8_t **whole, float **scales, int32_t **sums,
+                   float **wide)
+{
+    char *at = (char *)(((uintptr_t)space + 63) / 64 * 64);
+    *whole = (int8_t *)at;
+    at += (rows * job->padded + 63) / 64 * 64;
+    *scales = (float *)at;
+    *sums = (int32_t *)at + rows;
+    *wide = (float *)at + 2 * rows;
+}
+
+static void many_rows(void *data, int64_t begin, int64_t end)
+{
+    DynamicJob *job = data;
+    int64_t most = MIN(BLOCK, end - begin);
+    char *space = malloc(space_of(job, most));
+    if (!space) {
+        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    int8_t *whole;
+    float *scales, *wide;
+    int32_t *sums;
+    divide(space, job, most, &whole, &scales, &sums, &wide);
+    for (int64_t first = begin; first < end; first += BLOCK) {
+        int64_t count = MIN(BLOCK, end - first);
+        round_rows(job, first, first + count, whole, scales, sums, wide);
+        panels(job, first, count, whole, scales, sums, 0, all_panels(job));
+    }
+    free(space);
+}
+
+/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
+int dynamic_product(const DynamicMatrix *matrix, const void *x, void *out, int type, int64_t rows)
+{
+    DynamicJob job = {.matrix = matrix, .x = x, .out = out, .type = type, .rows = rows};
+    job.padded = (matrix->inputs + 3) / 4 * 4;
+    if (rows >= 4 * BLOCK) {
+        share(many_rows, &job, rows, BLOCK);
+        return job.failed;
+    }
+    char *space = malloc(space_of(&job, rows));
+    if (!space)
+        return 1;
+    float *wide;
+    divide(space, &job, rows, &job.whole, &job.scales, &job.sums, &wide);
+    round_rows(&job, 0, rows, job.whole, job.scales, job.sums, wide);
+    int64_t grain = 1 + 400000 / (PANEL * job.padded * (rows < 1 ? 1 : rows));
+    share(few_rows, &job, all_panels(&job), grain);
+    free(space);
+    return 0;
+}
