@@ -87,6 +87,8 @@ class Predictor:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
+        if read.quantization is not None:
+            prepare(encoder, self.dtype)
         self.model.encoder.use_kernel(best_kernel(self.device, encoder.token_embeddings.weight.dtype))
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)
@@ -109,7 +111,8 @@ class Predictor:
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """Return a prediction for each item."""
-        from blankfill.model.view import evaluation_view
+        from blankfill.model.quantized import prepare
+from blankfill.model.view import evaluation_view
         from blankfill.tasks.text.writing import evaluator_for
 
         if not items:

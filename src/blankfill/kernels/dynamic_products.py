@@ -15,6 +15,7 @@ Shapes: N rows, I inputs, O outputs, P panels of 64 outputs, K = I / 4 rounded u
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from typing import Protocol
 
@@ -31,6 +32,8 @@ ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu": 4}
 """Activation functions in `native/activations.h`, by the names of `TransformerConfig.activation`."""
 PANEL = 64
 """Outputs that are packed together."""
+MOST_ROWS = 1 << 62
+"""Largest number of rows: any."""
 MOST_INPUTS = 1 << 16
 """Largest number of inputs: with more, a sum could leave the 32 bits."""
 VNNI = ("avx512_vnni", "avx_vnni")
@@ -44,9 +47,14 @@ ALLOWED = {torch.float32: 2**-17, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
 class DynamicProduct(Protocol):
-    """act(x Wᵀ + b), where `activation` and bias were given. dtype: of x and the result."""
+    """act(x Wᵀ + b), where `activation` and bias were given. dtype: of x and the result. max_rows: any number."""
 
     dtype: torch.dtype
+    max_rows: int
+
+    def variant(self, bias_O: Tensor | None, activation: str | None) -> DynamicProduct:
+        """Return the same product with a bias and an activation function; it is made once and then the same object."""
+        ...
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O], in the type of x."""
@@ -71,6 +79,8 @@ class NativeDynamic:
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.
     """
 
+    max_rows = MOST_ROWS
+
     def __init__(
         self,
         quantized: QuantizedWeight,
@@ -90,16 +100,35 @@ class NativeDynamic:
         whole_OI = F.pad(weight_OI, (0, -self.inputs % 4, 0, -self.outputs % PANEL))
         panels_PKO4 = whole_OI.view(-1, PANEL, whole_OI.shape[1] // 4, 4).transpose(1, 2)
         packed = (panels_PKO4.contiguous().view(torch.uint8) ^ 128).contiguous()
-        bias_O = quantized.scale.new_zeros(self.outputs) if bias_O is None else bias_O.detach()
-        per_output = (quantized.scale, quantized.zero, bias_O)
-        scale, zero, bias = (None if x is None else F.pad(x.float(), (0, -self.outputs % PANEL)) for x in per_output)
-        assert scale is not None and bias is not None
-        self._held = (packed, scale, zero, bias)
+        scale = self._padded(quantized.scale)
+        zero = None if quantized.zero is None else self._padded(quantized.zero)
+        self._held = (packed, scale, zero)
+        self._path = best_path() if path is None else path
+        self._variants: dict[tuple[int, str | None], NativeDynamic] = {}
+        self._source: Tensor | None = None
+        self._finish(bias_O, activation)
+
+    def _padded(self, x_O: Tensor) -> Tensor:
+        return F.pad(x_O.detach().float(), (0, -self.outputs % PANEL))
+
+    def _finish(self, bias_O: Tensor | None, activation: str | None) -> None:
+        packed, scale, zero = self._held
+        self._bias = self._padded(torch.zeros(self.outputs) if bias_O is None else bias_O)
         self._matrix = DynamicMatrix(
-            packed.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(), bias.data_ptr(), self.outputs,
-            self.inputs, ACTIVATIONS[activation], best_path() if path is None else path,
+            packed.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(), self._bias.data_ptr(),
+            self.outputs, self.inputs, ACTIVATIONS[activation], self._path,
         )  # fmt: skip
         self._at = ctypes.addressof(self._matrix)
+
+    def variant(self, bias_O: Tensor | None, activation: str | None) -> NativeDynamic:
+        """Return the same product with a bias and an activation function; the packed weights are shared."""
+        key = (id(bias_O), activation)
+        if (made := self._variants.get(key)) is None:
+            made = copy.copy(self)
+            made._finish(bias_O, activation)
+            made._source = bias_O  # keeps the tensor, whose id is the key
+            self._variants[key] = made
+        return made
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O]."""
@@ -119,6 +148,8 @@ class TorchDynamic:
     times as slow. Scales of rows, bias and activation function follow in passes of their own.
     """
 
+    max_rows = MOST_ROWS
+
     def __init__(
         self,
         quantized: QuantizedWeight,
@@ -134,6 +165,18 @@ class TorchDynamic:
         self._scale, self._bias = quantized.scale.float(), None if bias_O is None else bias_O.detach().float()
         self._zero = None if quantized.zero is None else quantized.zero.float()
         self._ones, self._nothing = torch.ones(len(weight_OI)), torch.zeros(len(weight_OI), dtype=torch.int64)
+        self._variants: dict[tuple[int, str | None], TorchDynamic] = {}
+        self._source: Tensor | None = None
+
+    def variant(self, bias_O: Tensor | None, activation: str | None) -> TorchDynamic:
+        """Return the same product with a bias and an activation function; the packed weights are shared."""
+        key = (id(bias_O), activation)
+        if (made := self._variants.get(key)) is None:
+            made = copy.copy(self)
+            made.activation, made._bias = activation, None if bias_O is None else bias_O.detach().float()
+            made._source = bias_O  # keeps the tensor, whose id is the key
+            self._variants[key] = made
+        return made
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O]."""

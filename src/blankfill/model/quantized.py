@@ -162,14 +162,17 @@ def quantizable(model: nn.Module) -> dict[str, Dense]:
     }
 
 
-def make_quantized(model: nn.Module, formats: Mapping[str, WeightFormat]) -> None:
-    """Replace dense layers of a model by quantised ones without values. formats: of the layers, by name."""
+def make_quantized(
+    model: nn.Module, formats: Mapping[str, WeightFormat], dense: type[QuantizedDense] = QuantizedDense
+) -> None:
+    """Replace dense layers of a model by quantised ones without values. formats: of the layers, by name; dense: the
+    class of the new layers."""
 
     def made(name: str, layer: Dense) -> nn.Module | None:
         if name not in formats:
             return None
         with torch.device(layer.weight.device):
-            return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
+            return dense(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
 
     replace_dense(model, made)
 

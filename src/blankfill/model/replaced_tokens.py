@@ -31,7 +31,7 @@ from blankfill.model.heads import LM, Head, register_head
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 from blankfill.model.positions import attention_scheme, terms_of
-from blankfill.model.quantized import make_quantized, quantized_formats
+from blankfill.model.quantized import QuantizedDense, make_quantized, prepare, quantized_formats
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import PADDING, Batch
 
@@ -171,9 +171,13 @@ def _part(model: Transformer, config: TransformerConfig) -> Transformer:
     prefix = f"heads.{NAME}.generator." if config == model.config.generator else ""
     if formats := quantized_formats(model):
         layers = dense_layers(part)
-        make_quantized(part, {name: formats[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in formats})
+        wanted = {name: formats[f"{prefix}{name}"] for name, _ in layers if f"{prefix}{name}" in formats}
+        kinds = {type(layer) for _, layer in dense_layers(model) if isinstance(layer, QuantizedDense)}
+        make_quantized(part, wanted, kinds.pop())
     names = {name: f"{prefix}{name}" if f"{prefix}{name}" in own else name for name in part.state_dict()}
     part.load_state_dict({name: own[other] for name, other in names.items()}, assign=True)
+    if formats:
+        prepare(part, part.token_embeddings.weight.dtype)
     part.recompute = model.recompute
     for mine, theirs in zip(part.all_layers[:1], model.all_layers[:1], strict=True):
         if mine.attention is not None and theirs.attention is not None:
