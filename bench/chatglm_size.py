@@ -194,8 +194,10 @@ def import_step(args: argparse.Namespace) -> dict[str, Any]:
 def quantize_step(args: argparse.Namespace) -> dict[str, Any]:
     """Quantise the imported model."""
     from blankfill.quantizing.run import quantize_model
+    from blankfill.quantizing.settings import QuantizeSettings
 
-    made = quantize_model(args.folder / "model", args.folder / args.worker, int(args.worker[-1]))
+    settings = QuantizeSettings(bits=8 if args.worker[-1] == "8" else 4)
+    made = quantize_model(args.folder / "model", args.folder / args.worker, settings)
     return {"error": round(made.error, 5)}
 
 

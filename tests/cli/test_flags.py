@@ -243,7 +243,20 @@ PLAIN = {
         "threads",
     },
     "export": {"out", "format", "lora", "part", "shards", "text", "threads"},
-    "quantize": {"model", "out", "bits", "rounding", "threads"},
+    "quantize": {
+        "model",
+        "out",
+        "bits",
+        "group-size",
+        "scheme",
+        "method",
+        "rounding",
+        "target-size",
+        "calibration",
+        "calibration-rows",
+        "seed",
+        "threads",
+    },
     "compare": {"out", "csv", "curves", "svg", "metric", "x"},
 }
 """Commands without a recipe."""

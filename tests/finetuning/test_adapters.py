@@ -24,6 +24,7 @@ from blankfill.finetuning.predictor import Predictor
 from blankfill.finetuning.run import finetune
 from blankfill.inference import load
 from blankfill.quantizing.run import quantize_model
+from blankfill.quantizing.settings import QuantizeSettings
 from blankfill.tasks.datasets.registry import task_named
 from blankfill.tasks.options import FinetuneOptions
 from small_tasks import QUICK, answerable, classes, model_folder, run, stopped_after, tags, write_lines, writing_model
@@ -181,7 +182,7 @@ def test_a_cloze_with_a_prefix(tmp_path: Path) -> None:
 def test_adapters_of_a_quantised_model(kind: str, tmp_path: Path) -> None:
     """Checkpoints of a prefix hold none of its integers."""
     data, out = classes(tmp_path / "data"), tmp_path / "run"
-    quantize_model(model_folder(tmp_path), tmp_path / "int4", 4)
+    quantize_model(model_folder(tmp_path), tmp_path / "int4", QuantizeSettings(bits=4))
     fields: dict[str, Any] = {"epochs": 1, "lr": 2e-2} | KINDS[kind]
     run("sst2", data, tmp_path / "int4", out, **fields)
     end = store.newest(out / "checkpoints", with_optimizer=False)

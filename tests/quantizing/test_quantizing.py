@@ -19,7 +19,11 @@ from blankfill.exporting.model import export_model, export_onnx
 from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.quantized import QuantizedDense, quantizable
 from blankfill.quantizing.run import quantize_model
+from blankfill.quantizing.settings import QuantizeSettings
 from written_models import OBJECTIVES, write_model
+
+PLAIN = {bits: QuantizeSettings(bits=bits, group_size=0, scheme="absmax", method="nearest") for bits in (8, 4)}
+"""Rows, absmax, the nearest integers."""
 
 
 @torch.inference_mode()
@@ -34,7 +38,7 @@ def scores(folder: Path, dtype: torch.dtype | None = None) -> torch.Tensor:
 @pytest.mark.parametrize("family", OBJECTIVES)
 def test_the_folder_holds_integers_with_scales_and_opens(tmp_path: Path, family: str, bits: int) -> None:
     folder = write_model(tmp_path / "model", family)
-    made = quantize_model(folder, tmp_path / "out", bits)
+    made = quantize_model(folder, tmp_path / "out", PLAIN[bits])
     loaded, plain = load_model(tmp_path / "out"), load_model(folder)
     layers = quantizable(loaded.model)
     assert made.layers == len(layers) and all(isinstance(layer, QuantizedDense) for layer in layers.values())
@@ -70,7 +74,7 @@ def test_the_command_and_what_it_prints(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
-    quantize_model(write_model(tmp_path / "model", "gpt2"), tmp_path / "out", 8)
+    quantize_model(write_model(tmp_path / "model", "gpt2"), tmp_path / "out", PLAIN[8])
     written = []
     for kind in ("fp32", "bf16", "fp16"):
         loaded = load_model(tmp_path / "out", dtype={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind])
@@ -83,7 +87,9 @@ def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
 
 def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "bert")
-    exact, released = (quantize_model(folder, tmp_path / kind, 8, kind) for kind in ("exact", "released"))
+    exact, released = (
+        quantize_model(folder, tmp_path / kind, QuantizeSettings(bits=8, rounding=kind)) for kind in ("exact", "released")
+    )
     assert exact.error < released.error < 1.2 * exact.error
     state = load_model(tmp_path / "released").model.state_dict()
     weight = load_model(folder).model.layers[0].ffn.inner.weight
@@ -92,33 +98,33 @@ def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:
 
 def test_what_cannot_be_quantised_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", "bert")
-    quantize_model(folder, tmp_path / "int8", 8)
+    quantize_model(folder, tmp_path / "int8", PLAIN[8])
     out = tmp_path / "out"
     with pytest.raises(UserError, match="is quantised already; give the model that it was made from"):
-        quantize_model(tmp_path / "int8", out, 4)
+        quantize_model(tmp_path / "int8", out, PLAIN[4])
     with pytest.raises(UserError, match="is there already and not empty"):
-        quantize_model(folder, tmp_path / "int8", 4)
+        quantize_model(folder, tmp_path / "int8", PLAIN[4])
     with pytest.raises(UserError, match="no such file or folder"):
-        quantize_model(tmp_path / "nowhere", out, 4)
+        quantize_model(tmp_path / "nowhere", out, PLAIN[4])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there is no model of blankfill in this folder"):
-        quantize_model(tmp_path / "empty", out, 4)
+        quantize_model(tmp_path / "empty", out, PLAIN[4])
     diverged = write_model(tmp_path / "diverged", "bert", init_std=0.0)
     state = load_model(diverged).model.state_dict()
     state["layers.0.ffn.inner.weight"] = torch.full_like(state["layers.0.ffn.inner.weight"], float("nan"))
     config = store.read_state(diverged)[0]
     store.write_files(diverged, 3, state, {}, {k: config[k] for k in ("model", "objective")})
     with pytest.raises(UserError, match="not finite, or that are too large"):
-        quantize_model(diverged, out, 8)
+        quantize_model(diverged, out, PLAIN[8])
     file = tmp_path / "model" / store.MODEL
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="is damaged"):
-        quantize_model(folder, out, 8)
+        quantize_model(folder, out, PLAIN[8])
     assert not out.exists()
 
 
 def test_what_needs_the_weights_says_so(tmp_path: Path, capsys: Any) -> None:
-    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", 8)
+    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", PLAIN[8])
     for export in (export_model, export_onnx):
         with pytest.raises(UserError, match="the model that it was made from"):
             export(tmp_path / "int8", tmp_path / "out")
@@ -149,7 +155,7 @@ def test_what_needs_the_weights_says_so(tmp_path: Path, capsys: Any) -> None:
     ],
 )
 def test_a_note_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
-    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", 8)
+    quantize_model(write_model(tmp_path / "model", "bert"), tmp_path / "int8", PLAIN[8])
     file = tmp_path / "int8" / store.STATE
     state = json.loads(file.read_text(encoding="utf-8"))
     state["quantization"].update(changed)
@@ -162,7 +168,7 @@ def test_a_note_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, 
 def test_an_odd_layer_keeps_its_type(tmp_path: Path) -> None:
     """An odd number of inputs keeps its layer whole with 4 bits."""
     folder = write_model(tmp_path / "model", "bert", ffn_size=33)
-    made = quantize_model(folder, tmp_path / "out", 4)
+    made = quantize_model(folder, tmp_path / "out", PLAIN[4])
     assert made.skipped == ("layers.0.ffn.output", "layers.1.ffn.output")
     loaded = load_model(tmp_path / "out")
     assert not isinstance(loaded.model.layers[0].ffn.output, QuantizedDense)

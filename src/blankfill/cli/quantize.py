@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Result
+from blankfill.system.bounds import COUNT, Bound, at_least
 
 if TYPE_CHECKING:
     from blankfill.quantizing.run import Quantized
+    from blankfill.quantizing.settings import QuantizeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeArguments:
     """Store the weights of a model in 8 or 4 bits.
 
-    The matrices of attention and feed-forward layers become integers with a scale for each row; embeddings, norms and
-    heads stay as they are. The new folder works with fill, generate, chat, predict, embed and evaluate, and finetune
-    trains LoRA or a prefix on it. One layer is in memory at a time. The command prints the size and the error of the
-    weights; it does not measure what the model loses.
+    The matrices of attention and feed-forward layers become integers with scales; norms, biases, position tables and
+    heads of tasks stay as they are. The new folder works with fill, generate, chat, predict, embed and evaluate, and
+    finetune trains LoRA or a prefix on it.
     """
 
-    EXAMPLES: ClassVar[tuple[str, ...]] = ("blankfill quantize --model models/bert --bits 8 --out models/bert-int8",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "blankfill quantize --model models/bert --bits 8 --out models/bert-int8",
+        "blankfill quantize --model runs/gpt --bits 4 --method gptq --out models/gpt-int4",
+        "blankfill quantize --model runs/gpt --target-size 40% --out models/gpt-small",
+    )
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Weights": "bits group_size scheme method rounding target_size",
+        "Calibration": "calibration calibration_rows seed",
+    }
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"calibration_rows": at_least(1), "seed": COUNT, "threads": COUNT}
 
     model: Path
     """A run of pretraining or fine-tuning, one of its checkpoints, or an imported model."""
     out: Path
     """Folder to write; it must be new or empty."""
-    bits: Literal["8", "4"] = "8"
-    """Bits of a weight."""
+    bits: Literal["auto", "8", "4"] = "auto"
+    """Bits of a weight. auto: 8; with --target-size, 4 or 8 for each layer."""
+    group_size: Literal["auto", "0", "32", "64", "128"] = "auto"
+    """Number of inputs that share a scale; 0: a whole row. auto: a row with 8 bits, 32 with 4. Layers whose number of
+    inputs it does not divide have smaller groups, or the row."""
+    scheme: Literal["auto", "absmax", "zero-point"] = "auto"
+    """absmax: integers symmetric about 0. zero-point: an offset beside each scale. auto: absmax with 8 bits, zero-point
+    with 4."""
+    method: Literal["auto", "nearest", "hqq", "gptq"] = "auto"
+    """How the integers are chosen. nearest: each by rounding. hqq: with scales or zero points that make a robust error
+    small. gptq: so that the outputs of each layer change least, from calibration text. auto: nearest with 8 bits, hqq
+    with 4."""
     rounding: Literal["exact", "released"] = "exact"
-    """exact: the nearest integers. released: as the original code of ChatGLM-6B rounds, with quotients of fp16."""
+    """exact: the nearest integers. released: the format of ChatGLM-6B's released checkpoints (rows, absmax), with
+    quotients of fp16 as its code rounds them."""
+    target_size: str = ""
+    """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%. Layers that
+    change the model's predictions most get 8 bits or stay as they are; this needs calibration text."""
+    calibration: tuple[Path, ...] = ()
+    """Files or folders of text for --method gptq and --target-size. Without it: the training text of the run, or the
+    data of its task."""
+    calibration_rows: int = 128
+    """Largest number of rows, or of items of a task, to read for calibration; usually 64 to 512."""
+    seed: int = 0
+    """Seed by which these are drawn."""
     threads: int = 0
     """CPU threads. 0: OMP_NUM_THREADS where it is set, else all cores that other programs leave free."""
 
@@ -46,15 +77,34 @@ def main(argv: Sequence[str]) -> Result:
     from blankfill.system.threads import use_threads
 
     use_threads(args.threads)
-    made = quantize_model(args.model, args.out, int(args.bits), args.rounding)
+    made = quantize_model(args.model, args.out, settings_of(args))
     return Result(values=as_json(made), show=lambda: show_made(made))
+
+
+def settings_of(args: QuantizeArguments) -> QuantizeSettings:
+    """Return the settings of a command line."""
+    from blankfill.quantizing.settings import QuantizeSettings
+
+    return QuantizeSettings(
+        bits=None if args.bits == "auto" else 8 if args.bits == "8" else 4,
+        group_size=None if args.group_size == "auto" else int(args.group_size),  # type: ignore[arg-type]
+        scheme=None if args.scheme == "auto" else args.scheme,
+        method=None if args.method == "auto" else args.method,
+        rounding=args.rounding,
+        target_size=args.target_size,
+        calibration=args.calibration,
+        calibration_rows=args.calibration_rows,
+        seed=args.seed,
+    )
 
 
 def show_made(made: Quantized) -> None:
     """Print sizes and errors."""
     from blankfill.system.console import amount, show
 
-    show(f"{made.layers} layers of {made.bits} bits; {amount(made.before, 'B')} → {amount(made.after, 'B')}")
+    parts = " and ".join(f"{count} layers of {bits} bits" for bits, count in made.by_bits.items())
+    kept = f", {len(made.skipped)} as they are" if made.skipped else ""
+    show(f"{parts}{kept} ({made.method}); {amount(made.before, 'B')} → {amount(made.after, 'B')}")
     show(
         f"error of the weights {made.error:.2%}, of {made.worst.name} {made.worst.relative:.2%}; measure what the "
         "model loses with `blankfill evaluate`"

@@ -1,4 +1,4 @@
-"""A model of ours → the same with dense layers of 8 or 4 bits, one layer in memory at a time.
+"""A model of ours → the same with dense layers of 8 or 4 bits.
 
 The new folder is one of ours with plain safetensors: int8 weights under their usual names, and scales beside them. It
 has the tokenizer, and of a fine-tuned model the task, of the first one. Models of families whose files have quantised
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +26,16 @@ from blankfill.checkpoint.streams import Renamed, Stream
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
-from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, quantize
-from blankfill.model.quantized import quantizable
-from blankfill.model.transformer import Transformer
-from blankfill.system.console import say
+from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize
+from blankfill.quantizing.calibration import Subject, open_subject
+from blankfill.quantizing.methods.gptq import gptq
+from blankfill.quantizing.plan import LayerPlan, Plan, chosen_integers, dense_of, plan_of, sized_plan
+from blankfill.quantizing.settings import QuantizeSettings
+from blankfill.quantizing.walk import Walk
+from blankfill.system.console import progress, say
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_json
 
-Rounding = Literal["exact", "released"]
 REPORT = "quantization.json"
 """Name of the report: the settings, the sizes, and the error of each layer."""
 KEPT = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "patterns.yaml", "results.json")
@@ -41,18 +44,26 @@ KEPT = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "patte
 
 @dataclass(frozen=True)
 class LayerError:
-    """Error of a quantised layer. relative: of its weights, ‖W − Ŵ‖ / ‖W‖."""
+    """A quantised layer in the report. relative: error of its weights, ‖W − Ŵ‖ / ‖W‖. sensitivity: see
+    `plan.LayerPlan`."""
 
     name: str
     bits: int
     relative: float
+    group_size: int = 0
+    scheme: str = "absmax"
+    method: str = "nearest"
+    sensitivity: float | None = None
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised model. before, after: bytes of the weights. error: relative error of all quantised weights together.
-    worst: the layer with the largest. skipped: layers that keep their type, since 4 bits need an even number of
-    inputs."""
+    """A quantised model.
+
+    bits: the fewest bits of a layer. layers: number of quantised layers; by_bits: the same by bits. before, after:
+    bytes of the weights. error: relative error of all quantised weights together. worst: the layer with the largest.
+    method: how the integers were chosen. skipped: layers that keep their type.
+    """
 
     folder: Path
     bits: int
@@ -61,7 +72,9 @@ class Quantized:
     after: int
     error: float
     worst: LayerError
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...]
+    by_bits: dict[int, int]
+    method: str
 
 
 class _Errors:
@@ -71,15 +84,18 @@ class _Errors:
         self.layers: list[LayerError] = []
         self.squares = self.total = 0.0
 
-    def add(self, name: str, format: WeightFormat, weight: Tensor, made: QuantizedWeight) -> None:
+    def add(self, name: str, plan: LayerPlan, weight: Tensor, made: QuantizedWeight) -> None:
         """Add a layer."""
-        step = max(1, (1 << 22) // weight.shape[1])
+        format, step = plan.format, max(1, (1 << 22) // weight.shape[1])
         squares = total = 0.0
         for k in range(0, len(weight), step):
             part = weight[k : k + step].float()
             squares += float((part - dequantize(made.rows(slice(k, k + step)), format, torch.float32)).square().sum())
             total += float(part.square().sum())
-        self.layers.append(LayerError(name, format.bits, (squares / total) ** 0.5 if total else 0.0))
+        relative = (squares / total) ** 0.5 if total else 0.0
+        self.layers.append(
+            LayerError(name, format.bits, relative, format.group_size, format.scheme, plan.method, plan.sensitivity)
+        )
         self.squares, self.total = self.squares + squares, self.total + total
 
     @property
@@ -88,38 +104,49 @@ class _Errors:
         return (self.squares / self.total) ** 0.5 if self.total else 0.0
 
 
-def quantize_model(path: str | Path, out: str | Path, bits: int = 8, rounding: Rounding = "exact") -> Quantized:
+def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings | None = None) -> Quantized:
     """Quantise the dense layers of a model.
 
     Args:
         path: A run of pretraining or fine-tuning, one of its checkpoints, or an imported model.
         out: The new folder.
-        bits: 8 or 4.
-        rounding: "exact": integers nearest to the weights; "released": the quotients are rounded to fp16 first, as in
-            the released checkpoints of ChatGLM-6B.
+        settings: How; None for 8 bits, rows, absmax.
 
     Returns:
         The folder, sizes and errors.
 
     Raises:
-        UserError: There is no such model, or it is quantised already; then nothing is left behind.
+        UserError: There is no such model, it is quantised already, a target size is too small, or there is no text for
+            calibration; then nothing is left behind.
     """
+    settings = settings or QuantizeSettings()
+    settings.check()
     path, out = store.pointed(Path(path)), Path(out)
     check_free(out)
     source = newest_folder(path)
     state, _ = store.read_state(source)
-    if state.get(KEY) is not None:
-        raise UserError(f"{source} is quantised already; give the model that it was made from")
-    if store.BASE in state:
-        raise UserError(
-            f"{source} holds a prefix without the weights of the model below it; quantise that model, and give the "
-            f"adapter beside it with {setting('adapter')}"
-        )
-    layers, skipped, fine_tuned = layers_of(state, source, bits)
-    quantization = Quantization(layers, rounding=rounding)
+    check_quantizable(state, source)
+    dense, fine_tuned = dense_of(state, source), "task" in state
+    prefix = "encoder." if fine_tuned else ""
+    before, ours = stored_bytes(source), store.open_stream(source)
+    subject: Subject | None = None
+    if settings.target_size or settings.method == "gptq":
+        subject = open_subject(source, fine_tuned, settings)
+    if settings.target_size:
+        assert subject is not None
+        plan = sized_plan(dense, settings, ours.plan, prefix, before, subject)
+    else:
+        plan = plan_of(dense, settings, settings.bits or 8, keeps_format(state, source))
+    if not plan.layers:
+        raise UserError(f"{source}: no layer has an even number of inputs; use {setting('bits', 8)}")
+    for remark in plan.remarks():
+        say(remark)
+    ready = calibrated(subject, plan) if subject is not None else {}
+    note = None if subject is None else subject.note
+    subject = None  # its weights are not needed while the new ones are written
+    quantization = Quantization(plan.formats, plan.method, settings.rounding)
     errors = _Errors()
-    before = stored_bytes(source)
-    made = quantized_stream(store.open_stream(source), quantization, "encoder." if fine_tuned else "", errors)
+    made = quantized_stream(ours, plan, ready, settings.rounding, prefix, errors)
     folder_of_words = tokenizer_folder(source)
     with whole_folder(out) as folder:
         for name in KEPT:
@@ -130,29 +157,73 @@ def quantize_model(path: str | Path, out: str | Path, bits: int = 8, rounding: R
         tensors: Stream = made
         if state.get("names"):
             format = checkpoint_format_from_state(state["names"], store.model_of(state, source), source / store.STATE)
-            if format.family.quantization_key and holds_quantized(format.table, layers):
-                tensors = Renamed(with_scales(format.table, layers), made)
+            if format.family.quantization_key and holds_quantized(format.table, plan.formats):
+                tensors = Renamed(with_scales(format.table, plan.formats), made)
                 new_state["names"] = state["names"]
                 if (source / CONFIG).is_file():
-                    values = {**read_json(source / CONFIG), format.family.quantization_key: bits}
+                    values = {**read_json(source / CONFIG), format.family.quantization_key: quantization.bits}
                     write_file(folder / CONFIG, json.dumps(values, indent=2) + "\n")
         step = int(new_state.pop("step"))
         writer = store.FolderWriter(folder)
         writer.write(store.MODEL, tensors)
         after = (folder / store.MODEL).stat().st_size
-        worst = max(errors.layers, key=lambda layer: layer.relative)
+        bits = Counter(layer.bits for layer in errors.layers)
         result = Quantized(
-            out, bits, len(layers), before, after, errors.relative, worst, tuple(skipped)
+            out, min(bits), len(plan.layers), before, after, errors.relative,
+            max(errors.layers, key=lambda layer: layer.relative), tuple(plan.whole), dict(sorted(bits.items())),
+            plan.method,
         )  # fmt: skip
         report = {
-            **quantization.state(), "before": before, "after": after, "error": errors.relative,
+            **quantization.state(), "settings": noted(settings), "before": before, "after": after,
+            "error": errors.relative, "whole": plan.whole, "calibration": note,
             "errors": [asdict(layer) for layer in errors.layers],
         }  # fmt: skip
         writer.write_text(REPORT, json.dumps(report, indent=1) + "\n")
         writer.finish({**new_state, "step": step})
-    if skipped:
-        say(f"{len(skipped)} layers have an odd number of inputs and keep their type: {', '.join(skipped[:3])}")
     return result
+
+
+def check_quantizable(state: dict[str, Any], source: Path) -> None:
+    """Raise UserError for a model that is quantised already, or without the weights below a prefix."""
+    if state.get(KEY) is not None:
+        raise UserError(f"{source} is quantised already; give the model that it was made from")
+    if store.BASE in state:
+        raise UserError(
+            f"{source} holds a prefix without the weights of the model below it; quantise that model, and give the "
+            f"adapter beside it with {setting('adapter')}"
+        )
+
+
+def keeps_format(state: dict[str, Any], source: Path) -> bool:
+    """Return whether the model has the names of a family whose files hold quantised layers (ChatGLM-6B)."""
+    if not state.get("names"):
+        return False
+    format = checkpoint_format_from_state(state["names"], store.model_of(state, source), source / store.STATE)
+    return bool(format.family.quantization_key)
+
+
+def noted(settings: QuantizeSettings) -> dict[str, Any]:
+    """Return the settings as JSON values."""
+    return {**asdict(settings), "calibration": [str(path.resolve()) for path in settings.calibration]}
+
+
+def calibrated(subject: Subject, plan: Plan) -> dict[str, QuantizedWeight]:
+    """Quantise the layers that need their inputs (GPTQ), by name. Raises UserError for inputs that are not finite."""
+    formats = {name: layer.format for name, layer in plan.layers.items() if layer.method == "gptq"}
+    if not formats:
+        return {}
+
+    def choose(name: str, weight: Tensor, hessian: Tensor) -> QuantizedWeight:
+        try:
+            return gptq(weight, hessian, formats[name])
+        except ValueError as error:
+            raise UserError(f"{name}: {error}; a model that diverged cannot be quantised") from error
+
+    with progress("calibration", len(formats), "layers") as bar:
+        made = Walk(subject, formats).run(choose, bar.advance)
+    for name in formats.keys() - made.keys():  # layers that the rows do not reach
+        plan.layers[name] = LayerPlan(formats[name], "hqq", plan.layers[name].sensitivity)
+    return made
 
 
 def newest_folder(path: Path) -> Path:
@@ -178,34 +249,19 @@ def newest_folder(path: Path) -> Path:
     )
 
 
-def layers_of(state: dict[str, Any], source: Path, bits: int) -> tuple[dict[str, WeightFormat], list[str], bool]:
-    """Return the formats of the layers to quantise, those that cannot be, and whether the model is a fine-tuned one."""
-    config = store.model_of(state, source)
-    with torch.device("meta"):
-        dense = quantizable(Transformer(config))
-    fine_tuned = "task" in state
-    task = state.get("task")
-    options = task.get("options") if isinstance(task, dict) else None
-    if isinstance(options, dict) and options.get("lora_rank"):
-        raise UserError(
-            f"{source} was fine-tuned with LoRA, whose matrices are beside the weights; export it, import the export "
-            "and quantise that, or fine-tune a quantised model with LoRA"
-        )
-    skipped = [name for name, layer in dense.items() if bits == 4 and layer.in_features % 2]
-    layers = {name: WeightFormat(bits) for name in dense if name not in skipped}
-    if not layers:
-        raise UserError(f"{source}: no layer has an even number of inputs; use {setting('bits', 8)}")
-    return layers, skipped, fine_tuned
-
-
 def stored_bytes(source: Path) -> int:
     """Return the bytes of the weights of a checkpoint."""
     return sum(file.stat().st_size for name in (store.MODEL, store.HEADS) if (file := source / name).is_file())
 
 
-def quantized_stream(ours: Stream, quantization: Quantization, prefix: str, errors: _Errors) -> Stream:
-    """Return a model's weights, of which those of layers are quantised; their scales come right after them."""
-    layers = {f"{prefix}{name}": format for name, format in quantization.layers.items()}
+def quantized_stream(
+    ours: Stream, plan: Plan, ready: dict[str, QuantizedWeight], rounding: str, prefix: str, errors: _Errors
+) -> Stream:
+    """Return a model's weights, of which those of layers are quantised; their scales come right after them.
+
+    ready: layers that are quantised already, by name. prefix: of the names of layers in the model.
+    """
+    layers = {f"{prefix}{name}": layer for name, layer in plan.layers.items()}
     others: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
@@ -214,16 +270,16 @@ def quantized_stream(ours: Stream, quantization: Quantization, prefix: str, erro
         layer, _, ending = name.rpartition(".")
         if ending != "weight" or layer not in layers:
             return ours[name]
-        weight, format = ours[name], layers[layer]
-        arithmetic = weight.half() if quantization.rounding == "released" else weight.float()
-        made = quantize(arithmetic, format)
+        weight, own = ours[name], layer.removeprefix(prefix)
+        made = ready.pop(own, None) or chosen_integers(weight, layers[layer], rounding)
         if not torch.isfinite(made.scale).all():
             raise UserError(
-                f"{name} holds values that are not finite, or that are too large for scales of {format.scale_type}; a "
-                "model that diverged cannot be quantised"
+                f"{name} holds values that are not finite, or that are too large for scales of "
+                f"{layers[layer].format.scale_type}; a model that diverged cannot be quantised"
             )
-        errors.add(layer.removeprefix(prefix), format, weight, made)
+        errors.add(own, layers[layer], weight, made)
         others.update({f"{layer}.{kind}": tensor for kind, tensor in made.tensors().items() if kind != "weight"})
         return made.weight
 
-    return Stream(planned_layers(ours.plan, layers), read)
+    formats: dict[str, WeightFormat] = {name: layer.format for name, layer in layers.items()}
+    return Stream(planned_layers(ours.plan, formats), read)
