@@ -25,7 +25,7 @@ KEY = "quantization"
 """Key in state.json."""
 SCALE = "weight_scale"
 """Name of the scales of a layer, beside its weights."""
-ACTIVATIONS = ("none", "int8")
+ACTIVATIONS = ("keep", "int8")
 """How layers of 8 bits take their input: as it is, or rounded to 8 bits with a scale for each row."""
 KEEPS_ROWS = (Rule, ByHead, HalvesSwapped)
 """Rules that move whole rows, which have a scale each."""
@@ -38,13 +38,13 @@ OWN_TYPE = re.compile(rf"\.({SCALE}|{ZERO})$")
 @dataclass(frozen=True)
 class Quantization:
     """The quantised layers of a model: formats by name. method: how the integers were chosen; it does not change how
-    they are read. rounding: that of the integers, `exact` or `released`. activations: `none`, or `int8` where layers of
+    they are read. rounding: that of the integers, `exact` or `released`. activations: `keep`, or `int8` where layers of
     8 bits round their input to 8 bits too (`model.dynamic`)."""
 
     layers: Mapping[str, WeightFormat]
     method: str = "nearest"
     rounding: str = "exact"
-    activations: str = "none"
+    activations: str = "keep"
 
     @property
     def bits(self) -> int:
@@ -55,7 +55,7 @@ class Quantization:
         """Return the value in state.json."""
         layers = {name: format.state() for name, format in self.layers.items()}
         made = {"layers": layers, "method": self.method, "rounding": self.rounding}
-        return made if self.activations == "none" else made | {"activations": self.activations}
+        return made if self.activations == "keep" else made | {"activations": self.activations}
 
     def apply(self, model: nn.Module) -> None:
         """Put quantised layers without values into a model. Raises UserError for layers that it does not have."""
@@ -78,7 +78,7 @@ def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | N
         raise UserError(f"{where}: `{KEY}.layers` has a format that is not known to this version ({error})") from None
     if not layers:
         raise UserError(f"{where}: `{KEY}.layers` must name layers")
-    activations = values.get("activations", "none")
+    activations = values.get("activations", "keep")
     if activations not in ACTIVATIONS:
         raise UserError(
             f"{where}: `{KEY}.activations` is {activations!r}, which this version does not know; use a newer version"

@@ -31,7 +31,7 @@ class QuantizeArguments:
         "blankfill quantize --model runs/gpt --target-size 40% --out models/gpt-small",
     )
     GROUPS: ClassVar[Mapping[str, str]] = {
-        "Weights": "bits group_size scheme method rounding target_size",
+        "Weights": "bits group_size scheme method rounding target_size activations",
         "Calibration": "calibration calibration_rows seed",
     }
     BOUNDS: ClassVar[Mapping[str, Bound]] = {"calibration_rows": at_least(1), "seed": COUNT, "threads": COUNT}
@@ -58,6 +58,9 @@ class QuantizeArguments:
     target_size: str = ""
     """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%. Layers that
     change the model's predictions most get 8 bits or stay as they are; this needs calibration text."""
+    activations: Literal["auto", "int8", "keep"] = "auto"
+    """int8: layers of 8 bits round their input to 8 bits too, with a scale for each token: faster for many rows. keep:
+    only weights are rounded. auto: int8 for models that read in both directions and do not write (BERT), else keep."""
     calibration: tuple[Path, ...] = ()
     """Files or folders of text for --method gptq and --target-size. Without it: the training text of the run, or the
     data of its task."""
@@ -92,6 +95,7 @@ def settings_of(args: QuantizeArguments) -> QuantizeSettings:
         method=None if args.method == "auto" else args.method,
         rounding=args.rounding,
         target_size=args.target_size,
+        activations=None if args.activations == "auto" else args.activations,
         calibration=args.calibration,
         calibration_rows=args.calibration_rows,
         seed=args.seed,

@@ -54,6 +54,7 @@ class Predictor:
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded
         from blankfill.model.layout import optimize_for_inference
+        from blankfill.model.quantized import prepare
         from blankfill.model.transformer import Transformer
         from blankfill.system.device import pick_device
         from blankfill.tasks.text.seq2seq_adapter import Write
@@ -111,8 +112,7 @@ class Predictor:
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """Return a prediction for each item."""
-        from blankfill.model.quantized import prepare
-from blankfill.model.view import evaluation_view
+        from blankfill.model.view import evaluation_view
         from blankfill.tasks.text.writing import evaluator_for
 
         if not items:
