@@ -1,7 +1,9 @@
 """Products of many rows with a matrix of 8 bits, with activations of 8 bits and a scale for each row.
 
-A row x becomes a = round(127 x / max|x|), half to even, and the result is scale · max|x| / 127 · Σ (q + zero) a + bias,
-in which the sum is one of integers and exact. So what a row gives does not depend on the other rows. A row with a
+A row x becomes a = round(x / s), half to even, with s = m / 127 and m the largest |x| but for the two largest: their
+integers may be larger than 127. So the outliers that hidden states of Transformers have (Dettmers et al. 2022, LLM.int8)
+do not make the other numbers coarse. The result is scale · s · Σ (q + zero) a + bias, in which the sum is one of integers
+and exact. So what a row gives does not depend on the other rows. A row with a
 number that is not finite gives NaN; a row of zeros gives the bias. Dynamic: no scale is known before.
 
 Two ways compute it: `NativeDynamic`, the kernel of this package, with an activation function in the same pass; and
@@ -30,6 +32,10 @@ from blankfill.system.environment import instruction_sets
 
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu": 4}
 """Activation functions in `native/activations.h`, by the names of `TransformerConfig.activation`."""
+OUTLIERS = 2
+"""Numbers of a row whose integers may have more than 8 bits."""
+LARGEST_OUTLIER = 1 << 20
+"""Largest of these integers; where it is reached, the scale grows."""
 PANEL = 64
 """Outputs that are packed together."""
 MOST_ROWS = 1 << 62
@@ -62,14 +68,19 @@ class DynamicProduct(Protocol):
 
 
 def rounded_rows(x_NI: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to integers from −127 to 127: float32[N, I], and scales, float32[N, 1]; NaN for a row with a
-    number that is not finite."""
+    """Round each row to integers, from −127 to 127 but for `OUTLIERS` of them: float32[N, I], and scales, float32[N,
+    1]; NaN for a row with a number that is not finite."""
     x_NI = x_NI.float()
-    most_N1 = x_NI.abs().amax(1, keepdim=True)
-    factor_N1 = 127 / most_N1
-    plain_N1 = most_N1.isfinite() & (factor_N1 <= 3e38)
+    count = min(OUTLIERS + 1, x_NI.shape[1])
+    largest_NK = x_NI.abs().topk(count, 1).values
+    most_N1 = largest_NK[:, :1] * (127 / LARGEST_OUTLIER)
+    if count > OUTLIERS:
+        most_N1 = torch.maximum(most_N1, largest_NK[:, OUTLIERS:])
+    finite_N1 = x_NI.isfinite().all(1, keepdim=True)
+    factor_N1 = torch.full_like(most_N1, 127).div_(most_N1)  # `127 / x` would multiply with the reciprocal
+    plain_N1 = finite_N1 & (factor_N1 <= 3e38)
     whole_NI = (x_NI * factor_N1).round_()
-    scale_N1 = torch.where(plain_N1, most_N1 / 127, torch.where(most_N1.isfinite(), 0.0, torch.nan))
+    scale_N1 = torch.where(plain_N1, most_N1 / 127, torch.where(finite_N1, 0.0, torch.nan))
     return torch.where(plain_N1, whole_NI, 0.0), scale_N1
 
 
@@ -161,6 +172,7 @@ class TorchDynamic:
         check_fits(quantized, format)
         self.dtype, self.activation = dtype, activation
         weight_OI = quantized.weight.contiguous()
+        self._columns = weight_OI.T.contiguous()
         self._packed = torch.ops.onednn.qlinear_prepack(weight_OI, [1024, weight_OI.shape[1]])
         self._scale, self._bias = quantized.scale.float(), None if bias_O is None else bias_O.detach().float()
         self._zero = None if quantized.zero is None else quantized.zero.float()
@@ -183,10 +195,14 @@ class TorchDynamic:
         if not len(x_NI):
             return x_NI.new_empty(0, len(self._ones))
         whole_NI, scale_N1 = rounded_rows(x_NI)
-        bytes_NI = (whole_NI + 128).to(torch.uint8)
+        few_NK = whole_NI.abs().topk(min(OUTLIERS, whole_NI.shape[1]), 1).indices
+        value_NK = whole_NI.gather(1, few_NK)
+        bytes_NI = (whole_NI.scatter(1, few_NK, 0.0) + 128).to(torch.uint8)
         made_NO = torch.ops.onednn.qlinear_pointwise(
             bytes_NI, 1.0, 128, self._packed, self._ones, self._nothing, None, 1.0, 0, torch.float32, "none", [], ""
         )
+        for k in range(few_NK.shape[1]):
+            made_NO.addcmul_(value_NK[:, k : k + 1], self._columns[few_NK[:, k]].float())
         if self._zero is not None:
             made_NO = made_NO.addcmul_(whole_NI.sum(1, keepdim=True), self._zero)
         return finished(made_NO, scale_N1, self._scale, self._bias, self.activation).to(self.dtype)
@@ -249,6 +265,7 @@ def agrees(
     generator = torch.Generator().manual_seed(0)
     x_NI = torch.randn(9, inputs, generator=generator)
     x_NI[3:6, :: max(1, inputs // 4)] *= OUTLIER
+    x_NI[5, 0] *= OUTLIER**3
     x_NI[6], x_NI[7], x_NI[8] = 1, -1, 0
     x_NI = x_NI.to(product.dtype)
     made_NO = product(x_NI).double()

@@ -1,8 +1,8 @@
 /* Products of many rows with a matrix of 8 bits, with activations of 8 bits.
 
-   Each row x becomes integers a = round(127 x / max|x|); the product of integers is exact, in 32 bits, and the result
-   scale_o · max|x| / 127 · Σ (q + zero) a + bias_o, after which an activation function may follow. Integers of weights
-   are stored as q + 128, from 0 to 255, and 128 Σ a is subtracted: so the instructions for a product of a byte without
+   Each row x becomes integers a = round(x / s), with s = m / 127 and m the largest |x| but for OUTLIERS of them, whose
+   integers may be larger than 127. The product of integers is exact, in 32 bits, and the result is
+   scale_o · s · Σ (q + zero) a + bias_o, after which an activation function may follow. Integers of weights are stored as q + 128, from 0 to 255, and 128 Σ a is subtracted: so the instructions for a product of a byte without
    sign and one with sign can take them. Nothing saturates: the sums of the oldest instructions are of 16 bits, so there
    the bytes are widened first.
 
@@ -11,7 +11,8 @@
 
 #include "activations.h"
 
-enum { PANEL = 64, BLOCK = 96 };
+enum { PANEL = 64, BLOCK = 96, OUTLIERS = 2, LARGEST_OUTLIER = 1 << 20 };
+#define LITTLE_ENDIAN_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 
 typedef struct {
     const uint8_t *weight;              /* q + 128; outputs and inputs that were added for whole panels are 128 */
@@ -21,14 +22,24 @@ typedef struct {
 } DynamicMatrix;
 
 typedef struct {
+    int32_t at, value;
+} Outlier;
+
+/* What a row of activations has besides its integers of 8 bits. */
+typedef struct {
+    float scale;
+    int32_t sum; /* of all integers */
+    Outlier outliers[OUTLIERS];
+} Row;
+
+typedef struct {
     const DynamicMatrix *matrix;
     const void *x;
     void *out;
     int type;
     int64_t rows, padded;
     int8_t *whole;   /* [rows, padded], where all rows are rounded first */
-    float *scales;   /* [rows] */
-    int32_t *sums;
+    Row *of;         /* [rows] */
     int failed;
 } DynamicJob;
 
@@ -115,26 +126,73 @@ AVX2 INLINE void tile_avx2(const int8_t *x, int64_t padded, const uint8_t *weigh
 }
 #endif
 
-/* Rounds a row to integers, and adds zeros up to `padded`. Returns the scale: NaN for a row that is not finite. */
-INLINE float round_dynamic(const float *x, int64_t inputs, int64_t padded, int8_t *out, int32_t *sum, float *wide)
+/* Rounds a row to integers, and adds zeros up to `padded`. The largest numbers of the row, whose integers may have more
+   than 8 bits, go to `outliers`, and zeros are in their place. Returns the scale: NaN for a row that is not finite. */
+INLINE float round_dynamic(const float *x, int64_t inputs, int64_t padded, int8_t *out, int32_t *sum, Outlier *outliers,
+                           float *wide)
 {
-    uint32_t largest = 0; /* bits of a number without its sign are in the order of the numbers; NaN is the largest */
-    for (int64_t i = 0; i < inputs; i++) {
+    enum { LANES = 16 };
+    uint32_t lanes[LANES] = {0}; /* largest of every 16th number; bits without sign are in the order of the numbers */
+    int64_t i = 0;
+    for (; i + LANES <= inputs; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            uint32_t bits = bits_of(x[i + lane]) & 0x7fffffff;
+            lanes[lane] = bits > lanes[lane] ? bits : lanes[lane];
+        }
+    for (; i < inputs; i++) {
         uint32_t bits = bits_of(x[i]) & 0x7fffffff;
-        largest = bits > largest ? bits : largest;
+        lanes[i % LANES] = bits > lanes[i % LANES] ? bits : lanes[i % LANES];
     }
-    float most = of_bits(largest), factor = 127.0f / most;
-    if (largest >= 0x7f800000 || most == 0.0f || factor > 3e38f) { /* not finite, or zero, or as good as zero */
+    memcpy(wide, x, 4 * inputs);
+    float values[OUTLIERS], largest = 0;
+    for (int k = 0; k <= OUTLIERS; k++) {
+        int at = 0;
+        for (int lane = 1; lane < LANES; lane++)
+            at = lanes[lane] > lanes[at] ? lane : at;
+        uint32_t most = lanes[at];
+        if (most >= 0x7f800000) {
+            memset(out, 0, padded);
+            memset(outliers, 0, sizeof(Outlier) * OUTLIERS);
+            *sum = 0;
+            return NAN;
+        }
+        largest = k ? largest : of_bits(most);
+        if (k == OUTLIERS) {
+            lanes[0] = most;
+            break;
+        }
+        int64_t place = at;
+        while (place + LANES < inputs && (bits_of(wide[place]) & 0x7fffffff) != most)
+            place += LANES;
+        place = MIN(place, inputs - 1); /* a lane without numbers: all that is left is zero */
+        outliers[k].at = (int32_t)place;
+        values[k] = wide[place];
+        wide[place] = 0;
+        lanes[at] = 0;
+        for (int64_t j = at; j < inputs; j += LANES) {
+            uint32_t bits = bits_of(wide[j]) & 0x7fffffff;
+            lanes[at] = bits > lanes[at] ? bits : lanes[at];
+        }
+    }
+    float rest = of_bits(lanes[0]), least = largest * (127.0f / LARGEST_OUTLIER);
+    float most = rest > least ? rest : least, factor = 127.0f / most;
+    if (!(factor <= 3e38f)) { /* zero, or as good as zero */
         memset(out, 0, padded);
+        memset(outliers, 0, sizeof(Outlier) * OUTLIERS);
         *sum = 0;
-        return largest >= 0x7f800000 ? NAN : 0.0f;
+        return 0.0f;
     }
-    for (int64_t i = 0; i < inputs; i++) /* in a loop of its own, so that it is rounded before the next step */
-        wide[i] = x[i] * factor;
+    for (int64_t j = 0; j < inputs; j++) /* in a loop of its own, so that it is rounded before the next step */
+        wide[j] *= factor;
     int32_t total = 0;
-    for (int64_t i = 0; i < inputs; i++) { /* the bits of the sum end with the nearest whole number, half to even */
-        int32_t q = (int32_t)bits_of(wide[i] + 12582912.0f) - 0x4b400000;
-        out[i] = (int8_t)q;
+    for (int k = 0; k < OUTLIERS; k++) {
+        volatile float scaled = values[k] * factor;
+        outliers[k].value = (int32_t)bits_of(scaled + 12582912.0f) - 0x4b400000;
+        total += outliers[k].value;
+    }
+    for (int64_t j = 0; j < inputs; j++) { /* the bits of the sum end with the nearest whole number, half to even */
+        int32_t q = (int32_t)bits_of(wide[j] + 12582912.0f) - 0x4b400000;
+        out[j] = (int8_t)q;
         total += q;
     }
     memset(out + inputs, 0, padded - inputs);
@@ -142,19 +200,29 @@ INLINE float round_dynamic(const float *x, int64_t inputs, int64_t padded, int8_
     return most / 127.0f;
 }
 
-INLINE void finish(const DynamicJob *job, const int32_t *sums, int64_t row, float scale, int32_t sum, int64_t panel)
+INLINE void finish(const DynamicJob *job, int32_t *sums, int64_t row, const Row *of, int64_t panel)
 {
     const DynamicMatrix *matrix = job->matrix;
+    float scale = of->scale;
+    int32_t sum = of->sum;
+    for (int k = 0; k < OUTLIERS; k++) {
+        const uint8_t *four = matrix->weight + panel * PANEL * job->padded + of->outliers[k].at / 4 * 4 * PANEL;
+        int byte = of->outliers[k].at % 4, shift = 8 * (LITTLE_ENDIAN_BYTES ? byte : 3 - byte);
+        uint32_t value = (uint32_t)of->outliers[k].value, words[PANEL];
+        memcpy(words, four, 4 * PANEL);
+        for (int o = 0; o < PANEL; o++)
+            sums[o] = (int32_t)((uint32_t)sums[o] + value * (words[o] >> shift & 255));
+    }
     const float *weight_scale = matrix->scale + panel * PANEL, *bias = matrix->bias + panel * PANEL;
     float made[PANEL];
-    int32_t offset = 128 * sum;
+    uint32_t offset = 128 * (uint32_t)sum;
     if (matrix->zero) {
         const float *zero = matrix->zero + panel * PANEL;
         for (int o = 0; o < PANEL; o++)
-            made[o] = ((float)(sums[o] - offset) + zero[o] * (float)sum) * (scale * weight_scale[o]) + bias[o];
+            made[o] = ((float)(int32_t)((uint32_t)sums[o] - offset) + zero[o] * (float)sum) * (scale * weight_scale[o]) + bias[o];
     } else
         for (int o = 0; o < PANEL; o++)
-            made[o] = (float)(sums[o] - offset) * (scale * weight_scale[o]) + bias[o];
+            made[o] = (float)(int32_t)((uint32_t)sums[o] - offset) * (scale * weight_scale[o]) + bias[o];
     if (matrix->activation == GELU)
         for (int o = 0; o < PANEL; o++)
             made[o] = activated(made[o], GELU);
@@ -180,8 +248,8 @@ INLINE void finish(const DynamicJob *job, const int32_t *sums, int64_t row, floa
 
 /* For one set of instructions: round_NAME rounds rows, panels_NAME computes panels of some rows. */
 #define DYNAMIC(NAME, TARGET, MOST, PATH)                                                                              \
-    TARGET static void round_##NAME(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, float *scales,   \
-                                    int32_t *sums, float *wide)                                                        \
+    TARGET static void round_##NAME(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, Row *of,         \
+                                    float *wide)                                                                       \
     {                                                                                                                  \
         int64_t inputs = job->matrix->inputs;                                                                          \
         for (int64_t r = begin; r < end; r++) {                                                                        \
@@ -190,12 +258,13 @@ INLINE void finish(const DynamicJob *job, const int32_t *sums, int64_t row, floa
                 widen(x, job->type, wide, inputs, PATH);                                                               \
                 x = wide;                                                                                              \
             }                                                                                                          \
-            scales[r - begin] =                                                                                        \
-                round_dynamic(x, inputs, job->padded, whole + (r - begin) * job->padded, sums + r - begin, wide);      \
+            Row *row = of + r - begin;                                                                                 \
+            row->scale = round_dynamic(x, inputs, job->padded, whole + (r - begin) * job->padded, &row->sum,           \
+                                       row->outliers, wide);                                                           \
         }                                                                                                              \
     }                                                                                                                  \
     TARGET static void panels_##NAME(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole,         \
-                                     const float *scales, const int32_t *sums, int64_t begin, int64_t end)             \
+                                     const Row *of, int64_t begin, int64_t end)                                        \
     {                                                                                                                  \
         int32_t made[6 * PANEL];                                                                                       \
         for (int64_t p = begin; p < end; p++) {                                                                        \
@@ -204,11 +273,11 @@ INLINE void finish(const DynamicJob *job, const int32_t *sums, int64_t row, floa
             for (; r + MOST <= count; r += MOST) {                                                                     \
                 tile_##NAME(whole + r * job->padded, job->padded, weight, made, MOST);                                 \
                 for (int k = 0; k < MOST; k++)                                                                         \
-                    finish(job, made + k * PANEL, first + r + k, scales[r + k], sums[r + k], p);                       \
+                    finish(job, made + k * PANEL, first + r + k, of + r + k, p);                                       \
             }                                                                                                          \
             for (; r < count; r++) {                                                                                   \
                 tile_##NAME(whole + r * job->padded, job->padded, weight, made, 1);                                    \
-                finish(job, made, first + r, scales[r], sums[r], p);                                                   \
+                finish(job, made, first + r, of + r, p);                                                               \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -219,30 +288,29 @@ DYNAMIC(avx2, AVX2, 3, WITH_AVX2)
 DYNAMIC(avx512, AVX512, 6, WITH_AVX512)
 #endif
 
-static void round_rows(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, float *scales, int32_t *sums,
-                       float *wide)
+static void round_rows(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, Row *of, float *wide)
 {
 #if defined(__x86_64__)
     if (job->matrix->path == WITH_AVX512)
-        round_avx512(job, begin, end, whole, scales, sums, wide);
+        round_avx512(job, begin, end, whole, of, wide);
     else if (job->matrix->path == WITH_AVX2)
-        round_avx2(job, begin, end, whole, scales, sums, wide);
+        round_avx2(job, begin, end, whole, of, wide);
     else
 #endif
-        round_portable(job, begin, end, whole, scales, sums, wide);
+        round_portable(job, begin, end, whole, of, wide);
 }
 
-static void panels(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole, const float *scales,
-                   const int32_t *sums, int64_t begin, int64_t end)
+static void panels(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole, const Row *of,
+                   int64_t begin, int64_t end)
 {
 #if defined(__x86_64__)
     if (job->matrix->path == WITH_AVX512)
-        panels_avx512(job, first, count, whole, scales, sums, begin, end);
+        panels_avx512(job, first, count, whole, of, begin, end);
     else if (job->matrix->path == WITH_AVX2)
-        panels_avx2(job, first, count, whole, scales, sums, begin, end);
+        panels_avx2(job, first, count, whole, of, begin, end);
     else
 #endif
-        panels_portable(job, first, count, whole, scales, sums, begin, end);
+        panels_portable(job, first, count, whole, of, begin, end);
 }
 
 static int64_t all_panels(const DynamicJob *job)
@@ -253,24 +321,22 @@ static int64_t all_panels(const DynamicJob *job)
 static void few_rows(void *data, int64_t begin, int64_t end)
 {
     const DynamicJob *job = data;
-    panels(job, 0, job->rows, job->whole, job->scales, job->sums, begin, end);
+    panels(job, 0, job->rows, job->whole, job->of, begin, end);
 }
 
 static size_t space_of(const DynamicJob *job, int64_t rows)
 {
-    return rows * (job->padded + 8) + 4 * job->matrix->inputs + 256;
+    return rows * (job->padded + (int64_t)sizeof(Row)) + 4 * job->matrix->inputs + 256;
 }
 
 /* Divides a piece of memory among what rows are rounded to. */
-static void divide(char *space, const DynamicJob *job, int64_t rows, int8_t **whole, float **scales, int32_t **sums,
-                   float **wide)
+static void divide(char *space, const DynamicJob *job, int64_t rows, int8_t **whole, Row **of, float **wide)
 {
     char *at = (char *)(((uintptr_t)space + 63) / 64 * 64);
     *whole = (int8_t *)at;
     at += (rows * job->padded + 63) / 64 * 64;
-    *scales = (float *)at;
-    *sums = (int32_t *)at + rows;
-    *wide = (float *)at + 2 * rows;
+    *of = (Row *)at;
+    *wide = (float *)(at + rows * sizeof(Row));
 }
 
 static void many_rows(void *data, int64_t begin, int64_t end)
@@ -283,13 +349,13 @@ static void many_rows(void *data, int64_t begin, int64_t end)
         return;
     }
     int8_t *whole;
-    float *scales, *wide;
-    int32_t *sums;
-    divide(space, job, most, &whole, &scales, &sums, &wide);
+    float *wide;
+    Row *of;
+    divide(space, job, most, &whole, &of, &wide);
     for (int64_t first = begin; first < end; first += BLOCK) {
         int64_t count = MIN(BLOCK, end - first);
-        round_rows(job, first, first + count, whole, scales, sums, wide);
-        panels(job, first, count, whole, scales, sums, 0, all_panels(job));
+        round_rows(job, first, first + count, whole, of, wide);
+        panels(job, first, count, whole, of, 0, all_panels(job));
     }
     free(space);
 }
@@ -307,8 +373,8 @@ int dynamic_product(const DynamicMatrix *matrix, const void *x, void *out, int t
     if (!space)
         return 1;
     float *wide;
-    divide(space, &job, rows, &job.whole, &job.scales, &job.sums, &wide);
-    round_rows(&job, 0, rows, job.whole, job.scales, job.sums, wide);
+    divide(space, &job, rows, &job.whole, &job.of, &wide);
+    round_rows(&job, 0, rows, job.whole, job.of, wide);
     int64_t grain = 1 + 400000 / (PANEL * job.padded * (rows < 1 ? 1 : rows));
     share(few_rows, &job, all_panels(&job), grain);
     free(space);
