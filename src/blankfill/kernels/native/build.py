@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
-FILES = ("pool.c", "integer_products.c", "dynamic_products.c")
+FILES = ("pool.c", "integer_products.c", "dynamic_products.c", "short_attention.c")
 """Files that are compiled."""
 HEADERS = ("products.h", "activations.h")
 """Files that they include."""

@@ -46,6 +46,22 @@ class DynamicMatrix(ctypes.Structure):
     )
 
 
+class AttentionJob(ctypes.Structure):
+    """`Attention` of short_attention.c."""
+
+    _fields_ = (
+        ("packed", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("type", ctypes.c_int32),
+    )
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the library; None where there is none. It is compiled at the first use."""
@@ -66,6 +82,7 @@ def opened(file: Path) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     for function in (made.integer_product, made.dynamic_product):
         function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
+    made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")
