@@ -246,6 +246,118 @@ INLINE void finish(const DynamicJob *job, int32_t *sums, int64_t row, const Row 
             ((uint16_t *)job->out)[at + o] = to_half(made[o]);
 }
 
+INLINE void finish_portable(const DynamicJob *job, int32_t *sums, int64_t row, const Row *of, int64_t panel)
+{
+    finish(job, sums, row, of, panel);
+}
+
+#if defined(__x86_64__)
+AVX2 INLINE void finish_avx2(const DynamicJob *job, int32_t *sums, int64_t row, const Row *of, int64_t panel)
+{
+    finish(job, sums, row, of, panel);
+}
+
+AVX512 INLINE __m512 exponential_avx512(__m512 x) /* see `exponential`; exact in the power of 2 */
+{
+    x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x); /* the second operand where one is NaN */
+    x = _mm512_min_ps(_mm512_set1_ps(88.0f), x);
+    __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+    __m512 rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
+    rest = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), rest);
+    __m512 power = _mm512_set1_ps(1.9875691500e-4f);
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(1.3981999507e-3f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(8.3334519073e-3f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(4.1665795894e-2f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(1.6666665459e-1f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(5.0000001201e-1f));
+    power = _mm512_fmadd_ps(_mm512_mul_ps(power, rest), rest, _mm512_add_ps(rest, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(power, whole);
+}
+
+AVX512 INLINE __m512 reciprocal_avx512(__m512 x) /* 14 bits, and a step of Newton */
+{
+    __m512 near = _mm512_rcp14_ps(x);
+    return _mm512_mul_ps(near, _mm512_fnmadd_ps(x, near, _mm512_set1_ps(2.0f)));
+}
+
+AVX512 INLINE __m512 gelu_avx512(__m512 x)
+{
+    __m512 one = _mm512_set1_ps(1.0f), z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
+    __m512 t = reciprocal_avx512(_mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+    __m512 sum = _mm512_set1_ps(1.061405429f);
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(-1.453152027f));
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(1.421413741f));
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(-0.284496736f));
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.254829592f));
+    __m512 half = _mm512_mul_ps(x, _mm512_set1_ps(0.5f));
+    __m512 rest = _mm512_mul_ps(_mm512_mul_ps(sum, t), exponential_avx512(_mm512_fnmadd_ps(z, z, _mm512_setzero_ps())));
+    __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return _mm512_mul_ps(half, _mm512_mask_sub_ps(rest, (__mmask16)~below, _mm512_set1_ps(2.0f), rest));
+}
+
+AVX512 INLINE __m512 activated_avx512(__m512 x, int activation)
+{
+    __m512 one = _mm512_set1_ps(1.0f), zero = _mm512_setzero_ps();
+    if (activation == GELU)
+        return gelu_avx512(x);
+    if (activation == GELU_TANH) {
+        __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), one);
+        __m512 power = exponential_avx512(_mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(-1.59576912f)), cubic));
+        return _mm512_div_ps(x, _mm512_add_ps(one, power));
+    }
+    if (activation == SILU)
+        return _mm512_div_ps(x, _mm512_add_ps(one, exponential_avx512(_mm512_sub_ps(zero, x))));
+    return activation == RELU ? _mm512_max_ps(zero, x) : x;
+}
+
+AVX512 INLINE void finish_avx512(const DynamicJob *job, int32_t *sums, int64_t row, const Row *of, int64_t panel)
+{
+    const DynamicMatrix *matrix = job->matrix;
+    const uint8_t *weight = matrix->weight + panel * PANEL * job->padded;
+    const uint8_t *columns[OUTLIERS];
+    __m512i values[OUTLIERS], byte = _mm512_set1_epi32(255);
+    __m128i shifts[OUTLIERS];
+    for (int k = 0; k < OUTLIERS; k++) {
+        columns[k] = weight + of->outliers[k].at / 4 * 4 * PANEL;
+        shifts[k] = _mm_cvtsi32_si128(8 * (of->outliers[k].at % 4));
+        values[k] = _mm512_set1_epi32(of->outliers[k].value);
+    }
+    __m512i offset = _mm512_set1_epi32((int32_t)(128 * (uint32_t)of->sum));
+    __m512 scale = _mm512_set1_ps(of->scale), whole = _mm512_set1_ps((float)of->sum);
+    int64_t at = row * matrix->outputs + panel * PANEL, left = matrix->outputs - panel * PANEL;
+    for (int v = 0; v < 4 && 16 * v < left; v++) {
+        int64_t o = panel * PANEL + 16 * v;
+        __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums + 16 * v), offset);
+#pragma GCC unroll 2
+        for (int k = 0; k < OUTLIERS; k++) {
+            __m512i w = _mm512_srl_epi32(_mm512_loadu_si512(columns[k] + 64 * v), shifts[k]);
+            sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(values[k], _mm512_and_si512(w, byte)));
+        }
+        __m512 made = _mm512_cvtepi32_ps(sum);
+        if (matrix->zero)
+            made = _mm512_fmadd_ps(_mm512_loadu_ps(matrix->zero + o), whole, made);
+        made = _mm512_fmadd_ps(made, _mm512_mul_ps(scale, _mm512_loadu_ps(matrix->scale + o)),
+                               _mm512_loadu_ps(matrix->bias + o));
+        made = activated_avx512(made, matrix->activation);
+        __mmask16 mask = left - 16 * v >= 16 ? 0xffff : (__mmask16)((1u << (left - 16 * v)) - 1);
+        if (job->type == FLOAT32) {
+            _mm512_mask_storeu_ps((float *)job->out + at + 16 * v, mask, made);
+            continue;
+        }
+        __m256i half;
+        if (job->type == BFLOAT16) {
+            __m512i bits = _mm512_castps_si512(made), least = _mm512_set1_epi32(1);
+            least = _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(bits, 16), least), _mm512_set1_epi32(0x7fff));
+            __mmask16 nan = _mm512_cmp_ps_mask(made, made, _CMP_UNORD_Q);
+            bits = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, least), nan, _mm512_set1_epi32(0x7fc00000));
+            half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+        } else
+            half = _mm512_cvtps_ph(made, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_mask_storeu_epi16((uint16_t *)job->out + at + 16 * v, mask, half);
+    }
+}
+#endif
+
 /* For one set of instructions: round_NAME rounds rows, panels_NAME computes panels of some rows. */
 #define DYNAMIC(NAME, TARGET, MOST, PATH)                                                                              \
     TARGET static void round_##NAME(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, Row *of,         \
@@ -273,11 +385,11 @@ INLINE void finish(const DynamicJob *job, int32_t *sums, int64_t row, const Row 
             for (; r + MOST <= count; r += MOST) {                                                                     \
                 tile_##NAME(whole + r * job->padded, job->padded, weight, made, MOST);                                 \
                 for (int k = 0; k < MOST; k++)                                                                         \
-                    finish(job, made + k * PANEL, first + r + k, of + r + k, p);                                       \
+                    finish_##NAME(job, made + k * PANEL, first + r + k, of + r + k, p);                                \
             }                                                                                                          \
             for (; r < count; r++) {                                                                                   \
                 tile_##NAME(whole + r * job->padded, job->padded, weight, made, 1);                                    \
-                finish(job, made, first + r, of + r, p);                                                               \
+                finish_##NAME(job, made, first + r, of + r, p);                                                        \
             }                                                                                                          \
         }                                                                                                              \
     }
