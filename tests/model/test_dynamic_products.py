@@ -121,7 +121,9 @@ def test_rows_do_not_depend_on_others_nor_on_the_address(way: str) -> None:
     x = rows(500, 77)
     made = product(x)
     alone = torch.cat([product(x[k : k + 1]) for k in (0, 3, 401, 499)])
-    assert torch.equal(made[[0, 3, 401, 499]], alone) or (way == "torch" and torch.allclose(made[[0, 3, 401, 499]], alone))
+    assert torch.equal(made[[0, 3, 401, 499]], alone) or (
+        way == "torch" and torch.allclose(made[[0, 3, 401, 499]], alone)
+    )
     shifted = torch.empty(x.numel() + 1)[1:].view_as(x).copy_(x)
     assert shifted.data_ptr() % 8 and torch.equal(product(shifted), made)
     assert torch.equal(product(x.T.contiguous().T), made)

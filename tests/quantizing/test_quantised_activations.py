@@ -13,12 +13,16 @@ import torch
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
 from blankfill.cli.main import main
+from blankfill.config.recipe import load_recipe
 from blankfill.embedding.embed import Embedder
 from blankfill.errors import ConfigError, UserError
+from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.dynamic import DynamicDense
-from blankfill.model.quantized import QuantizedDense, quantizable
+from blankfill.model.quantized import QuantizedDense, make_quantized, prepare, quantizable
+from blankfill.model.transformer import build
 from blankfill.quantizing.run import quantize_model
 from blankfill.quantizing.settings import QuantizeSettings
+from blankfill.types import Batch
 from written_models import write_model
 
 TEXTS = ["the old boat sings on the sea.", "a boat", "the sea is old and the boat is on the sea"]
@@ -40,7 +44,9 @@ def test_vectors_of_each_family_stay_close(tmp_path: Path, family: str) -> None:
     assert np.allclose(vectors(tmp_path / "out", TEXTS[:1]), made[:1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "kind"), [("bert", DynamicDense), ("gpt2", QuantizedDense), ("glm", QuantizedDense)])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("bert", DynamicDense), ("gpt2", QuantizedDense), ("glm", QuantizedDense)]
+)
 def test_the_usual_activations(tmp_path: Path, family: str, kind: type) -> None:
     folder = write_model(tmp_path / "model", family)
     quantize_model(folder, tmp_path / "out")
@@ -85,3 +91,22 @@ def test_bf16_computes_too(tmp_path: Path) -> None:
     quantize_model(folder, tmp_path / "out")
     made = Embedder(load_model(tmp_path / "out", dtype=torch.bfloat16)).vectors(TEXTS).array
     assert ((made * vectors(folder, TEXTS)).sum(1) > 0.98).all()
+
+
+@torch.no_grad()
+def test_the_encoder_of_two_stacks() -> None:
+    changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
+    model = build(load_recipe("t5-small", changes).model_config(200), seed=3)
+    segment = torch.zeros(2, 10, dtype=torch.int32)
+    source = Batch.of_rows(torch.arange(20).view(2, 10), torch.arange(10).expand(1, 2, 10), segment, mask="none")
+    plain = model.encode_source(source).hidden
+    layers = quantizable(model)
+    weights = {name: quantize(layer.weight, WeightFormat(8)) for name, layer in layers.items()}
+    make_quantized(model, dict.fromkeys(layers, WeightFormat(8)), DynamicDense)
+    for name, quantized in weights.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, DynamicDense)
+        layer.weight, layer.weight_scale = quantized.weight, quantized.scale
+    prepare(model, torch.float32)
+    made = model.encode_source(source).hidden
+    assert torch.cosine_similarity(made.flatten(), plain.flatten(), 0) > 0.999

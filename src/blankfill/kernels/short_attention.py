@@ -25,9 +25,7 @@ MULTIPLE = 16
 """Divisor of the width."""
 
 
-def short_attention(
-    qkv_BT3HE: Tensor, bias_B1TT: Tensor | None, scale: float | None = None
-) -> Tensor | None:
+def short_attention(qkv_BT3HE: Tensor, bias_B1TT: Tensor | None, scale: float | None = None) -> Tensor | None:
     """Compute scaled dot-product self-attention, [B, T, H·E]; None where this kernel cannot.
 
     bias: added to the scaled scores, or None. scale: factor of the scores; None means 1/√E.
