@@ -1,4 +1,4 @@
-"""Embedding with 8-bit activations against fp32 and bf16, and transformers: `python bench/quantised.py MODEL INT8 FILE`.
+"""Embedding with 8-bit activations, fp32, bf16, and transformers: `python bench/quantised.py MODEL INT8 FILE`.
 
 MODEL is a folder that blankfill and transformers open, INT8 what `blankfill quantize` made of it, FILE has a text on
 each line. transformers embeds batches of 32 texts, in the order of the file ("plain") and sorted by length ("sorted"),
@@ -89,8 +89,8 @@ def main() -> None:
         cosine = (vectors[name] * vectors["fp32"]).sum(1)
         cosine /= np.linalg.norm(vectors[name], axis=1) * np.linalg.norm(vectors["fp32"], axis=1)
         print(
-            f"{name:26} {min(times):6.2f} s ({max(times):.2f} the slowest), {base / min(times):.2f} times as fast as ours "
-            f"without quantisation; cosine to fp32 {cosine.mean():.5f}, smallest {cosine.min():.5f}"
+            f"{name:26} {min(times):6.2f} s ({max(times):.2f} the slowest), {base / min(times):.2f} times as fast as "
+            f"ours without quantisation; cosine to fp32 {cosine.mean():.5f}, smallest {cosine.min():.5f}"
         )
 
 

@@ -1,9 +1,9 @@
 """Products of many rows with a matrix of 8 bits, with activations of 8 bits and a scale for each row.
 
 A row x becomes a = round(x / s), half to even, with s = m / 127 and m the largest |x| but for the two largest: their
-integers may be larger than 127. So the outliers that hidden states of Transformers have (Dettmers et al. 2022, LLM.int8)
-do not make the other numbers coarse. The result is scale · s · Σ (q + zero) a + bias, in which the sum is one of integers
-and exact. So what a row gives does not depend on the other rows. A row with a
+integers may be larger than 127. So the outliers that hidden states of Transformers have (Dettmers et al. 2022,
+LLM.int8) do not make the other numbers coarse. The result is scale · s · Σ (q + zero) a + bias, in which the sum is one
+of integers and exact. So what a row gives does not depend on the other rows. A row with a
 number that is not finite gives NaN; a row of zeros gives the bias. Dynamic: no scale is known before.
 
 Two ways compute it: `NativeDynamic`, the kernel of this package, with an activation function in the same pass; and
@@ -49,7 +49,7 @@ PROBED = 128
 OUTLIER = 100.0
 """Factor of some inputs of a probe."""
 ALLOWED = {torch.float32: 2**-17, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-"""Largest difference of a product from fp64, as a share of the largest result of a row before the activation function."""
+"""Largest difference of a product from fp64, as a share of the largest result of a row without activation."""
 
 
 class DynamicProduct(Protocol):

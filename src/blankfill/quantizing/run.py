@@ -196,8 +196,8 @@ def check_quantizable(state: dict[str, Any], source: Path) -> None:
 
 
 def usual_activations(state: dict[str, Any], source: Path, settings: QuantizeSettings, plan: Plan) -> Activations:
-    """Return the type of activations of a model: 8 bits where it reads in both directions and does not write, and layers
-    have 8 bits and a scale for each row."""
+    """Return the type of activations of a model: 8 bits where it reads in both directions and does not write, and
+    layers have 8 bits and a scale for each row."""
     objective = store.objective_of(state, source)
     rows = any(format.bits == 8 and not format.group_size for format in plan.formats.values())
     fits = settings.rounding == "exact" and rows

@@ -84,8 +84,8 @@ class QuantizeSettings:
                 value = getattr(self, name)
                 if value is not None and value != only:
                     problems.append(
-                        f"{setting(name, value)} does not go with {setting('activations', 'int8')}, whose layers have 8 "
-                        "bits and a scale for each row; leave one of them out"
+                        f"{setting(name, value)} does not go with {setting('activations', 'int8')}, whose layers have "
+                        "8 bits and a scale for each row; leave one of them out"
                     )
         if self.target_size:
             try:
