@@ -96,7 +96,7 @@ def test_bf16_computes_too(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_encoder_of_two_stacks() -> None:
     changes = {"model.hidden_size": 16, "model.num_layers": 2, "model.num_heads": 2, "model.vocab_multiple": 1}
-    model = build(load_recipe("t5-small", changes).model_config(200), seed=3)
+    model = build(load_recipe("t5-small", changes).model_config(200), seed=3).eval()
     segment = torch.zeros(2, 10, dtype=torch.int32)
     source = Batch.of_rows(torch.arange(20).view(2, 10), torch.arange(10).expand(1, 2, 10), segment, mask="none")
     plain = model.encode_source(source).hidden

@@ -1,8 +1,8 @@
 """Attention of short rows on a CPU, without gradient, by a kernel of this package (`native/short_attention.c`).
 
 Torch's kernel is made for long rows: with some 16 columns, most of its time is not arithmetic. This one reads the
-output of the joint projection as it lies and writes what the next product reads, so that nothing is transposed or copied. It
-computes in fp32 for all types.
+output of the joint projection as it lies and writes what the next product reads, so that nothing is transposed or
+copied. It computes in fp32 for all types.
 
 Shapes: B rows, T columns, H heads, E width of a head.
 """
