@@ -252,6 +252,7 @@ PLAIN = {
         "method",
         "rounding",
         "target-size",
+        "activations",
         "calibration",
         "calibration-rows",
         "seed",
