@@ -276,6 +276,7 @@ PLAIN = {
         "method",
         "embeddings",
         "target-size",
+        "activations",
         "calibration",
         "calibration-rows",
         "seed",

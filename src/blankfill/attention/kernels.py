@@ -30,6 +30,7 @@ from blankfill.kernels.blocked_attention import (
     blocked_prefix_attention,
 )
 from blankfill.kernels.half import product_dtype
+from blankfill.kernels.short_attention import short_attention
 
 Kernel = Literal["sdpa", "explicit", "blocked"]
 
@@ -102,6 +103,10 @@ def self_attend(
     """Compute `attend` for one stack, from the output of its joint projection of queries, keys and values; [B, T,
     H·E]."""
     B, T, _, H, E = qkv_BT3HE.shape
+    if kernel != "explicit" and not dropout and added is None and mask.kind in ("none", "dense"):
+        made = short_attention(qkv_BT3HE, mask.bias, scale)
+        if made is not None:
+            return made
     causal = mask.kind == "causal"
     shorter = mask.ranges is not None or mask.band is not None or (causal and T >= 2 * QUERIES)
     if kernel == "blocked" and (dropout or shorter or added is not None or qkv_BT3HE.dtype == torch.bfloat16):

@@ -17,7 +17,8 @@ from torch import Tensor
 from blankfill.errors import UserError
 from blankfill.families.weight_names import ByHead, HalvesSwapped, Rule, Table
 from blankfill.kernels.integers import WeightFormat
-from blankfill.model.quantized import TABLES, make_quantized, quantizable, quantizable_tables
+from blankfill.model.dynamic import DynamicDense
+from blankfill.model.quantized import TABLES, QuantizedDense, make_quantized, quantizable, quantizable_tables
 from blankfill.model.transformer import Transformer
 from blankfill.system.loader import fitting
 
@@ -25,6 +26,8 @@ KEY = "quantization"
 """Key in state.json."""
 SCALE = "weight_scale"
 """Name of the scales of a layer, beside its weights."""
+ACTIVATIONS = ("keep", "int8")
+"""How layers of 8 bits take their input: as it is, or rounded to 8 bits with a scale for each row."""
 KEEPS_ROWS = (Rule, ByHead, HalvesSwapped)
 """Rules that move whole rows, which have a scale each."""
 ZERO = "weight_zero"
@@ -36,11 +39,13 @@ OWN_TYPE = re.compile(rf"\.({SCALE}|{ZERO})$")
 @dataclass(frozen=True)
 class Quantization:
     """The quantised layers of a model: formats by name. method: how the integers were chosen; it does not change how
-    they are read. rounding: that of the integers, `exact` or `released`."""
+    they are read. rounding: that of the integers, `exact` or `released`. activations: `keep`, or `int8` where layers of
+    8 bits round their input to 8 bits too (`model.dynamic`)."""
 
     layers: Mapping[str, WeightFormat]
     method: str = "nearest"
     rounding: str = "exact"
+    activations: str = "keep"
 
     @property
     def bits(self) -> int:
@@ -50,7 +55,8 @@ class Quantization:
     def state(self) -> dict[str, Any]:
         """Return the value in state.json."""
         layers = {name: format.state() for name, format in self.layers.items()}
-        return {"layers": layers, "method": self.method, "rounding": self.rounding}
+        made = {"layers": layers, "method": self.method, "rounding": self.rounding}
+        return made if self.activations == "keep" else made | {"activations": self.activations}
 
     def apply(self, model: Transformer) -> None:
         """Put quantised layers without values into a model. Raises UserError for layers that it does not have."""
@@ -58,7 +64,7 @@ class Quantization:
             raise UserError(
                 f"the model has no layer {unknown[0]}, which is noted as quantised; its files do not belong together"
             )
-        make_quantized(model, self.layers)
+        make_quantized(model, self.layers, DynamicDense if self.activations == "int8" else QuantizedDense)
 
 
 def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | None:
@@ -73,7 +79,13 @@ def quantization_of(state: Mapping[str, Any], where: object) -> Quantization | N
         raise UserError(f"{where}: `{KEY}.layers` has a format that is not known to this version ({error})") from None
     if not layers:
         raise UserError(f"{where}: `{KEY}.layers` must name layers")
-    return Quantization(layers, str(values.get("method", "nearest")), str(values.get("rounding", "exact")))
+    activations = values.get("activations", "keep")
+    if activations not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: `{KEY}.activations` is {activations!r}, which this version does not know; use a newer version"
+        )
+    method, rounding = str(values.get("method", "nearest")), str(values.get("rounding", "exact"))
+    return Quantization(layers, method, rounding, activations)
 
 
 def holds_quantized(table: Table, layers: Mapping[str, WeightFormat]) -> bool:

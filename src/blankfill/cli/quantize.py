@@ -36,7 +36,7 @@ class QuantizeArguments(GateOptions):
     )
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model": "model out",
-        "Weights": "bits group_size scheme method embeddings rounding target_size",
+        "Weights": "bits group_size scheme method embeddings rounding target_size activations",
         "Calibration": "calibration calibration_rows seed",
         "Gate": "text data max_loss min_cosine gate_rows gate_seconds force dtype",
         "Machine": "threads",
@@ -70,6 +70,9 @@ class QuantizeArguments(GateOptions):
     target_size: str = ""
     """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%. Layers that
     change the model's predictions most get 8 bits or stay as they are; this needs calibration text."""
+    activations: Literal["auto", "int8", "keep"] = "auto"
+    """int8: layers of 8 bits round their input to 8 bits too, with a scale for each token: faster for many rows. keep:
+    only weights are rounded. auto: int8 for models that read in both directions and do not write (BERT), else keep."""
     calibration: tuple[Path, ...] = ()
     """Files or folders of text for gptq and --target-size; for a fine-tuned model, data of its task. Without it: the
     training text of the run, or the data of its task, where they are still there."""
@@ -117,6 +120,7 @@ def settings_of(args: QuantizeArguments) -> QuantizeSettings:
         embeddings=None if args.embeddings == "auto" else args.embeddings,
         rounding=args.rounding,
         target_size=args.target_size,
+        activations=None if args.activations == "auto" else args.activations,
         calibration=args.calibration,
         calibration_rows=args.calibration_rows,
         seed=args.seed,

@@ -133,9 +133,10 @@ class Embedder:
             pooled_BD = hidden_BTD[torch.arange(len(lengths_B)), columns_B]
         elif padding_BT.any():
             inside_BT1 = (~padding_BT).to(self.device, hidden_BTD.dtype)[:, :, None]
-            pooled_BD = (hidden_BTD * inside_BT1).sum(1) / inside_BT1.sum(1)
+            pooled_BD = (hidden_BTD * inside_BT1).sum(1, dtype=torch.float32) / inside_BT1.sum(1, dtype=torch.float32)
         else:
-            pooled_BD = hidden_BTD.mean(1)
+            pooled_BD = hidden_BTD.mean(1, dtype=torch.float32)
+        pooled_BD = pooled_BD.float()  # the length of a vector in bf16 would be rounded to 8 bits
         return torch.nn.functional.normalize(pooled_BD) if self.normalize else pooled_BD
 
     def _positions(self, lengths_B: Tensor, width: int) -> Tensor:

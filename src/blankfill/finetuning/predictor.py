@@ -54,6 +54,7 @@ class Predictor:
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded
         from blankfill.model.layout import optimize_for_inference
+        from blankfill.model.quantized import prepare
         from blankfill.model.transformer import Transformer
         from blankfill.system.device import pick_device
         from blankfill.tasks.text.seq2seq_adapter import Write
@@ -87,6 +88,8 @@ class Predictor:
             merge_lora(encoder)
         self.device, self.dtype = pick_device(device), torch.float32
         self.model = model.to(self.device).eval()
+        if read.quantization is not None:
+            prepare(encoder, self.dtype)
         self.model.encoder.use_kernel(best_kernel(self.device, encoder.dtype))
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from blankfill.kernels.half import HalfLinear
 
 Dense = nn.Linear
 """The class of an ordinary dense layer, for type checks: weight [out, in], bias [out] or None."""
+
+
+class Fused:
+    """A dense layer that applies an activation function in the same pass."""
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """Return the activation function, a name of `TransformerConfig.activation`, of the layer's output."""
+        raise NotImplementedError
 
 
 def dense(in_features: int, out_features: int, bias: bool = True) -> Dense:

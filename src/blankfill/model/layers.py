@@ -28,7 +28,7 @@ from blankfill.kernels.dropout import add_dropped
 from blankfill.kernels.feed_forward import can_fuse, feed_forward
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import CrossAttention, CrossInputs
-from blankfill.model.dense import dense
+from blankfill.model.dense import Fused, dense
 from blankfill.model.norms import Norm, norm
 from blankfill.model.relative import TransformerXLAttention
 
@@ -212,6 +212,9 @@ class FeedForward(nn.Module):
         drop = self.dropout if self.training else 0.0
         if self.training and self.fused and can_fuse(hidden_BTD, self.inner, self.output):
             return feed_forward(hidden_BTD, self.inner, self.output, self.activation, self.gated, drop)
+        if not self.gated and isinstance(self.inner, Fused):
+            out_BTD: Tensor = self.output(dropout(self.inner.activated(hidden_BTD, self.activation), drop))
+            return out_BTD
         made = self.inner(hidden_BTD)
         if self.gated:
             chosen, other = made.chunk(2, -1)

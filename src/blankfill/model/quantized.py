@@ -262,14 +262,20 @@ def _matrix(model: Transformer, name: str) -> Tensor | QuantizedTable | None:
     return value.weight if isinstance(value, nn.Embedding) else value
 
 
-def make_quantized(model: Transformer, formats: Mapping[str, WeightFormat]) -> None:
-    """Replace dense layers and tables of a model by quantised ones without values. formats: by name."""
+def make_quantized(
+    model: Transformer, formats: Mapping[str, WeightFormat], dense: type[QuantizedDense] | None = None
+) -> None:
+    """Replace dense layers and tables of a model by quantised ones without values.
+
+    formats: by name. dense: the class of the new layers, `QuantizedDense` where none is given.
+    """
+    kind = dense or QuantizedDense
 
     def made(name: str, layer: Dense) -> nn.Module | None:
         if name not in formats:
             return None
         with torch.device(layer.weight.device):
-            return QuantizedDense(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
+            return kind(layer.in_features, layer.out_features, layer.bias is not None, formats[name])
 
     replace_dense(model, made)
     for name in TABLES:

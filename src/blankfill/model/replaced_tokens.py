@@ -31,7 +31,7 @@ from blankfill.model.heads import LM, Head, register_head
 from blankfill.model.layers import activate
 from blankfill.model.norms import norm
 from blankfill.model.positions import attention_scheme, terms_of
-from blankfill.model.quantized import make_quantized, matrix_names, quantized_matrices
+from blankfill.model.quantized import QuantizedDense, make_quantized, matrix_names, quantized_matrices
 from blankfill.model.stack import layer_kinds, layer_modules, run_layers
 from blankfill.types import PADDING, Batch
 
@@ -172,7 +172,8 @@ def _part(model: Transformer, config: TransformerConfig) -> Transformer:
     quantized = dict(quantized_matrices(model))
     names = {name: f"{prefix}{name}" if f"{prefix}{name}.weight" in own else name for name in matrix_names(part)}
     matrices = {name: quantized[other] for name, other in names.items() if other in quantized}
-    make_quantized(part, {name: matrix.format for name, matrix in matrices.items()})
+    kinds = {type(matrix) for matrix in matrices.values() if isinstance(matrix, QuantizedDense)}
+    make_quantized(part, {name: matrix.format for name, matrix in matrices.items()}, next(iter(kinds), None))
     names = {name: f"{prefix}{name}" if f"{prefix}{name}" in own else name for name in part.state_dict()}
     part.load_state_dict({name: own[other] for name, other in names.items()}, assign=True)
     for name, matrix in quantized_matrices(part):

@@ -30,7 +30,7 @@ from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize
 from blankfill.quantizing.calibration import Subject, has_text, open_subject
 from blankfill.quantizing.methods.gptq import gptq
 from blankfill.quantizing.plan import LayerPlan, Matrices, Plan, chosen_integers, plan_of, sized_plan
-from blankfill.quantizing.settings import QuantizeSettings, released
+from blankfill.quantizing.settings import Activations, QuantizeSettings, released
 from blankfill.quantizing.walk import Walk
 from blankfill.system.console import progress, say
 from blankfill.system.files import whole_folder, write_file
@@ -143,7 +143,8 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
     ready = calibrated(subject, plan) if subject is not None else {}
     note = None if subject is None else subject.note
     subject = None  # its weights are not needed while the new ones are written
-    quantization = Quantization(plan.formats, plan.method, settings.rounding)
+    activations = settings.activations or usual_activations(state, source, settings, plan)
+    quantization = Quantization(plan.formats, plan.method, settings.rounding, activations)
     errors = _Errors()
     made = quantized_stream(ours, plan, ready, settings.rounding, prefix, errors)
     folder_of_words = tokenizer_folder(source)
@@ -206,6 +207,15 @@ def subject_for(source: Path, fine_tuned: bool, settings: QuantizeSettings, keep
     except UserError as error:
         say(f"{error}; the integers are chosen by {setting('method', 'hqq')} instead")
         return None
+
+
+def usual_activations(state: dict[str, Any], source: Path, settings: QuantizeSettings, plan: Plan) -> Activations:
+    """Return the type of activations of a model: 8 bits where it reads in both directions and does not write, and
+    layers have 8 bits and a scale for each row."""
+    objective = store.objective_of(state, source)
+    rows = any(layer.format.bits == 8 and not layer.format.group_size for layer in plan.layers.values())
+    fits = settings.rounding == "exact" and rows
+    return "int8" if fits and not objective.causal and not objective.writes and not objective.two_sided else "keep"
 
 
 def keeps_format(state: dict[str, Any], source: Path) -> bool:

@@ -17,6 +17,7 @@ from blankfill.system.bounds import COUNT, Bound, at_least, out_of_bounds
 Rounding = Literal["exact", "released"]
 Method = Literal["nearest", "hqq", "gptq"]
 Scheme = Literal["absmax", "zero-point"]
+Activations = Literal["keep", "int8"]
 Embeddings = Literal["8", "keep"]
 
 GROUPS = (128, 64, 32)
@@ -48,8 +49,9 @@ class QuantizeSettings:
     """Largest size of the weights, such as 60MB, or their share of the original's, such as 0.4 or 40%; "": no limit."""
     embeddings: Embeddings | None = None
     """Type of the tables of tokens, and of dense layers between these and the other layers: 8 bits, or as they are."""
-    activations: Literal["keep", "int8"] = "keep"
-    """Type of the inputs of quantised layers."""
+    activations: Activations | None = None
+    """Type of the inputs of layers of 8 bits: as they are, or 8 bits with a scale for each row. None: 8 bits for models
+    that read in both directions and do not write (BERT), else as they are."""
     calibration: tuple[Path, ...] = ()
     """Files of text for methods that need the inputs of layers; none: the text of the run."""
     calibration_rows: int = 128
@@ -78,6 +80,14 @@ class QuantizeSettings:
                     f"{setting('target_size')} does not go with {setting('rounding', 'released')}, whose format has "
                     "the same bits in all layers; leave one of them out"
                 )
+        if self.activations == "int8":
+            for name, only in (("bits", 8), ("group_size", 0)):
+                value = getattr(self, name)
+                if value is not None and value != only:
+                    problems.append(
+                        f"{setting(name, value)} does not go with {setting('activations', 'int8')}, whose layers have "
+                        "8 bits and a scale for each row; leave one of them out"
+                    )
         if self.target_size:
             try:
                 size_of(self.target_size, 1)

@@ -28,9 +28,9 @@ LOG = logging.getLogger(__name__)
 VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
-FILES = ("pool.c", "integer_products.c", "float_products.c")
+FILES = ("pool.c", "integer_products.c", "float_products.c", "dynamic_products.c", "short_attention.c")
 """Files that are compiled."""
-HEADERS = ("products.h",)
+HEADERS = ("products.h", "activations.h")
 """Files that they include."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fvisibility=default")
 """Flags of gcc and clang. The instructions are chosen in the source, for each function."""

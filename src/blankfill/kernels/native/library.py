@@ -50,6 +50,37 @@ class Floats(ctypes.Structure):
     )
 
 
+class DynamicMatrix(ctypes.Structure):
+    """`DynamicMatrix` of dynamic_products.c."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("zero", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("activation", ctypes.c_int32),
+        ("path", ctypes.c_int32),
+    )
+
+
+class AttentionJob(ctypes.Structure):
+    """`Attention` of short_attention.c."""
+
+    _fields_ = (
+        ("packed", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("type", ctypes.c_int32),
+    )
+
+
 class FewRows:
     """A product of a few rows that the library computes; shapes: N rows, I inputs, O outputs.
 
@@ -107,9 +138,10 @@ def opened(file: Path) -> ctypes.CDLL:
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    for function in (made.integer_product, made.float_product):
+    for function in (made.integer_product, made.float_product, made.dynamic_product):
         function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
     made.read_all.argtypes, made.read_all.restype = [pointer, number], ctypes.c_uint64
+    made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")
