@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from blankfill.adapt.lora import add_lora, merge_lora
+from blankfill.kernels import integer_products
 from blankfill.kernels.integers import LARGEST, WeightFormat, dequantize, pack, quantize, unpack
 from blankfill.model import quantized
 from blankfill.model.config import TransformerConfig
@@ -134,43 +135,10 @@ def test_a_kernel_that_computes_something_else_is_not_used(bits: int, monkeypatc
         raise NotImplementedError("not on this processor")
 
     for broken in (wrong, missing):
-        monkeypatch.setattr(quantized.Kernel, "__call__", broken)
+        for kind in (integer_products.NativeProduct, integer_products.TorchProduct):
+            monkeypatch.setattr(kind, "__call__", broken)
         assert not layer.prepare(torch.bfloat16)
         assert torch.equal(layer.product(x), right)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_the_kernel_of_torch_is_used_in_bf16(bits: int) -> None:
-    layer, _ = layer_of(bits, 128, 64)
-    if not layer.prepare(torch.bfloat16):
-        pytest.skip("this torch has no kernel for packed integers on this processor")
-    assert layer.kernel is not None
-    assert not layer.prepare(torch.float32) and layer.kernel is None
-    odd, _ = layer_of(bits, 34, 7)  # a shape that no kernel takes computes all the same
-    assert not odd.prepare(torch.bfloat16)
-    x = torch.randn(2, 34, generator=torch.Generator().manual_seed(4)).bfloat16()
-    assert (odd.product(x).float() - x.float() @ odd.float_weight().T).abs().max() < 0.2
-
-
-def misaligned(x: Tensor) -> Tensor:
-    """A copy at an address that is no multiple of 16, as a tensor in a memory-mapped file can have."""
-    size = x.element_size()
-    made = torch.empty(x.numel() + 8 // size, dtype=x.dtype)[8 // size :].view(x.shape).copy_(x)
-    assert made.data_ptr() % 16 == 8
-    return made
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_the_kernel_reads_weights_and_rows_at_any_address(bits: int) -> None:
-    """The kernel for 8 bits ended the process with a segmentation fault at addresses that are no multiple of 16."""
-    layer, _ = layer_of(bits, 64, 64)
-    if not layer.prepare(torch.bfloat16):
-        pytest.skip("this torch has no kernel for packed integers on this processor")
-    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    right = layer.product(rows)
-    layer.weight = misaligned(layer.weight)
-    assert layer.prepare(torch.bfloat16)
-    assert torch.equal(layer.product(misaligned(rows)), right)
 
 
 def tiny(bits: int) -> Transformer:

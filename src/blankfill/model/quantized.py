@@ -4,9 +4,8 @@ Only the weights are quantised; activations keep their type. `QuantizedDense` co
 `make_quantized` puts it in place of the dense layers of a model (`model.dense`). Gradients go through to the input, so
 that prefixes and adapters learn on a quantised model.
 
-On a CPU, products in bf16 use torch's kernels for packed integers (`Kernel`), each checked against the dequantised
-product before it is used; in other types the kernels of torch are slower than dequantising some rows at a time, which
-is the fallback everywhere.
+On a CPU, products of few rows have kernels (`kernels.integer_products`), each compared with the dequantised product
+before it is used; more rows, other devices and shapes without a kernel dequantise some rows of the matrix at a time.
 
 Not here: which layers of a model on disk are quantised (`checkpoint.quantization`).
 
@@ -22,21 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize, unpack
+from blankfill.kernels.integer_products import Product, TorchProduct, product_for
+from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize
 from blankfill.model.dense import Dense, dense_layers, replace_dense
 from blankfill.model.layers import Layer
-
-PROBES = (1, 5)
-"""Numbers of rows on which a kernel is compared with the dequantised product."""
-ALLOWED = 2**-6
-"""Largest difference of a kernel, as a share of the largest result: four roundings to bf16."""
-MULTIPLE = 64
-"""Divisor of the numbers of inputs and outputs that the kernels take; they read past the end of other matrices."""
-ALIGNMENT = 64
-"""Divisor of the addresses of what the kernels read. The one for 8 bits ends the process at an address that is no
-multiple of 16, as tensors in a memory-mapped safetensors file can have."""
-GROUPS = (256, 128, 64)
-"""Numbers of inputs that share a scale in torch's kernel for 4 bits, in order of preference."""
 
 
 class QuantizedDense(Dense):
@@ -62,7 +50,7 @@ class QuantizedDense(Dense):
             self.bias = nn.Parameter(torch.zeros(out_features))
         else:
             self.register_parameter("bias", None)
-        self.kernel: Kernel | None = None
+        self.kernel: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer; x [..., I] → [..., O]."""
@@ -74,8 +62,9 @@ class QuantizedDense(Dense):
 
     def product(self, x_NI: Tensor) -> Tensor:
         """Return x Wᵀ, [N, O], without a gradient."""
-        if self.kernel is not None and self.kernel.dtype == x_NI.dtype:
-            return self.kernel(x_NI)
+        kernel = self.kernel
+        if kernel is not None and kernel.dtype == x_NI.dtype and 0 < len(x_NI) <= kernel.max_rows:
+            return kernel(x_NI)
         return self.dequantized_product(x_NI)
 
     def dequantized_product(self, x_NI: Tensor) -> Tensor:
@@ -100,10 +89,31 @@ class QuantizedDense(Dense):
         """Return the dequantised weights, [O, I]."""
         return torch.cat([part for _, part in self.blocks(dtype)])
 
-    def prepare(self, dtype: torch.dtype) -> bool:
-        """Look for a kernel that computes in a type; returns whether there is one."""
-        self.kernel = kernel_for(self, dtype)
-        return self.kernel is not None
+    def prepare(self, dtype: torch.dtype, probe: bool = True) -> bool:
+        """Look for a kernel for few rows of a type; returns whether there is one.
+
+        probe: compare it with the dequantised product; False where a layer of this shape and format was compared.
+        """
+        made = product_for(self.quantized(), self.format, dtype, probe=probe)
+        if isinstance(made, TorchProduct) and self.format.bits == 8:
+            self.weight = made.weight  # an aligned copy replaces the original, so that no weight is in memory twice
+        self.kernel = made
+        return made is not None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the kernel reads the tensors that it was made of, so it is dropped with them."""
+        super().__setattr__(name, value)
+        if name in ("weight", "weight_scale", "weight_zero"):
+            self.kernel = None
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Load the tensors; the kernel is dropped, since it may read copies."""
+        super()._load_from_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        self.kernel = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied: everything but the kernel."""
+        return {**self.__dict__, "kernel": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedDense:
         """Move the layer; the scales keep their type, and the kernel is dropped."""
@@ -141,66 +151,6 @@ def _type_of_products(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "cpu" else x.dtype
 
 
-def _aligned(x: Tensor) -> Tensor:
-    """Return a contiguous tensor whose address is a multiple of `ALIGNMENT`: itself, or a copy."""
-    x = x.contiguous()
-    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
-
-
-class Kernel:
-    """Torch's product of packed integers on a CPU in bf16; a new version of torch needs a change only here.
-
-    The kernels multiply with scales of bf16, which would round all weights of a row alike. So they get a scale of 1,
-    and the result is multiplied with the layer's own in fp32.
-    """
-
-    def __init__(self, layer: QuantizedDense, dtype: torch.dtype) -> None:
-        if layer.format.group_size or layer.weight_zero is not None:
-            raise NotImplementedError("scales of groups, or zero points")
-        self.bits, self.dtype, self.group = layer.format.bits, dtype, 0
-        self.scale_O = layer.weight_scale.float()
-        ones_O = torch.ones(layer.out_features, dtype=dtype)
-        if self.bits == 8:
-            self.weight, self.ones = _aligned(layer.weight), ones_O
-            layer.weight = self.weight  # a copy replaces the original, so that no weight is in memory twice
-            return
-        self.group = next(group for group in GROUPS if layer.in_features % group == 0)
-        whole = unpack(layer.weight, 4).int() + 8
-        self.weight = torch._convert_weight_to_int4pack_for_cpu(whole, 1)
-        zeros_O = torch.zeros_like(ones_O)
-        self.ones = torch.stack([ones_O, zeros_O], -1).repeat(layer.in_features // self.group, 1, 1)
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        """Return x Wᵀ, [N, O]."""
-        x_NI = _aligned(x_NI)
-        if self.bits == 8:
-            made_NO = torch._weight_int8pack_mm(x_NI, self.weight, self.ones)
-        else:
-            made_NO = torch._weight_int4pack_mm_for_cpu(x_NI, self.weight, self.group, self.ones)
-        return (made_NO * self.scale_O).to(self.dtype)
-
-
-@torch.no_grad()
-def kernel_for(layer: QuantizedDense, dtype: torch.dtype) -> Kernel | None:
-    """Return the kernel of a layer; None where this torch, processor or shape has none, or where it computes something
-    else than the dequantised product."""
-    if layer.weight.device.type != "cpu" or dtype != torch.bfloat16:
-        return None
-    if layer.in_features % MULTIPLE or layer.out_features % MULTIPLE:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    try:
-        kernel = Kernel(layer, dtype)
-        for rows in PROBES:
-            x_NI = torch.randn(rows, layer.in_features, generator=generator).to(dtype)
-            right, made = layer.dequantized_product(x_NI).float(), kernel(x_NI).float()
-            if not (made - right).abs().max() <= ALLOWED * right.abs().max():
-                return None
-    except (RuntimeError, NotImplementedError, AttributeError):
-        return None
-    return kernel
-
-
 def quantizable(model: nn.Module) -> dict[str, Dense]:
     """Return the dense layers of a model that are quantised, by name: those of attention and feed-forward, of all
     stacks. Embeddings, norms and heads stay as they are."""
@@ -230,7 +180,7 @@ def quantized_formats(model: nn.Module) -> dict[str, WeightFormat]:
 
 
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
-    """Look for kernels for the quantised layers of a model that computes in a type; see `Kernel`.
+    """Look for kernels for the quantised layers of a model that computes in a type.
 
     A kernel is compared with the dequantised product in the first layer of each shape.
     """
@@ -242,7 +192,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
         if shape not in works:
             works[shape] = layer.prepare(dtype)
         elif works[shape]:
-            layer.kernel = Kernel(layer, dtype)
+            layer.prepare(dtype, probe=False)
 
 
 def float_weight(layer: Dense) -> Tensor:

@@ -1,0 +1,1 @@
+"""Kernels in C, compiled at first use where a compiler is there; never required (`build`, `library`)."""
