@@ -83,12 +83,12 @@ class NativeProduct:
         self._function, self._type = made.integer_product, TYPES[dtype]
         self._held = (quantized, None if bias_O is None else bias_O.detach().float().contiguous())
         self._inputs, self._outputs = inputs, len(weight)
-        self._matrix = Matrix(
+        self.matrix = Matrix(
             weight.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(),
             0 if self._held[1] is None else self._held[1].data_ptr(), len(weight), inputs, format.bits,
             format.group_size, TYPES[format.dtype], best_path() if path is None else path,
         )  # fmt: skip
-        self._at = ctypes.addressof(self._matrix)
+        self._at = ctypes.addressof(self.matrix)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O]."""

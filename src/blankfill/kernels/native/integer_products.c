@@ -13,14 +13,6 @@
 
 enum { LONGEST = 256, LARGEST = 32512 }; /* inputs of a segment; integer of an activation: 127 · 256 */
 
-typedef struct {
-    const int8_t *weight;
-    const void *scale, *zero;
-    const float *bias;
-    int64_t outputs, inputs;
-    int32_t bits, group, scale_type, path;
-} Matrix;
-
 /* A product under way. Sizes are those of a row. */
 typedef struct {
     const Matrix *matrix;
@@ -435,7 +427,6 @@ ROUNDING(round_avx2, AVX2, put_values)
 ROUNDING(round_avx512, AVX512, put_digits)
 #endif
 
-/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
 int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
 {
     Job job = {.matrix = matrix, .rows = rows, .out = out, .out_type = type};
