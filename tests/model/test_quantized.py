@@ -119,7 +119,7 @@ def test_every_type_computes_nearly_the_same(bits: int, dtype: torch.dtype) -> N
     layer.prepare(dtype)
     made = layer(x.to(dtype))
     assert made.dtype == dtype
-    assert (made.float() - right).abs().max() < {2: 0.02, 4: 1e-5}[dtype.itemsize] * right.abs().max()
+    assert (made.float() - right).abs().max() < {2: 0.02, 4: 1e-4}[dtype.itemsize] * right.abs().max()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -175,7 +175,7 @@ def agrees(product: Product, quantized: QuantizedWeight, format: WeightFormat, b
     """Return whether a product computes what the dequantised matrix computes, on random rows without and with
     outliers."""
     outputs, inputs = len(quantized.weight), quantized.weight.shape[1] * 8 // format.bits
-    parts = (slice(0, PROBED_OUTPUTS), slice(max(0, outputs - PROBED_OUTPUTS), outputs))
+    parts = [slice(begin, begin + PROBED_OUTPUTS) for begin in {0, max(0, outputs - PROBED_OUTPUTS)}]
     weights = [(at, dequantize(quantized.rows(at), format, torch.float32)) for at in parts]
     generator = torch.Generator().manual_seed(0)
     for rows in PROBES:

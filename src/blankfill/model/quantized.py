@@ -108,7 +108,7 @@ class QuantizedDense(Dense):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Load the tensors; the kernel is dropped, since it may read copies."""
-        super()._load_from_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*arguments)
         self.kernel = None
 
     def __getstate__(self) -> dict[str, Any]:

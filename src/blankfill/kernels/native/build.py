@@ -41,7 +41,7 @@ DIGEST = 32
 """Bytes of the digest at the end of a file."""
 
 
-class NoLibrary(Exception):
+class NoLibraryError(Exception):
     """There is no library; the text says why."""
 
 
@@ -54,12 +54,12 @@ def library_file() -> Path:
     """Return the path of the compiled library, which may be loaded.
 
     Raises:
-        NoLibrary: It is turned off, this system or compiler cannot make one, or there is no safe place to keep it.
+        NoLibraryError: It is turned off, this system or compiler cannot make one, or there is no safe place to keep it.
     """
     if turned_off():
-        raise NoLibrary(f"{VARIABLE} is off")
+        raise NoLibraryError(f"{VARIABLE} is off")
     if not sys.platform.startswith("linux"):
-        raise NoLibrary("only Linux shares the threads of torch")
+        raise NoLibraryError("only Linux shares the threads of torch")
     name = f"products-{digest()}.so"
     try:
         folder = own_folder(cache_folder())
@@ -73,7 +73,7 @@ def library_file() -> Path:
         check_safe(folder)
         return compiled(folder, name)
     except OSError as error:
-        raise NoLibrary(f"there is no place for the library: {error}") from None
+        raise NoLibraryError(f"there is no place for the library: {error}") from None
 
 
 def remove_temporary(file: Path) -> None:
@@ -131,7 +131,7 @@ def whole(file: Path) -> bool:
 
 
 def compiled(folder: Path, name: str) -> Path:
-    """Compile the library into a folder. Raises NoLibrary where that fails, and OSError of the disk."""
+    """Compile the library into a folder. Raises NoLibraryError where that fails, and OSError of the disk."""
     command = compiler()
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as place:
         made = Path(place) / name
@@ -142,9 +142,9 @@ def compiled(folder: Path, name: str) -> Path:
                 env={**os.environ, "TMPDIR": place, "LC_ALL": "C"},
             )  # fmt: skip
         except subprocess.CalledProcessError as error:
-            raise NoLibrary(f"{command[0]} failed: {error.stderr.strip()[-500:]}") from None
+            raise NoLibraryError(f"{command[0]} failed: {error.stderr.strip()[-500:]}") from None
         except subprocess.TimeoutExpired:
-            raise NoLibrary(f"{command[0]} took more than {SECONDS} seconds") from None
+            raise NoLibraryError(f"{command[0]} took more than {SECONDS} seconds") from None
         content = made.read_bytes()
         whole_one = Path(place) / f"{name}.whole"
         with open(whole_one, "wb") as file:
@@ -157,9 +157,9 @@ def compiled(folder: Path, name: str) -> Path:
 
 
 def compiler() -> list[str]:
-    """Return the command of the C compiler. Raises NoLibrary where there is none."""
+    """Return the command of the C compiler. Raises NoLibraryError where there is none."""
     given = shlex.split(os.environ.get("CC", ""))
     for command in [given] * bool(given) + [[name] for name in COMPILERS]:
         if path := shutil.which(command[0]):
             return [path, *command[1:]]
-    raise NoLibrary("there is no C compiler (cc, gcc or clang)")
+    raise NoLibraryError("there is no C compiler (cc, gcc or clang)")

@@ -166,48 +166,98 @@ static void portable(void *given, int64_t begin, int64_t end)
 
 #if defined(__x86_64__)
 
-INLINE const int8_t *ahead_of(const Job *job, int outputs, const int8_t *at)
+/* Where the rows of the next outputs begin, to be fetched while these are read: at least 2 KB ahead. */
+INLINE int64_t distance(const Job *job)
 {
-    int64_t tile = outputs * job->row_bytes, tiles = 1;
-    while (tiles * tile < 2048)
-        tiles++;
-    return at + tiles * tile;
+    int64_t tile = 4 * job->row_bytes;
+    return (2047 + tile) / tile * tile;
 }
 
-/* AVX2 */
-
-AVX2 INLINE float sum_of_8(__m256 x)
+/* The rows of four outputs; after the last output it stands for the others too. */
+INLINE void four_rows(const Job *job, int64_t output, int64_t count, const int8_t *weight[4])
 {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    for (int o = 0; o < 4; o++)
+        weight[o] = job->matrix->weight + (output + MIN(o, count - 1)) * job->row_bytes;
 }
 
-/* The sums of some outputs and rows. Segments are multiples of 32 inputs, except the last one. */
+AVX2 INLINE __m128 four_sums(__m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+}
+
+AVX2 INLINE __m128 four_numbers(const void *x, int type, int64_t at)
+{
+    if (type == FLOAT32)
+        return _mm_loadu_ps((const float *)x + at);
+    __m128i half = _mm_loadl_epi64((const __m128i *)((const uint16_t *)x + at));
+    if (type == FLOAT16)
+        return _mm_cvtph_ps(half);
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16));
+}
+
+/* Writes the results of four outputs, or fewer, of a row. */
+AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t row, __m128 sums, __m128 added)
+{
+    const Matrix *matrix = job->matrix;
+    __m128 made = _mm_add_ps(sums, added);
+    int64_t at = row * matrix->outputs + output;
+    if (count < 4 || job->out_type == BFLOAT16) {
+        float each[4];
+        _mm_storeu_ps(each, made);
+        for (int64_t o = 0; o < count; o++) {
+            if (!matrix->group)
+                each[o] *= number_at(matrix->scale, matrix->scale_type, output + o);
+            if (matrix->bias)
+                each[o] += matrix->bias[output + o];
+            put_number(job->out, job->out_type, at + o, each[o]);
+        }
+        return;
+    }
+    if (!matrix->group)
+        made = _mm_mul_ps(made, four_numbers(matrix->scale, matrix->scale_type, output));
+    if (matrix->bias)
+        made = _mm_add_ps(made, _mm_loadu_ps(matrix->bias + output));
+    if (job->out_type == FLOAT32)
+        _mm_storeu_ps((float *)job->out + at, made);
+    else
+        _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), _mm_cvtps_ph(made, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* What the zero points add to the results of four outputs. */
+AVX2 INLINE __m128 four_added(const Job *job, const float *added, int64_t row)
+{
+    int64_t rows = job->rows;
+    return _mm_setr_ps(added[row], added[rows + row], added[2 * rows + row], added[3 * rows + row]);
+}
+
+/* AVX2: the sums of four outputs and one or two rows. Segments are multiples of 32 inputs, except the last one. */
 AVX2 INLINE void tile_avx2(
-    const Job *job, int64_t output, int64_t row, const float *const *factors, const float *added, int outputs, int rows,
-    int bits)
+    const Job *job, int64_t output, int64_t count, int64_t row, const float *const *factors, const float *added,
+    const int rows, const int bits)
 {
     int64_t width = job->segments + 16, per_vector = bits == 8 ? 16 : 32, odd = job->padded / 2;
     int64_t whole = job->row_bytes / 16, vectors = (job->row_bytes + 15) / 16, each = job->segment / per_vector;
-    const int8_t *weight = job->matrix->weight + output * job->row_bytes;
+    const int64_t ahead = distance(job);
+    const int8_t *weight[4];
     const int16_t *x = job->values + row * job->padded;
-    const int8_t *ahead = ahead_of(job, outputs, weight);
-    __m256 made[4][4];
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++)
+    __m256 made[4][2];
+    four_rows(job, output, count, weight);
+    EACH(o, 4)
+        EACH(r, rows)
             made[o][r] = _mm256_setzero_ps();
     int64_t v = 0;
     for (int64_t s = 0; s < job->segments; s++) {
-        __m256i sum[4][4];
-        for (int o = 0; o < outputs; o++)
-            for (int r = 0; r < rows; r++)
+        __m256i sum[4][2];
+        EACH(o, 4)
+            EACH(r, rows)
                 sum[o][r] = _mm256_setzero_si256();
         for (int64_t end = MIN(v + each, vectors); v < end; v++) {
-            for (int o = 0; o < outputs; o++) {
+            EACH(o, 4) {
                 __m128i stored;
-                const int8_t *at = weight + o * job->row_bytes + 16 * v;
-                _mm_prefetch((const char *)(ahead + o * job->row_bytes + 16 * v), _MM_HINT_T0);
+                const int8_t *at = weight[o] + 16 * v;
+                if (v % 4 == 0)
+                    _mm_prefetch((const char *)(at + ahead), _MM_HINT_T0);
                 if (v < whole) {
                     stored = _mm_loadu_si128((const __m128i *)at);
                 } else {
@@ -220,142 +270,144 @@ AVX2 INLINE void tile_avx2(
                     even = _mm256_srai_epi16(w, 4);
                     low = _mm256_srai_epi16(_mm256_slli_epi16(w, 12), 12);
                 }
-                for (int r = 0; r < rows; r++) {
+                EACH(r, rows) {
                     const int16_t *values = x + r * job->padded + 16 * v;
-                    __m256i made_of = _mm256_madd_epi16(even, _mm256_loadu_si256((const __m256i *)values));
-                    sum[o][r] = _mm256_add_epi32(sum[o][r], made_of);
+                    __m256i product = _mm256_madd_epi16(even, _mm256_loadu_si256((const __m256i *)values));
+                    sum[o][r] = _mm256_add_epi32(sum[o][r], product);
                     if (bits == 4) {
-                        made_of = _mm256_madd_epi16(low, _mm256_loadu_si256((const __m256i *)(values + odd)));
-                        sum[o][r] = _mm256_add_epi32(sum[o][r], made_of);
+                        product = _mm256_madd_epi16(low, _mm256_loadu_si256((const __m256i *)(values + odd)));
+                        sum[o][r] = _mm256_add_epi32(sum[o][r], product);
                     }
                 }
             }
         }
-        for (int o = 0; o < outputs; o++)
-            for (int r = 0; r < rows; r++) {
+        EACH(o, 4)
+            EACH(r, rows) {
                 __m256 factor = _mm256_set1_ps(factors[o][r * width + s]);
                 made[o][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[o][r]), factor, made[o][r]);
             }
     }
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++)
-            finish(job, output + o, row + r, sum_of_8(made[o][r]), added[o * job->rows + r]);
+    EACH(r, rows)
+        put_four(
+            job, output, count, row + r, four_sums(made[0][r], made[1][r], made[2][r], made[3][r]),
+            four_added(job, added, row + r));
 }
 
 /* AVX-512 with VNNI */
 
-AVX512 INLINE float sum_of_16(__m512 x)
+typedef __m512i Sums[4][2];
+
+AVX512 INLINE void add_vector(
+    Sums high, Sums low, const int8_t *const *weight, int64_t at, int64_t ahead, const int8_t *digits,
+    int64_t row_digits, __mmask64 mask, const int masked, const int rows, const int bits)
 {
-    return sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+    const __m512i nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), top = _mm512_set1_epi8((char)0x80);
+    EACH(o, 4) {
+        const int8_t *from = weight[o] + at;
+        _mm_prefetch((const char *)(from + ahead), _MM_HINT_T0);
+        __m512i w = masked ? _mm512_maskz_loadu_epi8(mask, from) : _mm512_loadu_si512(from);
+        if (bits == 8) {
+            w = _mm512_xor_si512(w, top);
+            EACH(r, rows) {
+                const int8_t *x = digits + r * row_digits + 2 * at;
+                high[o][r] = _mm512_dpbusd_epi32(high[o][r], w, _mm512_load_si512(x));
+                low[o][r] = _mm512_dpbusd_epi32(low[o][r], w, _mm512_load_si512(x + 64));
+            }
+        } else { /* (w & 15) ^ 8 */
+            __m512i even = _mm512_ternarylogic_epi32(_mm512_srli_epi16(w, 4), nibble, eight, 0x6a);
+            __m512i odd = _mm512_ternarylogic_epi32(w, nibble, eight, 0x6a);
+            EACH(r, rows) {
+                const int8_t *x = digits + r * row_digits + 4 * at;
+                high[o][r] = _mm512_dpbusd_epi32(high[o][r], even, _mm512_load_si512(x));
+                low[o][r] = _mm512_dpbusd_epi32(low[o][r], even, _mm512_load_si512(x + 64));
+                high[o][r] = _mm512_dpbusd_epi32(high[o][r], odd, _mm512_load_si512(x + 128));
+                low[o][r] = _mm512_dpbusd_epi32(low[o][r], odd, _mm512_load_si512(x + 192));
+            }
+        }
+    }
+}
+
+AVX512 INLINE __m256 half_of(__m512 x)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
 }
 
 AVX512 INLINE void tile_avx512(
-    const Job *job, int64_t output, int64_t row, const float *const *factors, const float *added, int outputs, int rows,
-    int bits)
+    const Job *job, int64_t output, int64_t count, int64_t row, const float *const *factors, const float *added,
+    const int rows, const int bits)
 {
-    int64_t width = job->segments + 16, vectors = job->vectors, splits = job->splits;
-    int64_t per_vector = bits == 8 ? 128 : 256, row_digits = vectors * per_vector, row_first = job->units * 16;
-    const int8_t *weight = job->matrix->weight + output * job->row_bytes;
-    const int8_t *digits = job->digits + row * row_digits;
+    const int64_t width = job->segments + 16, splits = job->splits, unit_bytes = 64 * job->unit_vectors;
+    const int64_t row_digits = job->vectors * (bits == 8 ? 128 : 256), row_first = job->units * 16;
+    const int64_t ahead = distance(job), whole = job->row_bytes / 64 * 64;
+    const int8_t *digits = job->digits + row * row_digits, *weight[4];
     const int32_t *first = job->first + row * row_first;
-    const int8_t *ahead = ahead_of(job, outputs, weight);
-    __mmask64 last = job->row_bytes % 64 ? ~0ull >> (64 - job->row_bytes % 64) : ~0ull;
-    const __m512i low = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), top = _mm512_set1_epi8((char)0x80);
+    const __mmask64 mask = (1ull << job->row_bytes % 64) - 1;
     const __m512i lanes = _mm512_srli_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), splits == 4 ? 2 : 3);
-    __m512 made[4][4];
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++)
+    __m512 made[4][2];
+    four_rows(job, output, count, weight);
+    EACH(o, 4)
+        EACH(r, rows)
             made[o][r] = _mm512_setzero_ps();
-    int64_t v = 0;
+    int64_t at = 0;
     for (int64_t u = 0; u < job->units; u++) {
-        __m512i high[4][4], sum[4][4];
-        for (int o = 0; o < outputs; o++)
-            for (int r = 0; r < rows; r++) {
+        Sums high, low;
+        EACH(o, 4)
+            EACH(r, rows) {
                 high[o][r] = _mm512_setzero_si512();
-                sum[o][r] = _mm512_loadu_si512(first + r * row_first + 16 * u);
+                low[o][r] = _mm512_loadu_si512(first + r * row_first + 16 * u);
             }
-        for (int64_t end = MIN(v + job->unit_vectors, vectors); v < end; v++) {
-            __mmask64 mask = v + 1 == vectors ? last : ~0ull;
-            for (int o = 0; o < outputs; o++) {
-                const int8_t *at = weight + o * job->row_bytes + 64 * v;
-                _mm_prefetch((const char *)(ahead + o * job->row_bytes + 64 * v), _MM_HINT_T0);
-                __m512i w = _mm512_maskz_loadu_epi8(mask, at);
-                if (bits == 8) {
-                    w = _mm512_xor_si512(w, top);
-                    for (int r = 0; r < rows; r++) {
-                        const int8_t *x = digits + r * row_digits + 128 * v;
-                        high[o][r] = _mm512_dpbusd_epi32(high[o][r], w, _mm512_load_si512(x));
-                        sum[o][r] = _mm512_dpbusd_epi32(sum[o][r], w, _mm512_load_si512(x + 64));
-                    }
-                } else { /* (w & 15) ^ 8 */
-                    __m512i even = _mm512_ternarylogic_epi32(_mm512_srli_epi16(w, 4), low, eight, 0x6a);
-                    __m512i odd = _mm512_ternarylogic_epi32(w, low, eight, 0x6a);
-                    for (int r = 0; r < rows; r++) {
-                        const int8_t *x = digits + r * row_digits + 256 * v;
-                        high[o][r] = _mm512_dpbusd_epi32(high[o][r], even, _mm512_load_si512(x));
-                        sum[o][r] = _mm512_dpbusd_epi32(sum[o][r], even, _mm512_load_si512(x + 64));
-                        high[o][r] = _mm512_dpbusd_epi32(high[o][r], odd, _mm512_load_si512(x + 128));
-                        sum[o][r] = _mm512_dpbusd_epi32(sum[o][r], odd, _mm512_load_si512(x + 192));
-                    }
-                }
-            }
-        }
-        for (int o = 0; o < outputs; o++)
-            for (int r = 0; r < rows; r++) {
-                const float *at = factors[o] + r * width + u * splits;
-                __m512 factor = splits == 1 ? _mm512_set1_ps(*at) : _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(at));
-                __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high[o][r], 8), sum[o][r]);
-                made[o][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), factor, made[o][r]);
+        for (int64_t end = MIN(at + unit_bytes, whole); at < end; at += 64)
+            add_vector(high, low, weight, at, ahead, digits, row_digits, mask, 0, rows, bits);
+        if (mask && u + 1 == job->units)
+            add_vector(high, low, weight, whole, ahead, digits, row_digits, mask, 1, rows, bits);
+        EACH(o, 4)
+            EACH(r, rows) {
+                const float *from = factors[o] + r * width + u * splits;
+                __m512 factor = splits == 1 ? _mm512_set1_ps(*from) : _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(from));
+                __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[o][r], 8), low[o][r]);
+                made[o][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, made[o][r]);
             }
     }
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++)
-            finish(job, output + o, row + r, sum_of_16(made[o][r]), added[o * job->rows + r]);
+    EACH(r, rows)
+        put_four(
+            job, output, count, row + r,
+            four_sums(half_of(made[0][r]), half_of(made[1][r]), half_of(made[2][r]), half_of(made[3][r])),
+            four_added(job, added, row + r));
 }
 
-/* Outputs begin … end of all rows, some outputs and rows at a time. The first of `many` is for one row. */
-#define TILES(NAME, TARGET, TILE, BITS, ONE, MANY, ROWS)                                                               \
+/* Outputs begin … end of all rows, four outputs and two rows at a time. */
+#define TILES(NAME, TARGET, TILE, BITS)                                                                                \
     TARGET static void NAME(void *given, int64_t begin, int64_t end)                                                   \
     {                                                                                                                  \
         const Job *job = given;                                                                                        \
-        int64_t width = job->segments + 16, rows = job->rows, most = rows == 1 ? ONE : MANY;                           \
-        float *space = malloc(sizeof(float) * most * ((rows + 1) * width + rows));                                     \
-        float *added = space + most * (rows + 1) * width;                                                              \
-        for (int64_t o = begin; o < end;) {                                                                            \
-            int64_t outputs = end - o >= most ? most : 1, r = 0;                                                       \
+        const int64_t width = job->segments + 16, rows = job->rows, each = (rows + 1) * width;                         \
+        const int plain = !job->matrix->group && !job->matrix->zero;                                                   \
+        float *space = calloc(4 * (each + rows), sizeof(float)), *added = space + 4 * each;                            \
+        for (int64_t o = begin; o < end; o += 4) {                                                                     \
+            const int64_t count = MIN(4, end - o);                                                                     \
             const float *factors[4];                                                                                   \
-            for (int64_t k = 0; k < outputs; k++) {                                                                    \
-                float *own = space + k * (rows + 1) * width;                                                           \
-                factors_of(job, o + k, own, added + k * rows);                                                         \
-                factors[k] = job->matrix->group ? own : job->scales;                                                   \
+            for (int k = 0; k < 4; k++) {                                                                              \
+                if (!plain && k < count)                                                                               \
+                    factors_of(job, o + k, space + k * each, added + k * rows);                                        \
+                factors[k] = job->matrix->group ? space + MIN(k, count - 1) * each : job->scales;                      \
             }                                                                                                          \
-            while (r < rows) {                                                                                         \
-                int64_t taken = rows - r >= ROWS ? ROWS : 1;                                                           \
-                const float *at[4];                                                                                    \
-                for (int64_t k = 0; k < outputs; k++)                                                                  \
-                    at[k] = factors[k] + r * width;                                                                    \
-                if (rows == 1 && outputs > 1)                                                                          \
-                    TILE(job, o, r, at, added + r, ONE, 1, BITS);                                                      \
-                else if (outputs > 1 && taken > 1)                                                                     \
-                    TILE(job, o, r, at, added + r, MANY, ROWS, BITS);                                                  \
-                else if (outputs > 1)                                                                                  \
-                    TILE(job, o, r, at, added + r, MANY, 1, BITS);                                                     \
-                else if (taken > 1)                                                                                    \
-                    TILE(job, o, r, at, added + r, 1, ROWS, BITS);                                                     \
+            for (int64_t r = 0; r < rows; r += 2) {                                                                    \
+                const float *at[4] = {factors[0] + r * width, factors[1] + r * width, factors[2] + r * width,          \
+                                      factors[3] + r * width};                                                         \
+                if (r + 1 < rows)                                                                                      \
+                    TILE(job, o, count, r, at, added, 2, BITS);                                                        \
                 else                                                                                                   \
-                    TILE(job, o, r, at, added + r, 1, 1, BITS);                                                        \
-                r += taken;                                                                                            \
+                    TILE(job, o, count, r, at, added, 1, BITS);                                                        \
             }                                                                                                          \
-            o += outputs;                                                                                              \
         }                                                                                                              \
         free(space);                                                                                                   \
     }
 
-TILES(avx2_of_8, AVX2, tile_avx2, 8, 4, 2, 2)
-TILES(avx2_of_4, AVX2, tile_avx2, 4, 4, 2, 2)
-TILES(avx512_of_8, AVX512, tile_avx512, 8, 4, 2, 4)
-TILES(avx512_of_4, AVX512, tile_avx512, 4, 4, 2, 4)
+TILES(avx2_of_8, AVX2, tile_avx2, 8)
+TILES(avx2_of_4, AVX2, tile_avx2, 4)
+TILES(avx512_of_8, AVX512, tile_avx512, 8)
+TILES(avx512_of_4, AVX512, tile_avx512, 4)
 
 #endif
 

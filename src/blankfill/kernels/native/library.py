@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from blankfill.kernels.native.build import LOG, NoLibrary, library_file, remove_temporary
+from blankfill.kernels.native.build import LOG, NoLibraryError, library_file, remove_temporary
 
 PATHS = ("portable", "avx2", "avx512")
 """Instructions that the kernels use, by their number in `products.h`."""
@@ -36,7 +36,7 @@ def library() -> ctypes.CDLL | None:
     """Return the library; None where there is none. It is compiled at the first use."""
     try:
         return opened(library_file())
-    except (NoLibrary, OSError, AttributeError) as error:
+    except (NoLibraryError, OSError, AttributeError) as error:
         LOG.debug("products of few rows are computed by torch: %s", error)
         return None
 

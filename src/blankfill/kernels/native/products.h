@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define EACH(i, count) _Pragma("GCC unroll 4") for (int i = 0; i < (count); i++)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #if defined(__x86_64__)
 #include <immintrin.h>
