@@ -23,6 +23,13 @@ typedef struct {
     float *made, *mixed;
 } Attending;
 
+enum { AHEAD = 4 << 10 }; /* bytes that are asked for before they are read: memory answers late */
+
+INLINE int64_t ahead_of(int64_t tile)
+{
+    return (AHEAD + tile - 1) / tile * tile;
+}
+
 #define TARGET
 #define LEVEL 0
 #define NAME(x) x##_portable
