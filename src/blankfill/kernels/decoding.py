@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.kernels.integer_products import TYPES, NativeProduct
-from blankfill.kernels.native.library import best_path, library
+from blankfill.kernels.half_products import HalfProduct, half_product_for
+from blankfill.kernels.integer_products import NativeProduct
+from blankfill.kernels.native.library import TYPES, best_path, library
 
 MOST_WIDTH = 512
 """Largest width of a head."""
@@ -31,10 +31,7 @@ _POINTER, _COUNT, _NUMBER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_in
 
 
 class _Dense(ctypes.Structure):
-    _fields_ = (
-        ("weight", _POINTER), ("bias", _POINTER), ("integers", _POINTER), ("outputs", _COUNT), ("inputs", _COUNT),
-        ("type", _NUMBER), ("path", _NUMBER),
-    )  # fmt: skip
+    _fields_ = (("integers", _POINTER), ("floats", _POINTER), ("outputs", _COUNT), ("inputs", _COUNT))
 
 
 class _Norm(ctypes.Structure):
@@ -142,17 +139,11 @@ def available() -> bool:
     try:
         made.decoding_step.argtypes = made.decoding_space.argtypes = [_POINTER]
         made.decoding_step.restype, made.decoding_space.restype = ctypes.c_int, _COUNT
-        made.dense_product.argtypes, made.dense_product.restype = [_POINTER, _POINTER, _POINTER, _COUNT], ctypes.c_int
     except AttributeError:
         return False
     generator = torch.Generator().manual_seed(0)
-    for dtype in TYPES:
-        for rows in (1, 5):
-            x, weight = (torch.randn(count, 83, generator=generator) for count in (rows, 39))
-            right = F.linear(x, weight.to(dtype).float())
-            if not torch.allclose(RowProduct(weight.to(dtype))(x), right, rtol=1e-4, atol=1e-4):
-                return False
-    return True
+    weights = [torch.randn(39, 83, generator=generator).to(dtype) for dtype in TYPES]
+    return all(half_product_for(weight, torch.float32) is not None for weight in weights)
 
 
 def multiplies(weight: Tensor) -> bool:
@@ -177,15 +168,15 @@ class _Made:
     def dense(self, given: DenseWeights) -> _Dense:
         """Return a dense layer."""
         weight = given.weight
-        self.held.append(weight)
-        if isinstance(weight, NativeProduct):
-            matrix = type(weight.matrix).from_buffer_copy(weight.matrix)
+        made = HalfProduct(weight, torch.float32, given.bias) if isinstance(weight, Tensor) else weight
+        matrix = made.matrix
+        if not isinstance(weight, Tensor):
+            matrix = type(matrix).from_buffer_copy(matrix)
             matrix.bias = self.vector(given.bias)
-            self.held.append(matrix)
-            return _Dense(None, None, ctypes.addressof(matrix), matrix.outputs, matrix.inputs, 0, matrix.path)
-        outputs, inputs = weight.shape
-        kind = TYPES[weight.dtype]
-        return _Dense(weight.data_ptr(), self.vector(given.bias), None, outputs, inputs, kind, best_path())
+        self.held += [made, matrix]
+        at = ctypes.addressof(matrix)
+        sides = (None, at) if isinstance(weight, Tensor) else (at, None)
+        return _Dense(*sides, matrix.outputs, matrix.inputs)
 
     def norm(self, given: NormWeights | None) -> _Norm:
         """Return a norm."""
@@ -193,25 +184,6 @@ class _Made:
             return _Norm()
         weight, bias = self.vector(given.weight), self.vector(given.bias)
         return _Norm(weight, bias, given.eps, given.root_mean_square, 1)
-
-
-class RowProduct:
-    """x Wᵀ + b of a matrix of numbers for few rows in fp32: [B, I] → [B, O]."""
-
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
-        made = library()
-        assert made is not None
-        self._made, self._function, self._outputs = _Made(), made.dense_product, len(weight_OI)
-        self._dense = self._made.dense(DenseWeights(weight_OI, bias_O))
-        self._at = ctypes.addressof(self._dense)
-
-    def __call__(self, x_BI: Tensor) -> Tensor:
-        """Return the product, fp32."""
-        x_BI = x_BI.float().contiguous()
-        made_BO = torch.empty(len(x_BI), self._outputs)
-        if self._function(self._at, x_BI.data_ptr(), made_BO.data_ptr(), len(x_BI)):
-            raise MemoryError
-        return made_BO
 
 
 class LayerSteps:

@@ -1,17 +1,16 @@
 """Products of a few rows with a quantised matrix, on a CPU: the kernel of this package, or that of torch.
 
-Decoding multiplies one row, or some, with each matrix: the time is that of reading the weights. `NativeProduct` reads
-the integers as they are stored (`native/integer_products.c`), so that a model needs no second copy and no packing;
-weights are exact, activations are rounded to 16 bits with a scale for each group of inputs. Without a C compiler
-`TorchProduct` uses torch's packed kernels for what they can compute. Each is compared with the dequantised product
-before it is used (`product_for`). More rows than `max_rows` are faster by dequantising.
+Decoding multiplies one row, or some, with each matrix, and should take the time that the memory needs to give the
+weights. `NativeProduct` reads the integers as they are stored (`native/integer_products.c`), so that a model needs no
+second copy and no packing; weights are exact, activations are rounded to 16 bits with a scale for each group of inputs.
+Without a C compiler `TorchProduct` uses torch's packed kernels for what they can compute. Each is compared with the
+dequantised product before it is used (`product_for`). More rows than `max_rows` are faster by dequantising.
 
 Shapes: N rows, I inputs, O outputs, G groups of inputs.
 """
 
 from __future__ import annotations
 
-import ctypes
 from typing import Protocol
 
 import torch
@@ -19,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, unpack
-from blankfill.kernels.native.library import Matrix, best_path, library
+from blankfill.kernels.native.library import TYPES, FewRows, Matrix, address, best_path, fp32_bias, library
 
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-"""Numbers of types in `native/products.h`."""
-ROWS = 16
-"""Largest number of rows that is faster with the kernels than with dequantised weights."""
+ROWS = (8, 64, 512)
+"""Largest numbers of rows that are faster with the kernel than with dequantised weights, by the instructions."""
+TORCH_ROWS = 16
+"""The same for torch's kernels."""
 PROBES = (1, 5)
 """Numbers of rows on which a kernel is compared with the dequantised product."""
 PROBED_OUTPUTS = 256
@@ -54,7 +53,7 @@ class Product(Protocol):
         ...
 
 
-class NativeProduct:
+class NativeProduct(FewRows):
     """The kernel of this package; it reads the given tensors, which must not be replaced.
 
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.
@@ -72,34 +71,18 @@ class NativeProduct:
         made = library()
         if made is None:
             raise NotImplementedError("there is no library")
-        inputs = weight.shape[1] * 8 // format.bits
         if format.group_size not in (0, 32, 64) and format.group_size % 128:
             raise NotImplementedError("groups of this size")
         if any(x is not None and (x.device.type != "cpu" or not x.is_contiguous()) for x in quantized):
             raise NotImplementedError("tensors elsewhere")
         if weight.dtype != torch.int8 or scale.dtype != format.dtype or not weight.numel():
             raise NotImplementedError("other types")
-        self.max_rows, self.dtype = ROWS, dtype
-        self._function, self._type = made.integer_product, TYPES[dtype]
-        self._held = (quantized, None if bias_O is None else bias_O.detach().float().contiguous())
-        self._inputs, self._outputs = inputs, len(weight)
-        self.matrix = Matrix(
-            weight.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(),
-            0 if self._held[1] is None else self._held[1].data_ptr(), len(weight), inputs, format.bits,
-            format.group_size, TYPES[format.dtype], best_path() if path is None else path,
+        path, bias_O = best_path() if path is None else path, fp32_bias(bias_O)
+        matrix = Matrix(
+            address(weight), address(scale), address(zero), address(bias_O), len(weight),
+            weight.shape[1] * 8 // format.bits, format.bits, format.group_size, TYPES[format.dtype], path,
         )  # fmt: skip
-        self._at = ctypes.addressof(self.matrix)
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        """Return the product, [N, O]."""
-        x_NI = x_NI.contiguous()
-        rows = len(x_NI)
-        if x_NI.dtype != self.dtype or x_NI.shape[1] != self._inputs:
-            raise ValueError(f"the product takes {self.dtype} [N, {self._inputs}], not {x_NI.dtype} {x_NI.shape}")
-        made_NO = x_NI.new_empty(rows, self._outputs)
-        if self._function(self._at, x_NI.data_ptr(), made_NO.data_ptr(), self._type, rows):
-            raise MemoryError
-        return made_NO
+        super().__init__(made.integer_product, matrix, dtype, ROWS[path], (*quantized, bias_O))
 
 
 class TorchProduct:
@@ -117,7 +100,7 @@ class TorchProduct:
         outputs, inputs = len(quantized.weight), quantized.weight.shape[1] * 8 // format.bits
         if inputs % MULTIPLE or outputs % MULTIPLE or quantized.weight.device.type != "cpu":
             raise NotImplementedError("other sizes or devices")
-        self.max_rows, self.dtype, self.bits, self.group = ROWS, dtype, format.bits, 0
+        self.max_rows, self.dtype, self.bits, self.group = TORCH_ROWS, dtype, format.bits, 0
         self.scale_O, self.bias_O = quantized.scale.float(), None if bias_O is None else bias_O.detach().float()
         ones_O = torch.ones(outputs, dtype=dtype)
         if self.bits == 8:

@@ -25,9 +25,11 @@ from torch import Tensor
 from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels import decoding
 from blankfill.kernels.capability import plain_dense, plain_weight, plain_weights, watched
-from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps, LayerWeights, NormWeights, RowProduct
+from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps, LayerWeights, NormWeights
 from blankfill.kernels.half import linear
-from blankfill.kernels.integer_products import TYPES, NativeProduct
+from blankfill.kernels.half_products import HalfProduct
+from blankfill.kernels.integer_products import NativeProduct
+from blankfill.kernels.native.library import TYPES
 from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
@@ -174,10 +176,10 @@ def _head(model: Transformer) -> Callable[[Tensor], Tensor] | None:
     head, table_VW = model.lm_head, model.output_table
     if not plain_weight(table_VW) or not decoding.multiplies(table_VW) or not plain_weight(head.bias):
         return None
-    product = RowProduct(table_VW, head.bias)
+    product = HalfProduct(table_VW, torch.float32, head.bias)
     if head.dense is None:
         return lambda hidden_BD: product(head.transform(hidden_BD))
-    return lambda hidden_BD: product(head.transform(hidden_BD.to(table_VW.dtype)))
+    return lambda hidden_BD: product(head.transform(hidden_BD.to(table_VW.dtype)).float())
 
 
 def _compiled_layers(model: Transformer, layers: Sequence[Any], first: Layer) -> LayerSteps:

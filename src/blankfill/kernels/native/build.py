@@ -21,13 +21,14 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 LOG = logging.getLogger(__name__)
 VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
-FILES = ("pool.c", "integer_products.c", "decoding.c")
+FILES = ("pool.c", "integer_products.c", "float_products.c", "decoding.c")
 """Files that are compiled."""
 HEADERS = ("products.h", "decoding.h", "decoding_body.h")
 """Files that they include."""
@@ -37,6 +38,8 @@ COMPILERS = ("cc", "gcc", "clang")
 """Programs that are looked for, after that of the environment variable CC."""
 SECONDS = 120
 """Time for a compilation; it takes some seconds."""
+PART = ".part-"
+"""Beginning of the names of folders in which a library is made."""
 DIGEST = 32
 """Bytes of the digest at the end of a file."""
 
@@ -50,8 +53,9 @@ def turned_off() -> bool:
     return os.environ.get(VARIABLE, "").lower() in ("off", "0", "no", "false")
 
 
-def library_file() -> Path:
-    """Return the path of the compiled library, which may be loaded.
+def library_file() -> tuple[Path, bool]:
+    """Return the path of the compiled library, which may be loaded, and whether it is in a temporary folder, which is
+    to be removed then.
 
     Raises:
         NoLibraryError: It is turned off, this system or compiler cannot make one, or there is no safe place to keep it.
@@ -63,23 +67,19 @@ def library_file() -> Path:
     name = f"products-{digest()}.so"
     try:
         folder = own_folder(cache_folder())
-        if whole(folder / name):
-            return folder / name
-        return compiled(folder, name)
-    except OSError as error:
+        return (folder / name if whole(folder / name) else compiled(folder, name)), False
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
         LOG.debug("the cache folder is not used: %s", error)
     try:
-        folder = Path(tempfile.mkdtemp(prefix="blankfill-"))
-        check_safe(folder)
-        return compiled(folder, name)
+        place = Path(tempfile.mkdtemp(prefix="blankfill-"))
     except OSError as error:
         raise NoLibraryError(f"there is no place for the library: {error}") from None
-
-
-def remove_temporary(file: Path) -> None:
-    """Remove a library that was loaded from a temporary folder; what is loaded stays."""
-    if file.parent != cache_folder():
-        shutil.rmtree(file.parent, ignore_errors=True)
+    try:
+        check_safe(place)
+        return compiled(place, name), True
+    except (OSError, NoLibraryError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise NoLibraryError(str(error)) from None
 
 
 def cache_folder() -> Path:
@@ -133,7 +133,8 @@ def whole(file: Path) -> bool:
 def compiled(folder: Path, name: str) -> Path:
     """Compile the library into a folder. Raises NoLibraryError where that fails, and OSError of the disk."""
     command = compiler()
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as place:
+    remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as place:
         made = Path(place) / name
         try:
             subprocess.run(
@@ -154,6 +155,13 @@ def compiled(folder: Path, name: str) -> Path:
         whole_one.chmod(0o700)
         whole_one.replace(folder / name)
     return folder / name
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left behind."""
+    for path in folder.glob(f"{PART}*"):
+        if time.time() - path.lstat().st_mtime > 10 * SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def compiler() -> list[str]:

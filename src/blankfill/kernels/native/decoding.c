@@ -9,26 +9,11 @@
 typedef float Vector __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
-/* A product with numbers. residual: added to the result, times scale; or none. */
-typedef struct {
-    const Dense *dense;
-    const float *x, *residual;
-    float *out, scale;
-    int64_t rows;
-} Product;
-
 typedef struct {
     const Step *step;
     const Layer *layer;
     float *made, *mixed;
 } Attending;
-
-enum { AHEAD = 4 << 10 }; /* bytes that are asked for before they are read: memory answers late */
-
-INLINE int64_t ahead_of(int64_t tile)
-{
-    return (AHEAD + tile - 1) / tile * tile;
-}
 
 #define TARGET
 #define LEVEL 0
@@ -48,31 +33,12 @@ INLINE int64_t ahead_of(int64_t tile)
 #define BY_PATH(path, x) x##_portable
 #endif
 
-enum { GRAIN = 16 << 10 }; /* bytes of weights that are worth a piece of their own */
-
-/* out = x W' + b, plus residual · scale where there is one; [rows, outputs]. `spare` has room for the result. Returns 0,
-   or 1 without memory. */
-static int product_of(
-    const Dense *dense, const float *x, float *out, const float *residual, float scale, float *spare, int64_t rows)
+/* out = x W' + b, fp32 [rows, outputs]. Returns 0, or 1 without memory. */
+static int product_of(const Dense *dense, const float *x, float *out, int64_t rows)
 {
-    if (!dense->integers) {
-        Product job = {dense, x, residual, out, scale, rows};
-        int64_t grain = 1 + GRAIN / (dense->inputs * (dense->type == FLOAT32 ? 4 : 2));
-        share(BY_PATH(dense->path, product), &job, dense->outputs, (grain + 3) / 4 * 4);
-        return 0;
-    }
-    float *made = residual ? spare : out;
-    if (integer_product(dense->integers, x, made, FLOAT32, rows))
-        return 1;
-    for (int64_t i = 0; residual && i < rows * dense->outputs; i++)
-        out[i] = residual[i] * scale + made[i];
-    return 0;
-}
-
-/* The product of one dense layer, for few rows: fp32 [rows, inputs] → fp32 [rows, outputs]. */
-int dense_product(const Dense *dense, const float *x, float *out, int64_t rows)
-{
-    return product_of(dense, x, out, NULL, 1.0f, NULL, rows);
+    if (dense->integers)
+        return integer_product(dense->integers, x, out, FLOAT32, rows);
+    return float_product(dense->floats, x, out, FLOAT32, rows);
 }
 
 /* The number of fp32 numbers that a step needs as space. */
@@ -87,7 +53,7 @@ int64_t decoding_space(const Step *step)
         inner = layer->ffn_output.inputs > inner ? layer->ffn_output.inputs : inner;
         inner = layer->output.inputs > inner ? layer->output.inputs : inner;
     }
-    return step->rows * (2 * widest + inner + step->width) + 64;
+    return step->rows * (widest + inner + step->width);
 }
 
 static void normed(const Step *step, const Norm *norm, const float *x, float *out)
@@ -105,7 +71,7 @@ int decoding_step(const Step *step)
         widest = layer->inner.outputs > widest ? layer->inner.outputs : widest;
     }
     float *x = step->x, *read = step->space, *made = read + step->rows * step->width;
-    float *spare = made + step->rows * widest, *mixed = spare + step->rows * widest;
+    float *mixed = made + step->rows * widest;
     for (int64_t k = 0; k < step->count; k++) {
         const Layer *layer = step->layers + k;
         Attending job = {step, layer, made, mixed};
@@ -120,7 +86,7 @@ int decoding_step(const Step *step)
                 normed(step, norm, x, read);
                 given = read;
             }
-            if (product_of(into, given, made, NULL, 1.0f, spare, step->rows))
+            if (product_of(into, given, made, step->rows))
                 return 1;
             if (part == 0)
                 share(BY_PATH(step->path, self_attention), &job, 4 * step->rows * step->kv_heads, 4);
@@ -128,8 +94,10 @@ int decoding_step(const Step *step)
                 share(BY_PATH(step->path, cross_attention), &job, 4 * step->contexts * step->heads, 4);
             else
                 BY_PATH(step->path, activations)(step, made, mixed, into->outputs);
-            if (product_of(out, mixed, x, x, step->residual_scale, spare, step->rows))
+            if (product_of(out, mixed, read, step->rows))
                 return 1;
+            for (int64_t i = 0; i < step->rows * step->width; i++)
+                x[i] = x[i] * step->residual_scale + read[i];
             if (!step->pre && norm->present)
                 normed(step, norm, x, x);
         }

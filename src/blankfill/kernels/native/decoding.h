@@ -8,13 +8,11 @@
 enum { RELU, SILU, GELU, GELU_TANH };
 enum { MOST_WIDTH = 512 }; /* numbers of a head */
 
-/* A dense layer: numbers of a type [outputs, inputs], or integers. The bias of integers belongs to their matrix. */
+/* A dense layer: a matrix of integers or of numbers, with its bias. */
 typedef struct {
-    const void *weight;
-    const float *bias;
     const Matrix *integers;
+    const Floats *floats;
     int64_t outputs, inputs;
-    int32_t type, path;
 } Dense;
 
 /* A norm; no weight and no bias: none at all, where `present` is 0. */

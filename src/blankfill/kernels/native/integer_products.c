@@ -11,7 +11,8 @@
 
 #include "products.h"
 
-enum { LONGEST = 256, LARGEST = 32512 }; /* inputs of a segment; integer of an activation: 127 · 256 */
+/* Inputs of a segment; integer of an activation, 127 · 256; rows whose digits are in memory at a time. */
+enum { LONGEST = 256, LARGEST = 32512, MOST_ROWS = 32 };
 
 /* A product under way. Sizes are those of a row. */
 typedef struct {
@@ -58,58 +59,25 @@ INLINE void round_row(const Job *job, const float *x, int32_t *values, float *sc
     }
     for (int64_t i = inputs; i < job->padded; i++)
         values[i] = 0;
+    for (int64_t s = job->segments; s < job->segments + 16; s++)
+        scales[s] = sums[s] = 0;
 }
 
-/* Scales of an output as fp32, one for each segment. */
-INLINE void scales_of(const Job *job, const void *given, int64_t output, float *out)
-{
-    const Matrix *matrix = job->matrix;
-    int64_t each = matrix->group / job->segment;
-    if (each == 1) {
-        widen(from(given, matrix->scale_type, output * job->groups), matrix->scale_type, out, job->groups, matrix->path);
-        return;
-    }
-    for (int64_t s = 0; s < job->segments; s++)
-        out[s] = number_at(given, matrix->scale_type, output * job->groups + s / each);
-}
-
-/* The factors of the segments' sums, [rows + 1][segments + 16], of which the last row is for the scales, and what the
-   zero points add, [rows]. */
+/* The factors of the sums of an output's segments, [rows][segments + 16], where groups have scales; and what the zero
+   points add, [rows]. */
 INLINE void factors_of(const Job *job, int64_t output, float *factors, float *added)
 {
     const Matrix *matrix = job->matrix;
-    int64_t width = job->segments + 16;
-    float *scales = factors + job->rows * width;
-    if (!matrix->group) {
-        float zero = matrix->zero ? number_at(matrix->zero, matrix->scale_type, output) : 0.0f;
-        for (int64_t r = 0; r < job->rows; r++) {
-            float sum = 0;
-            if (matrix->zero)
-                for (int64_t s = 0; s < job->segments; s++)
-                    sum += job->sums[r * width + s];
-            added[r] = zero * sum;
-        }
-        return;
-    }
-    scales_of(job, matrix->scale, output, scales);
-    for (int64_t r = 0; r < job->rows; r++) {
-        const float *x = job->scales + r * width;
-        float *made = factors + r * width;
-        for (int64_t s = 0; s < job->segments; s++)
-            made[s] = scales[s] * x[s];
+    int64_t width = job->segments + 16, each = matrix->group ? matrix->group / job->segment : job->segments;
+    for (int64_t r = 0; r < job->rows; r++)
         added[r] = 0;
-    }
-    if (matrix->zero) {
-        float zeros[16];
-        int64_t each = matrix->group / job->segment;
-        for (int64_t s = 0; s < job->segments; s += 16) {
-            int64_t count = MIN(16, job->segments - s);
-            for (int64_t k = 0; k < count; k++)
-                zeros[k] = scales[s + k] *
-                    number_at(matrix->zero, matrix->scale_type, output * job->groups + (s + k) / each);
-            for (int64_t r = 0; r < job->rows; r++)
-                for (int64_t k = 0; k < count; k++)
-                    added[r] += zeros[k] * job->sums[r * width + s + k];
+    for (int64_t s = 0; s < job->segments; s++) {
+        int64_t at = output * job->groups + s / each;
+        float scale = matrix->group ? number_at(matrix->scale, matrix->scale_type, at) : 1.0f;
+        float zero = matrix->zero ? scale * number_at(matrix->zero, matrix->scale_type, at) : 0.0f;
+        for (int64_t r = 0; r < job->rows; r++) {
+            factors[r * width + s] = scale * job->scales[r * width + s];
+            added[r] += zero * job->sums[r * width + s];
         }
     }
 }
@@ -150,27 +118,27 @@ static void portable(void *given, int64_t begin, int64_t end)
 {
     const Job *job = given;
     int64_t width = job->segments + 16;
-    float *factors = malloc(sizeof(float) * (job->rows + 1) * width), *added = malloc(sizeof(float) * job->rows);
+    float *factors = malloc(sizeof(float) * job->rows * (width + 1)), *added = factors + job->rows * width;
     for (int64_t o = begin; o < end; o++) {
         factors_of(job, o, factors, added);
-        const float *used = job->matrix->group ? factors : job->scales;
         for (int64_t r = 0; r < job->rows; r++) {
             float sum = sum_portable(
-                job, job->matrix->weight + o * job->row_bytes, job->values + r * job->padded, used + r * width);
+                job, job->matrix->weight + o * job->row_bytes, job->values + r * job->padded, factors + r * width);
             finish(job, o, r, sum, added[r]);
         }
     }
     free(factors);
-    free(added);
 }
 
 #if defined(__x86_64__)
 
-/* Where the rows of the next outputs begin, to be fetched while these are read: at least 2 KB ahead. */
-INLINE int64_t distance(const Job *job)
+/* Fetches what will be read, in the order of the addresses, which is twice as fast as in the order of its use, and to
+   the second cache, which waits for more lines at a time than the first. at: bytes of each of four rows that were read. */
+INLINE void fetch(const Job *job, const int8_t *const *weight, int64_t at)
 {
-    int64_t tile = 4 * job->row_bytes;
-    return (2047 + tile) / tile * tile;
+    const char *from = (const char *)weight[0] + 4096 + 4 * job->row_bytes + 4 * at;
+    EACH(line, 4)
+        _mm_prefetch(from + 64 * line, _MM_HINT_T1);
 }
 
 /* The rows of four outputs; after the last output it stands for the others too. */
@@ -178,6 +146,13 @@ INLINE void four_rows(const Job *job, int64_t output, int64_t count, const int8_
 {
     for (int o = 0; o < 4; o++)
         weight[o] = job->matrix->weight + (output + MIN(o, count - 1)) * job->row_bytes;
+}
+
+AVX2 INLINE float sum_of_8(__m256 x)
+{
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
 AVX2 INLINE __m128 four_sums(__m256 a, __m256 b, __m256 c, __m256 d)
@@ -196,13 +171,63 @@ AVX2 INLINE __m128 four_numbers(const void *x, int type, int64_t at)
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16));
 }
 
+AVX2 INLINE __m128i four_bfloats(__m128 x) /* rounds to nearest, half to even */
+{
+    __m128i bits = _mm_castps_si128(x), even = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(even, _mm_set1_epi32(0x7fff)));
+    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
+    rounded = _mm_blendv_epi8(rounded, quiet, _mm_castps_si128(_mm_cmpunord_ps(x, x)));
+    return _mm_packus_epi32(_mm_srli_epi32(rounded, 16), _mm_setzero_si128());
+}
+
+AVX2 INLINE __m256 eight_numbers(const void *x, int type, int64_t at)
+{
+    if (type == FLOAT32)
+        return _mm256_loadu_ps((const float *)x + at);
+    __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)x + at));
+    if (type == FLOAT16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* What `factors_of` computes, where each segment has a scale, eight segments at a time. */
+AVX2 INLINE void eight_factors_of(const Job *job, int64_t output, float *factors, float *added)
+{
+    const Matrix *matrix = job->matrix;
+    int64_t width = job->segments + 16, at = output * job->groups, left = (matrix->outputs - output) * job->groups;
+    if (matrix->group != job->segment || left < job->segments + 8) { /* the last outputs, whose ends cannot be read */
+        factors_of(job, output, factors, added);
+        return;
+    }
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int64_t r = 0; r < job->rows; r++)
+        added[r] = 0;
+    for (int64_t s = 0; s < job->segments; s += 8) {
+        __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(job->segments - s)), lanes);
+        __m256 mask = _mm256_castsi256_ps(inside);
+        __m256 scale = _mm256_and_ps(mask, eight_numbers(matrix->scale, matrix->scale_type, at + s));
+        for (int64_t r = 0; r < job->rows; r++) {
+            __m256 x = _mm256_loadu_ps(job->scales + r * width + s);
+            _mm256_storeu_ps(factors + r * width + s, _mm256_mul_ps(scale, x));
+        }
+        if (matrix->zero) {
+            __m256 zero = _mm256_and_ps(mask, eight_numbers(matrix->zero, matrix->scale_type, at + s));
+            zero = _mm256_mul_ps(zero, scale);
+            for (int64_t r = 0; r < job->rows; r++) {
+                __m256 sum = _mm256_mul_ps(zero, _mm256_loadu_ps(job->sums + r * width + s));
+                added[r] += sum_of_8(sum);
+            }
+        }
+    }
+}
+
 /* Writes the results of four outputs, or fewer, of a row. */
 AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t row, __m128 sums, __m128 added)
 {
     const Matrix *matrix = job->matrix;
     __m128 made = _mm_add_ps(sums, added);
     int64_t at = row * matrix->outputs + output;
-    if (count < 4 || job->out_type == BFLOAT16) {
+    if (count < 4) {
         float each[4];
         _mm_storeu_ps(each, made);
         for (int64_t o = 0; o < count; o++) {
@@ -220,6 +245,8 @@ AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t
         made = _mm_add_ps(made, _mm_loadu_ps(matrix->bias + output));
     if (job->out_type == FLOAT32)
         _mm_storeu_ps((float *)job->out + at, made);
+    else if (job->out_type == BFLOAT16)
+        _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), four_bfloats(made));
     else
         _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), _mm_cvtps_ph(made, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -238,7 +265,6 @@ AVX2 INLINE void tile_avx2(
 {
     int64_t width = job->segments + 16, per_vector = bits == 8 ? 16 : 32, odd = job->padded / 2;
     int64_t whole = job->row_bytes / 16, vectors = (job->row_bytes + 15) / 16, each = job->segment / per_vector;
-    const int64_t ahead = distance(job);
     const int8_t *weight[4];
     const int16_t *x = job->values + row * job->padded;
     __m256 made[4][2];
@@ -253,11 +279,11 @@ AVX2 INLINE void tile_avx2(
             EACH(r, rows)
                 sum[o][r] = _mm256_setzero_si256();
         for (int64_t end = MIN(v + each, vectors); v < end; v++) {
+            if (v % 4 == 0)
+                fetch(job, weight, 16 * v);
             EACH(o, 4) {
                 __m128i stored;
                 const int8_t *at = weight[o] + 16 * v;
-                if (v % 4 == 0)
-                    _mm_prefetch((const char *)(at + ahead), _MM_HINT_T0);
                 if (v < whole) {
                     stored = _mm_loadu_si128((const __m128i *)at);
                 } else {
@@ -298,13 +324,13 @@ AVX2 INLINE void tile_avx2(
 typedef __m512i Sums[4][2];
 
 AVX512 INLINE void add_vector(
-    Sums high, Sums low, const int8_t *const *weight, int64_t at, int64_t ahead, const int8_t *digits,
+    const Job *job, Sums high, Sums low, const int8_t *const *weight, int64_t at, const int8_t *digits,
     int64_t row_digits, __mmask64 mask, const int masked, const int rows, const int bits)
 {
     const __m512i nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), top = _mm512_set1_epi8((char)0x80);
+    fetch(job, weight, at);
     EACH(o, 4) {
         const int8_t *from = weight[o] + at;
-        _mm_prefetch((const char *)(from + ahead), _MM_HINT_T0);
         __m512i w = masked ? _mm512_maskz_loadu_epi8(mask, from) : _mm512_loadu_si512(from);
         if (bits == 8) {
             w = _mm512_xor_si512(w, top);
@@ -338,7 +364,7 @@ AVX512 INLINE void tile_avx512(
 {
     const int64_t width = job->segments + 16, splits = job->splits, unit_bytes = 64 * job->unit_vectors;
     const int64_t row_digits = job->vectors * (bits == 8 ? 128 : 256), row_first = job->units * 16;
-    const int64_t ahead = distance(job), whole = job->row_bytes / 64 * 64;
+    const int64_t whole = job->row_bytes / 64 * 64;
     const int8_t *digits = job->digits + row * row_digits, *weight[4];
     const int32_t *first = job->first + row * row_first;
     const __mmask64 mask = (1ull << job->row_bytes % 64) - 1;
@@ -358,9 +384,9 @@ AVX512 INLINE void tile_avx512(
                 low[o][r] = _mm512_loadu_si512(first + r * row_first + 16 * u);
             }
         for (int64_t end = MIN(at + unit_bytes, whole); at < end; at += 64)
-            add_vector(high, low, weight, at, ahead, digits, row_digits, mask, 0, rows, bits);
+            add_vector(job, high, low, weight, at, digits, row_digits, mask, 0, rows, bits);
         if (mask && u + 1 == job->units)
-            add_vector(high, low, weight, whole, ahead, digits, row_digits, mask, 1, rows, bits);
+            add_vector(job, high, low, weight, whole, digits, row_digits, mask, 1, rows, bits);
         EACH(o, 4)
             EACH(r, rows) {
                 const float *from = factors[o] + r * width + u * splits;
@@ -381,7 +407,7 @@ AVX512 INLINE void tile_avx512(
     TARGET static void NAME(void *given, int64_t begin, int64_t end)                                                   \
     {                                                                                                                  \
         const Job *job = given;                                                                                        \
-        const int64_t width = job->segments + 16, rows = job->rows, each = (rows + 1) * width;                         \
+        const int64_t width = job->segments + 16, rows = job->rows, each = rows * width;                               \
         const int plain = !job->matrix->group && !job->matrix->zero;                                                   \
         float *space = calloc(4 * (each + rows), sizeof(float)), *added = space + 4 * each;                            \
         for (int64_t o = begin; o < end; o += 4) {                                                                     \
@@ -389,7 +415,7 @@ AVX512 INLINE void tile_avx512(
             const float *factors[4];                                                                                   \
             for (int k = 0; k < 4; k++) {                                                                              \
                 if (!plain && k < count)                                                                               \
-                    factors_of(job, o + k, space + k * each, added + k * rows);                                        \
+                    eight_factors_of(job, o + k, space + k * each, added + k * rows);                                  \
                 factors[k] = job->matrix->group ? space + MIN(k, count - 1) * each : job->scales;                      \
             }                                                                                                          \
             for (int64_t r = 0; r < rows; r += 2) {                                                                    \
@@ -479,7 +505,7 @@ ROUNDING(round_avx2, AVX2, put_values)
 ROUNDING(round_avx512, AVX512, put_digits)
 #endif
 
-int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
+static int product_of_some(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
 {
     Job job = {.matrix = matrix, .rows = rows, .out = out, .out_type = type};
     int wide_path = matrix->path == WITH_AVX512, bits = matrix->bits;
@@ -535,4 +561,15 @@ int integer_product(const Matrix *matrix, const void *x, void *out, int type, in
     share(body, &job, matrix->outputs, (grain + 3) / 4 * 4);
     free(space);
     return 0;
+}
+
+/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
+int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows)
+{
+    int failed = 0;
+    for (int64_t r = 0; r < rows && !failed; r += MOST_ROWS)
+        failed = product_of_some(
+            matrix, from(x, type, r * matrix->inputs), (char *)out + r * matrix->outputs * (type == FLOAT32 ? 4 : 2), type,
+            MIN(MOST_ROWS, rows - r));
+    return failed;
 }

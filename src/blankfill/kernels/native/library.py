@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from blankfill.kernels.native.build import LOG, NoLibraryError, library_file, remove_temporary
+from blankfill.kernels.native.build import LOG, NoLibraryError, library_file
 
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""Numbers of types in `products.h`."""
 PATHS = ("portable", "avx2", "avx512")
 """Instructions that the kernels use, by their number in `products.h`."""
 
@@ -31,11 +36,66 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Floats(ctypes.Structure):
+    """`Floats` of float_products.c."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("path", ctypes.c_int32),
+    )
+
+
+class FewRows:
+    """A product of a few rows that the library computes; shapes: N rows, I inputs, O outputs.
+
+    max_rows: more rows are faster with torch. dtype: of the rows and the result. held: tensors that are read. matrix: the
+    description that the library reads.
+    """
+
+    def __init__(
+        self, function: Any, matrix: Matrix | Floats, dtype: torch.dtype, max_rows: int, held: tuple[Tensor | None, ...]
+    ) -> None:
+        self.dtype, self.max_rows, self.held = dtype, max_rows, held
+        self._function, self._type, self.matrix = function, TYPES[dtype], matrix
+        self._inputs, self._outputs, self._at = matrix.inputs, matrix.outputs, ctypes.addressof(matrix)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Return the product, [N, O]. Raises ValueError for rows of another type or size."""
+        x_NI = x_NI.contiguous()
+        rows, inputs = x_NI.shape
+        if inputs != self._inputs or x_NI.dtype != self.dtype or x_NI.device.type != "cpu":
+            raise ValueError(f"the product takes {self.dtype} [N, {self._inputs}], not {x_NI.dtype} {x_NI.shape}")
+        made_NO = torch.empty(rows, self._outputs, dtype=self.dtype)
+        if self._function(self._at, x_NI.data_ptr(), made_NO.data_ptr(), self._type, rows):
+            raise MemoryError(f"a product of {rows} rows of {inputs} inputs")
+        return made_NO
+
+
+def fp32_bias(bias_O: Tensor | None) -> Tensor | None:
+    """Return a bias as the library reads it."""
+    return None if bias_O is None else bias_O.detach().float().contiguous()
+
+
+def address(x: Tensor | None) -> int:
+    """Return the address of a tensor; 0 for None."""
+    return 0 if x is None else x.data_ptr()
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the library; None where there is none. It is compiled at the first use."""
     try:
-        return opened(library_file())
+        file, temporary = library_file()
+        try:
+            return opened(file)
+        finally:
+            if temporary:  # what is loaded stays
+                shutil.rmtree(file.parent, ignore_errors=True)
     except (NoLibraryError, OSError, AttributeError) as error:
         LOG.debug("products of few rows are computed by torch: %s", error)
         return None
@@ -45,12 +105,11 @@ def opened(file: Path) -> ctypes.CDLL:
     """Load a library, and give it the threads of torch. Raises OSError, or AttributeError for a function that is
     missing."""
     made = ctypes.CDLL(str(file))
-    remove_temporary(file)
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    made.integer_product.argtypes = [pointer, pointer, pointer, ctypes.c_int, number]
-    made.integer_product.restype = ctypes.c_int
+    for function in (made.integer_product, made.float_product):
+        function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")

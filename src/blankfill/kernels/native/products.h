@@ -37,6 +37,16 @@ typedef struct {
 /* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
 int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows);
 
+/* A matrix of numbers of a type. */
+typedef struct {
+    const void *weight;
+    const float *bias;
+    int64_t outputs, inputs, row_bytes;
+    int32_t type, path;
+} Floats;
+
+int float_product(const Floats *matrix, const void *x, void *out, int type, int64_t rows);
+
 INLINE float of_bits(uint32_t bits)
 {
     float made;
