@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import generation
 from side_by_side import compared, compete, load_note, serve, write
+
+import generation
 
 TYPES = ("fp32", "bf16", "fp16", "int8", "int4")
 THEIRS = ("transformers", "ctranslate2-float32", "ctranslate2-bfloat16", "ctranslate2-int8")
@@ -57,31 +59,32 @@ def typed(model: Any, kind: str) -> int:
     return sum(part.numel() * part.itemsize for part in read)
 
 
-def bandwidth() -> float:
-    """Return the bytes that this process reads from memory in a second: the best of some readings of 512 MiB."""
-    import time
+def clock_of(spec: dict[str, Any]) -> Callable[[], float]:
+    """Return the clock of the figures, in seconds."""
+    return time.process_time if spec["clock"] == "processor" else time.perf_counter
 
+
+def bandwidth(clock: Callable[[], float]) -> float:
+    """Return the bytes that this process reads from memory in a second: the best of some readings of 512 MiB."""
     import torch
 
     block, best = torch.ones(128 << 20), 0.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         block.sum()
-        best = max(best, block.numel() * 4 / (time.perf_counter() - start))
+        best = max(best, block.numel() * 4 / (clock() - start))
     return best
 
 
-def time_reading(seconds: list[float]) -> None:
+def time_reading(seconds: list[float], clock: Callable[[], float]) -> None:
     """Add the time that each decoder takes to read its input, which is no step, to a list."""
-    import time
-
     from blankfill.generation.engine import Decoder
 
     def timed(function: Callable[..., Any], first: bool) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
-            start = time.perf_counter()
+            start = clock()
             made = function(*given, **more)
-            seconds.append(time.perf_counter() - start + (0.0 if first else seconds.pop()))
+            seconds.append(clock() - start + (0.0 if first else seconds.pop()))
             return made
 
         return call
@@ -96,10 +99,10 @@ def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str
 
     torch.set_num_threads(spec["threads"])
     if name in TYPES:
-        facts: dict[str, Any] = {"bandwidth": bandwidth()}
+        facts: dict[str, Any] = {"bandwidth": bandwidth(clock_of(spec))}
         seconds = facts["reading"] = list[float]()
         repeat = generation.ours(spec, lambda model: facts.update(bytes=typed(model, name)))
-        time_reading(seconds)
+        time_reading(seconds, clock_of(spec))
         return repeat, facts
     if name == "transformers":
         return generation.theirs(spec), {}
@@ -124,7 +127,8 @@ def main() -> None:
     for family, rows, beams in CASES:
         if family not in args.families or rows not in args.rows or beams not in args.beams:
             continue
-        spec = {**SHAPES[family], "family": family, "rows": rows, "beams": beams, "threads": args.threads}
+        spec = {**SHAPES[family], "family": family, "rows": rows, "beams": beams}
+        spec |= {"threads": args.threads, "clock": args.clock}
         names = [name for name in args.contenders if rows == 1 or name not in ("fp16", "ctranslate2-bfloat16")]
         lines = compared(compete(Path(__file__), names, spec, args.rounds, 1), args.clock)
         for line in lines:

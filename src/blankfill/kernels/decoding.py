@@ -259,9 +259,9 @@ class LayerSteps:
             self._kept = list(columns.kept)
             first = self._kept[0]
             step.cache_row, step.cache_head = first.stride(1), first.stride(2)
-            for layer, kept in zip(self._layers, self._kept, strict=True):
-                layer.key = kept.data_ptr()
-                layer.value = kept.data_ptr() + kept.stride(0) * kept.itemsize
+            for layer, buffer in zip(self._layers, self._kept, strict=True):
+                layer.key = buffer.data_ptr()
+                layer.value = buffer.data_ptr() + buffer.stride(0) * buffer.itemsize
         step.begin, step.end = columns.begin, columns.end
         step.owner = None if owner is None else owner.data_ptr()
         step.owner_row = 0 if owner is None else owner.stride(0)
@@ -279,5 +279,5 @@ class LayerSteps:
         step.cross_bias = None if self._cross_bias is None else self._cross_bias.data_ptr()
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return one is not other
+def _differ(buffer: Tensor, other: Tensor) -> bool:
+    return buffer is not other

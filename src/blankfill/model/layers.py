@@ -74,10 +74,10 @@ class ColumnOwners:
         self.table_BS = self.table_BS[rows_K]
         self.table_BS[:, length:] = self._own(len(rows_K), rows_K.device)
 
-    def gathered(self, kept: Tensor, length: int) -> Tensor:
-        """Return the keys and values of each row, [2, B, G, S, E], from buffers."""
-        columns = torch.arange(length, device=kept.device)
-        made: Tensor = kept[:, self.table_BS[:, :length].long(), :, columns]
+    def gathered(self, buffer: Tensor, length: int) -> Tensor:
+        """Return the keys and values of each row, [2, B, G, S, E], from a buffer."""
+        columns = torch.arange(length, device=buffer.device)
+        made: Tensor = buffer[:, self.table_BS[:, :length].long(), :, columns]
         return made.permute(2, 0, 3, 1, 4)
 
     @staticmethod

@@ -165,7 +165,9 @@ and the keys and values of the context with what is added to their scores."""
 
 def _columns(cache: Sequence[LayerCache], count: int) -> Columns:
     """Make room for new columns in all layers; return the columns that they see."""
-    begin, end = [layer.extend(count) for layer in cache][0]
+    begin = end = 0
+    for layer in cache:
+        begin, end = layer.extend(count)
     owners = cache[0].owners
     return Columns([layer.active for layer in cache], begin, end, None if owners is None else owners.table_BS)
 
