@@ -112,7 +112,7 @@ class Model:
     def generate(
         self,
         prompt: str,
-        max_tokens: int = 100,
+        max_new_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
         add_bos: bool | None = None,
@@ -129,12 +129,14 @@ class Model:
         from blankfill.generation.sampling import Sampling
         from blankfill.generation.write import generate
 
-        return generate(self.loaded, prompt, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown)
+        return generate(
+            self.loaded, prompt, max_new_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
+        )
 
     def generate_many(
         self,
         prompts: Sequence[str],
-        max_tokens: int = 100,
+        max_new_tokens: int = 100,
         slide: bool = False,
         cancel: CancelFlag | None = None,
         add_bos: bool | None = None,
@@ -146,7 +148,7 @@ class Model:
         from blankfill.generation.write import generate_many
 
         return generate_many(
-            self.loaded, prompts, max_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
+            self.loaded, prompts, max_new_tokens, Sampling(**sampling), slide, cancel, add_bos, allow_unknown
         )
 
     @overload
@@ -384,7 +386,7 @@ def generate(
     model: str | Path | Model,
     prompt: str,
     *,
-    max_tokens: int = 100,
+    max_new_tokens: int = 100,
     slide: bool = False,
     cancel: CancelFlag | None = None,
     add_bos: bool | None = None,
@@ -396,7 +398,7 @@ def generate(
     Args:
         model: The folder of a model, or a model that `load` has opened, to use it again.
         prompt: The text to continue.
-        max_tokens: Largest number of new tokens.
+        max_new_tokens: Largest number of new tokens.
         slide: Continue past the position table by dropping the older half of the text (GPT).
         cancel: A `threading.Event` or a function that ends the text once it is set.
         add_bos: Whether GPT reads the begin token before the prompt; None for as in its training: before documents, but
@@ -411,7 +413,7 @@ def generate(
         UserError: The model cannot generate text, or an option of the sampling has an impossible value.
     """
     opened = _opened(model, optimize=True)
-    return "".join(opened.generate(prompt, max_tokens, slide, cancel, add_bos, allow_unknown, **sampling))
+    return "".join(opened.generate(prompt, max_new_tokens, slide, cancel, add_bos, allow_unknown, **sampling))
 
 
 @overload

@@ -71,7 +71,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
         "predict": [lines, "--model", tuned],
         "evaluate": ["--model", run, "--task", "perplexity", "--data", lines, "--limit", "2"],
         "fill": ["the farmer [MASK] a boat", "a [MASK]", "--model", run],
-        "generate": ["--model", run, "--prompt", "the", "--max-tokens", "3"],
+        "generate": ["--model", run, "--prompt", "the", "--max-new-tokens", "3"],
         "chat": ["--model", run, "--messages", str(place / "talk.json"), "--max-new-tokens", "3"],
         "embed": [lines, "--model", run],
         "import": [str(out / "exported"), "--out", str(out / "imported")],

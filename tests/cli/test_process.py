@@ -52,7 +52,7 @@ def test_a_full_device_is_one_sentence(argv: list[str], trained: Path, tmp_path:
     (tmp_path / "lines.txt").write_text("the farmer carries a wooden boat .\n", encoding="utf-8")
     whole = {
         "fill": ["--model", str(trained), "the [MASK] sat"],
-        "generate": ["--model", str(trained), "--max-tokens", "3"],
+        "generate": ["--model", str(trained), "--max-new-tokens", "3"],
         "embed": ["--model", str(trained), str(tmp_path / "lines.txt")],
         "evaluate": ["--model", str(trained), "--task", "perplexity", "--data", str(tmp_path / "lines.txt")],
     }
@@ -89,7 +89,7 @@ def test_a_closed_input_is_an_empty_one(trained: Path) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error(trained: Path) -> None:
-    ended = shell('"$@" | head -n 1', "generate", "--model", str(trained), "--num", "40", "--max-tokens", "30")
+    ended = shell('"$@" | head -n 1', "generate", "--model", str(trained), "--num", "40", "--max-new-tokens", "30")
     assert ended.stdout == "--- 1 ---\n" and ended.stderr == ""
 
 

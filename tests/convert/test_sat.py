@@ -102,11 +102,15 @@ def sat_weights(blocks: bool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("blocks", [False, True])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_chatglm_of_sat_is_that_of_the_release(tmp_path: Path, blocks: bool, parts: int) -> None:
+def test_chatglm_of_sat_is_that_of_the_release(
+    tmp_path: Path, blocks: bool, parts: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     released = open_external(write_folder(tmp_path / "released", random_weights(), tokenizer=False)).state()
     folder = write_sat(tmp_path / "sat", cut(sat_weights(blocks), parts, blocks))
     checkpoint = open_external(folder, heads=HEADS, qkv="blocks" if blocks else "heads")
     assert checkpoint.checkpoint_format.family.name == "chatglm"
+    told = capsys.readouterr().err
+    assert "there is no config.json; by the shapes of the weights it is a model of the family chatglm with" in told
     state = checkpoint.state()
     assert state.keys() == released.keys()
     assert all(torch.equal(state[name], released[name]) for name in state)

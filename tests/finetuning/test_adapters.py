@@ -146,8 +146,8 @@ def test_generate_and_predict_take_an_adapter(
     if family == "gpt":
         said = {}
         for adapter in ([], ["--adapter", str(out)]):
-            assert main(["generate", "--model", str(model), "--prompt", "the cat", "--temperature", "0", "--max-tokens",
-                         "12", "--threads", "1", *adapter]) == 0  # fmt: skip
+            assert main(["generate", "--model", str(model), "--prompt", "the cat", "--temperature", "0",
+                         "--max-new-tokens", "12", "--threads", "1", *adapter]) == 0  # fmt: skip
             said[bool(adapter)] = capsys.readouterr().out
         assert said[False] != said[True] or kind == "lora"
 

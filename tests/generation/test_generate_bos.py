@@ -70,11 +70,11 @@ def test_greedy_text_is_that_of_transformers(gpt2: Path, tmp_path: Path) -> None
 def test_the_command_takes_the_option(gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = []
     for option in ([], ["--no-add-bos"], ["--add-bos"]):
-        args = ["--model", str(gpt2), "--prompt", PROMPTS[0], "--max-tokens", "12", "--temperature", "0", "--json"]
+        args = ["--model", str(gpt2), "--prompt", PROMPTS[0], "--max-new-tokens", "12", "--temperature", "0", "--json"]
         assert main(["generate", *args, *option]) == 0
         shown.append(json.loads(capsys.readouterr().out)["text"])
-    assert shown[0] == shown[1] == blankfill.generate(gpt2, PROMPTS[0], max_tokens=12, **GREEDY)
-    assert shown[2] == blankfill.generate(gpt2, PROMPTS[0], max_tokens=12, add_bos=True, **GREEDY)
+    assert shown[0] == shown[1] == blankfill.generate(gpt2, PROMPTS[0], max_new_tokens=12, **GREEDY)
+    assert shown[2] == blankfill.generate(gpt2, PROMPTS[0], max_new_tokens=12, add_bos=True, **GREEDY)
 
 
 def test_a_prompt_of_nothing_begins_with_the_token(gpt2: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_lists_of_options_are_frozen() -> None:
     ]  # fmt: skip
     names = [field.name for field in dataclasses.fields(generate.GenerateArguments)]
     assert names == [
-        "model", "adapter", "prompt", "allow_unknown", "add_bos", "max_tokens", "temperature", "top_k", "top_p",
+        "model", "adapter", "prompt", "allow_unknown", "add_bos", "max_new_tokens", "temperature", "top_k", "top_p",
         "repetition_penalty",
         "no_repeat_ngram", "slide", "num", "seed", "dtype", "device", "threads",
     ]  # fmt: skip
@@ -147,8 +147,10 @@ def test_a_text_that_is_mostly_unknown_stops(
 
 def test_a_prompt_that_is_mostly_unknown_stops(writing: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^100\.0% of the 2 tokens of the prompt are unknown"):
-        render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2"]))
-    assert render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-tokens", "2", "--allow-unknown"])) == 0
+        render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-new-tokens", "2"]))
+    assert (
+        render(generate.main(["--model", "run", "--prompt", "αβ γδ", "--max-new-tokens", "2", "--allow-unknown"])) == 0
+    )
     assert capsys.readouterr().out.startswith("αβ γδ")
 
 

@@ -218,7 +218,7 @@ def test_errors_say_what_to_do() -> None:
     for ready in (gpt, glm):
         with pytest.raises(UserError, match=r"the text has \d+ tokens .* at most 1[67]; shorten it"):
             generate(ready, "the cat " * 12)
-        with pytest.raises(UserError, match="max-tokens is 0"):
+        with pytest.raises(UserError, match="max-new-tokens is 0"):
             generate(ready, "the", 0)
         with pytest.raises(ConfigError, match="top_p is 2"):
             generate(ready, "the", sampling=Sampling(top_p=2))

@@ -164,7 +164,7 @@ def test_a_row_says_why_it_ends() -> None:
     scheduler.cancel(waits := scheduler.join(gpt_input([5], 48), GREEDY, 9))
     updates = scheduler.step()
     assert updates[gone] == updates[waits] == Update(None, "cancelled") and set(updates) == {gone, waits, late}
-    with pytest.raises(ValueError, match="max_tokens is 0"):
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
         scheduler.join(gpt_input([5], 48), GREEDY, 0)
     with pytest.raises(ValueError, match="2 rows cannot join, as only 1 slots are free"):
         Slots(MODELS["gpt"], 1).join([gpt_input([5], 48)] * 2)

@@ -78,7 +78,7 @@ def test_a_writer_writes_in_every_type(tmp_path: Path, capsys: Any) -> None:
         written.append(scores(tmp_path / "out", loaded.model.token_embeddings.weight.dtype))
     for other in written[1:]:
         assert (other - written[0]).abs().max() < 0.05 * written[0].abs().max()
-    assert main(["generate", "--model", str(tmp_path / "out"), "--prompt", "the old", "--max-tokens", "3"]) == 0
+    assert main(["generate", "--model", str(tmp_path / "out"), "--prompt", "the old", "--max-new-tokens", "3"]) == 0
 
 
 def test_rounding_as_released_differs_from_the_nearest(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ BAD = [
     *(["generate", "--model", "m", f"--{name}", value]
       for name, value in [("temperature", "nan"), ("temperature", "1e-40"), ("temperature", "inf"), ("top-p", "nan"),
                           ("repetition-penalty", "nan"), ("repetition-penalty", "inf"), ("repetition-penalty", "0"),
-                          ("max-tokens", "0"), ("num", "0"), ("top-k", "-1"), ("seed", "-1"), ("seed", "9" * 25)]),
+                          ("max-new-tokens", "0"), ("num", "0"), ("top-k", "-1"), ("seed", "-1"), ("seed", "9" * 25)]),
     ["predict", "--model", "m", "f", "--length-penalty", "nan"], ["predict", "--model", "m", "f", "--n-best", "0"],
     ["predict", "--model", "m", "f", "--threads", "-1"],
     *(["evaluate", "--model", "m", "--task", "perplexity", "--data", "d", f"--{name}", "-1"]

@@ -230,7 +230,7 @@ def test_a_dev_set_is_drawn(tmp_path: Path) -> None:
     assert [item.id for item in dev.items] == sorted((item.id for item in dev.items), key=int)
     assert hold_out(whole, 0.2, seed=3)[1] == dev != hold_out(whole, 0.2, seed=4)[1]
     assert len(hold_out(whole, 0.0)[1]) == 1
-    with pytest.raises(UserError, match="1 rows cannot be split"):
+    with pytest.raises(UserError, match="1 row cannot be split"):
         hold_out(Split(whole.items[:1]))
 
 

@@ -273,6 +273,11 @@ def open_external(
             )
     if problems := config.problems():
         raise ConfigError([f"{folder / CONFIG}: {problem}" for problem in problems])
+    if not (folder / CONFIG).is_file():
+        say(
+            f"{path}: there is no {CONFIG}; by the shapes of the weights it is a model of the family {family.name} "
+            f"with {config.num_layers} layers, {config.num_heads} heads and width {config.hidden_size}"
+        )
     checkpoint_format, quantization = CheckpointFormat(family, config), None
     bits = quantized_bits(family, values, folder / CONFIG)
     if family.quantization_key:

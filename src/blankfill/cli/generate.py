@@ -27,10 +27,10 @@ class GenerateArguments:
     blankfill fill.
     """
 
-    BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_tokens": SOME, "num": at_least(1, 100_000)}
+    BOUNDS: ClassVar[Mapping[str, Bound]] = {"max_new_tokens": SOME, "num": at_least(1, 100_000)}
     GROUPS: ClassVar[Mapping[str, str]] = {
         "Model and prompt": "model adapter prompt allow_unknown add_bos",
-        "Length": "max_tokens slide",
+        "Length": "max_new_tokens slide",
         "Sampling": "temperature top_k top_p repetition_penalty no_repeat_ngram num seed",
         "Machine": "dtype device threads",
     }
@@ -50,7 +50,7 @@ class GenerateArguments:
     add_bos: bool | None = None
     """gpt: read the begin token before the prompt, which then begins a document. Without it, as in
     training: yes, but no for a stream of documents as of GPT-2, where transformers puts nothing there."""
-    max_tokens: int = 100
+    max_new_tokens: int = 100
     """Maximum number of tokens to generate."""
     temperature: float = 0.8
     """Sampling temperature: lower is more predictable, 0 always takes the most likely token. Usually 0.7 to 1."""
@@ -92,7 +92,9 @@ def main(argv: Sequence[str]) -> Result | Rows[Any]:
         args.model, args.device, dtype_named(args.dtype), head=False, threads=args.threads, adapter=args.adapter
     ).loaded
     with counting("the prompt", allow=args.allow_unknown):
-        writer = Writer(loaded, [args.prompt] * args.num, args.max_tokens, sampling, args.slide, add_bos=args.add_bos)
+        writer = Writer(
+            loaded, [args.prompt] * args.num, args.max_new_tokens, sampling, args.slide, add_bos=args.add_bos
+        )
     limit = loaded.model.config.position_sizes[0]
     beyond = f"; {setting('slide')} continues beyond them" if loaded.objective.slides else ""
     note = f"stopped at the end of the model's {limit} positions{beyond}"

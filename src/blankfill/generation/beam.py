@@ -52,7 +52,7 @@ def beam_search(
     decoder: Decoder,
     beams: int,
     grammar: Grammar,
-    max_tokens: int,
+    max_new_tokens: int,
     length_penalty: float = 0.0,
     no_repeat_ngram: int = 0,
     thorough: bool = True,
@@ -60,18 +60,18 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Search for the best finished hypotheses of each context, best first, at most `beams` of them.
 
-    max_tokens: largest number of tokens of a hypothesis, without its end. length_penalty: the score is log-probability
-    ÷ (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end. no_repeat_ngram: length
-    of n-grams that may not occur twice in a hypothesis; 0 is no limit. The search of a context stops when no open
-    hypothesis can beat its finished ones. thorough False searches as transformers does by default: a hypothesis ends
-    only where its end is among the `beams` best continuations, so that none ends early for a better mean (with 1 beam
-    the search is greedy: it stops where the end is the best continuation); and open hypotheses are scored as if their
-    last token were their end, so that a search with a penalty above 0 stops before max_tokens. cancel: a flag that is
-    checked before each step; once it is set, CancelledError is raised.
+    max_new_tokens: largest number of tokens of a hypothesis, without its end. length_penalty: the score is
+    log-probability ÷ (tokens + 1)^penalty; 0 ranks by probability, 1 by the mean over the tokens and the end.
+    no_repeat_ngram: length of n-grams that may not occur twice in a hypothesis; 0 is no limit. The search of a context
+    stops when no open hypothesis can beat its finished ones. thorough False searches as transformers does by default: a
+    hypothesis ends only where its end is among the `beams` best continuations, so that none ends early for a better
+    mean (with 1 beam the search is greedy: it stops where the end is the best continuation); and open hypotheses are
+    scored as if their last token were their end, so that a search with a penalty above 0 stops before
+    max_new_tokens. cancel: a flag that is checked before each step; once it is set, CancelledError is raised.
     """
     check_cancelled(cancel)
     if beams == 1 and not thorough:
-        return _greedy(decoder, grammar, max_tokens, length_penalty, no_repeat_ngram, cancel)
+        return _greedy(decoder, grammar, max_new_tokens, length_penalty, no_repeat_ngram, cancel)
     rows = decoder.rows
     scores_NV = decoder.prefill()
     decoder.select(torch.arange(rows).repeat_interleave(beams))
@@ -84,12 +84,12 @@ def beam_search(
 
     def lengths(count: int) -> tuple[int, ...]:
         """Return the numbers of tokens with which open hypotheses may end, when token number `count` is next."""
-        return (count + 1, max_tokens) if thorough else (count,)
+        return (count + 1, max_new_tokens) if thorough else (count,)
 
-    for count in range(max_tokens + 1):
+    for count in range(max_new_tokens + 1):
         allowed_NV, end_N = grammar(scores_NV.float().log_softmax(-1), count)
         end_AK = open_AK + end_N.view(open_AK.shape)
-        if count == max_tokens or decoder.room == 0:
+        if count == max_new_tokens or decoder.room == 0:
             _collect(ended, written, end_AK.tolist(), count, length_penalty, beams)
             break
         if no_repeat_ngram:
@@ -130,7 +130,7 @@ def beam_search(
 def _greedy(
     decoder: Decoder,
     grammar: Grammar,
-    max_tokens: int,
+    max_new_tokens: int,
     penalty: float,
     no_repeat_ngram: int,
     cancel: CancelFlag | None,
@@ -139,9 +139,9 @@ def _greedy(
     scores_NV = decoder.prefill()
     rows = [_GreedyRow() for _ in range(decoder.rows)]
     running = rows
-    for count in range(max_tokens + 1):
+    for count in range(max_new_tokens + 1):
         ruled = grammar(scores_NV.float().log_softmax(-1), count)
-        full = count == max_tokens or decoder.room == 0
+        full = count == max_new_tokens or decoder.room == 0
         tokens = _advance(running, *ruled, [full] * len(running), penalty, no_repeat_ngram)
         open_rows = [k for k, token in enumerate(tokens) if token is not None]
         if not open_rows:
@@ -159,7 +159,7 @@ def greedy_search(
     model: Transformer,
     decoder_inputs: Sequence[DecoderInput],
     grammar: Grammar,
-    max_tokens: int,
+    max_new_tokens: int,
     slots: int,
     length_penalty: float = 0.0,
     no_repeat_ngram: int = 0,
@@ -173,9 +173,9 @@ def greedy_search(
     longer depends on the number; None when it always does. See `beam_search` for the other arguments. The search of a
     row stops at the last position of that row.
     """
-    longest = max(len(decoder_input) + min(max_tokens, decoder_input.room) for decoder_input in decoder_inputs) + 1
+    longest = max(len(decoder_input) + min(max_new_tokens, decoder_input.room) for decoder_input in decoder_inputs) + 1
     decoder = Slots(model, min(slots, len(decoder_inputs)), pad, longest)
-    rows = [_GreedyRow(min(max_tokens, decoder_input.room)) for decoder_input in decoder_inputs]
+    rows = [_GreedyRow(min(max_new_tokens, decoder_input.room)) for decoder_input in decoder_inputs]
     waiting, running, ids = deque(range(len(rows))), list[_GreedyRow](), list[int]()
     while waiting or running:
         check_cancelled(cancel)

@@ -103,12 +103,12 @@ class Samples:
         return [{"step": step, "prompt": generation.prompt, "continuation": generation.text} for generation in written]
 
 
-def _written(loaded: Loaded, prompts: Sequence[str], max_tokens: int, sampling: Sampling) -> list[Generation]:
+def _written(loaded: Loaded, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling) -> list[Generation]:
     """Continue texts. Their unknown tokens are not reported at every sample: those of the corpus were, before."""
     if not prompts:
         return []
     with uncounted():
-        return Writer(loaded, prompts, max_tokens, sampling).finish_all()
+        return Writer(loaded, prompts, max_new_tokens, sampling).finish_all()
 
 
 def say_left_out(text: str, error: UserError) -> None:

@@ -1,7 +1,7 @@
 """Rows that generate in a loop: they join, get a token in each step, and leave when they are finished.
 
     scheduler = Scheduler(model, slots=8)
-    handle = scheduler.join(decoder_input, Sampling(seed=1), max_tokens=100, ends=[vocabulary["eos"]])
+    handle = scheduler.join(decoder_input, Sampling(seed=1), max_new_tokens=100, ends=[vocabulary["eos"]])
     while scheduler.busy:
         for handle, update in scheduler.step().items():
             ...  # update.token is new, or update.finish is why the row ended
@@ -42,8 +42,8 @@ class Update:
     """The result of a step for one row.
 
     token: the new token; None when the row ended without one. finish: None while the row continues; "end" (it generated
-    one of its ends, which is not returned as a token), "length" (it has max_tokens), "positions" (the model has no more
-    positions), "not finite" (the model's scores are no finite numbers, where that is checked) or "cancelled".
+    one of its ends, which is not returned as a token), "length" (it has max_new_tokens), "positions" (the model has no
+    more positions), "not finite" (the model's scores are no finite numbers, where that is checked) or "cancelled".
     """
 
     token: int | None
@@ -101,21 +101,21 @@ class Scheduler:
         self,
         decoder_input: DecoderInput,
         sampling: Sampling | SampledRow,
-        max_tokens: int,
+        max_new_tokens: int,
         ends: Collection[int] = (),
     ) -> int:
         """Add a row; returns its handle.
 
         sampling: settings for choosing tokens; a `SampledRow` (see `sampled`) also has the tokens so far, the tokens
-        that are never generated, and the number of the sample. max_tokens: largest number of tokens, at least 1. ends:
-        tokens that end the row.
+        that are never generated, and the number of the sample. max_new_tokens: largest number of tokens, at least 1.
+        ends: tokens that end the row.
         """
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         sampled = sampling if isinstance(sampling, SampledRow) else self.sampled(sampling)
         most = decoder_input.room + 1
-        limit = "positions" if most < max_tokens else "length"
-        row = _Row(next(self._handles), decoder_input, sampled, ends, min(max_tokens, most), limit)
+        limit = "positions" if most < max_new_tokens else "length"
+        row = _Row(next(self._handles), decoder_input, sampled, ends, min(max_new_tokens, most), limit)
         self._waiting.append(row)
         return row.handle
 

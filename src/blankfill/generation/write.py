@@ -52,7 +52,7 @@ class Generation:
     """The generated text of one row.
 
     text: only the new text; whole: the prompt with the new text in its place. finish: "end" (the model ended the text),
-    "length" (it has max_tokens), "positions" (the model has no more positions), or "cancelled".
+    "length" (it has max_new_tokens), "positions" (the model has no more positions), or "cancelled".
     """
 
     prompt: str
@@ -75,7 +75,7 @@ class Generation:
 def generate(
     loaded: Loaded,
     prompt: str,
-    max_tokens: int = 100,
+    max_new_tokens: int = 100,
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
@@ -84,7 +84,7 @@ def generate(
 ) -> Iterator[str]:
     """Generate text after a prompt (or in its blank), and yield pieces of it as they are finished.
 
-    The joined pieces are the new text, without the prompt. max_tokens: largest number of tokens. slide: whether GPT
+    The joined pieces are the new text, without the prompt. max_new_tokens: largest number of tokens. slide: whether GPT
     continues past its position table, dropping the oldest tokens. cancel: a flag that is checked before each token;
     once it is set, the text ends. add_bos: whether GPT reads the begin token before the prompt; None: as in its
     training, so not for GPT-2 and other models of a stream. Raises UserError, at the call, for a model that cannot
@@ -92,14 +92,14 @@ def generate(
     without allow_unknown, for a prompt that is mostly unknown to the tokenizer.
     """
     with counting("the prompt", allow=allow_unknown):
-        writer = Writer(loaded, [prompt], max_tokens, sampling or Sampling(), slide, cancel, add_bos)
+        writer = Writer(loaded, [prompt], max_new_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return (piece for pieces in writer.run() for piece in pieces if piece)
 
 
 def generate_many(
     loaded: Loaded,
     prompts: Sequence[str],
-    max_tokens: int = 100,
+    max_new_tokens: int = 100,
     sampling: Sampling | None = None,
     slide: bool = False,
     cancel: CancelFlag | None = None,
@@ -110,7 +110,7 @@ def generate_many(
     if not prompts:
         return []
     with counting("the prompts", allow=allow_unknown):
-        writer = Writer(loaded, prompts, max_tokens, sampling or Sampling(), slide, cancel, add_bos)
+        writer = Writer(loaded, prompts, max_new_tokens, sampling or Sampling(), slide, cancel, add_bos)
     return writer.finish_all()
 
 
@@ -121,16 +121,16 @@ class Writer:
         self,
         loaded: Loaded,
         prompts: Sequence[str],
-        max_tokens: int,
+        max_new_tokens: int,
         sampling: Sampling,
         slide: bool = False,
         cancel: CancelFlag | None = None,
         add_bos: bool | None = None,
     ) -> None:
         sampling.check()
-        if max_tokens < 1:
-            raise UserError(f"max-tokens is {max_tokens}; it must be at least 1")
-        self.loaded, self.max_tokens, self.sampling = loaded, max_tokens, sampling
+        if max_new_tokens < 1:
+            raise UserError(f"max-new-tokens is {max_new_tokens}; it must be at least 1")
+        self.loaded, self.max_new_tokens, self.sampling = loaded, max_new_tokens, sampling
         objective, vocabulary = loaded.objective, loaded.vocabulary
         if not objective.writes:
             fill = f'`blankfill fill --model {quoted(loaded.path)} "… [MASK] …"`'
@@ -189,7 +189,7 @@ class Writer:
         if blanks and blanks[0].length:
             raise UserError(
                 f"the blank {blanks[0].written} has a length, which generate ignores; "
-                f"leave it out and give {setting('max_tokens')}, or use `blankfill fill`"
+                f"leave it out and give {setting('max_new_tokens')}, or use `blankfill fill`"
             )
         return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
 
@@ -200,7 +200,7 @@ class Writer:
         scheduler = Scheduler(self.loaded.model, min(len(texts), SLOTS), self._pad, self._columns)
         sampled = [SampledRow(self.sampling, before, self.banned_V, row) for row, before in enumerate(self.before)]
         handles = {
-            scheduler.join(context, sampled[row], self.max_tokens, self.ends): row
+            scheduler.join(context, sampled[row], self.max_new_tokens, self.ends): row
             for row, context in enumerate(self.contexts)
         }
         while scheduler.busy:
@@ -215,7 +215,7 @@ class Writer:
                     pieces[row] = texts[row].push(update.token)
                 if update.finish is not None:
                     del handles[handle]
-                    left = self.max_tokens - len(self.written[row])
+                    left = self.max_new_tokens - len(self.written[row])
                     if update.finish == "positions" and self.slide:
                         handles[scheduler.join(self._slid(row), sampled[row], left, self.ends)] = row
                     else:
@@ -228,7 +228,7 @@ class Writer:
     @property
     def _columns(self) -> int:
         """Return the number of columns of a row, as far as it is known."""
-        return max(len(context) + min(self.max_tokens, context.room + 1, MOST_COLUMNS) for context in self.contexts)
+        return max(len(context) + min(self.max_new_tokens, context.room + 1, MOST_COLUMNS) for context in self.contexts)
 
     def finish_all(self) -> list[Generation]:
         """Run to the end; returns the text of each row."""

@@ -44,7 +44,7 @@ class WeightFormat:
         return made
 
     def fits(self, inputs: int) -> bool:
-        """Return whether a matrix with so many inputs can be stored in this format."""
+        """Return whether a matrix with this number of inputs can be stored in this format."""
         return inputs > 0 and inputs % max(self.group_size, 1) == 0 and (self.bits == 8 or inputs % 2 == 0)
 
     def shapes(self, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:

@@ -24,10 +24,8 @@ def hold_out(split: Split, share: float = 0.1, seed: int = 0, name: str = "dev")
     members = list(groups.values())
     if len(members) < 2:
         together = " of one document" if len(split) > 1 else ""
-        raise UserError(
-            f"{len(split)} rows{together} cannot be split into a training and a {name} set: give more rows, or a "
-            f"{name} set"
-        )
+        rows = f"{len(split)} {'row' if len(split) == 1 else 'rows'}{together}"
+        raise UserError(f"{rows} cannot be split into a training and a {name} set: give more rows, or a {name} set")
     order = np.random.Generator(np.random.Philox(key=[seed, len(members)])).permutation(len(members))
     wanted, taken = share * len(split), set[int]()
     for k in order[:-1]:
