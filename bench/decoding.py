@@ -127,7 +127,7 @@ def main() -> None:
     for family, rows, beams in CASES:
         if family not in args.families or rows not in args.rows or beams not in args.beams:
             continue
-        spec = {**SHAPES[family], "family": family, "rows": rows, "beams": beams}
+        spec: dict[str, Any] = {**SHAPES[family], "family": family, "rows": rows, "beams": beams}
         spec |= {"threads": args.threads, "clock": args.clock}
         names = [name for name in args.contenders if rows == 1 or name not in ("fp16", "ctranslate2-bfloat16")]
         lines = compared(compete(Path(__file__), names, spec, args.rounds, 1), args.clock)

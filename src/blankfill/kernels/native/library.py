@@ -53,8 +53,8 @@ class Floats(ctypes.Structure):
 class FewRows:
     """A product of a few rows that the library computes; shapes: N rows, I inputs, O outputs.
 
-    max_rows: more rows are faster with torch. dtype: of the rows and the result. held: tensors that are read. matrix: the
-    description that the library reads.
+    max_rows: more rows are faster with torch. dtype: of the rows and the result. held: tensors that are read.
+    matrix: the description that the library reads.
     """
 
     def __init__(
