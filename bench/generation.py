@@ -72,8 +72,8 @@ def sources_of(spec: dict[str, Any]) -> list[list[int]]:
     return [rng.integers(SPECIAL, spec["words"], size).tolist() for size in sizes]
 
 
-def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
-    """Return one generation of this program."""
+def ours(spec: dict[str, Any], change: Callable[[Any], None] | None = None) -> Callable[[], list[list[int]]]:
+    """Return one generation of this program. change: what happens to the model first."""
     from blankfill.families import weight_names
     from blankfill.generation.beam import beam_search
     from blankfill.generation.engine import Decoder
@@ -89,6 +89,8 @@ def ours(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
     model = Transformer(config)
     model.load_state_dict(names.table(config).to_ours(weights, "the model"))
     model.eval()
+    if change is not None:
+        change(model)
     optimize_for_inference(model)
     sources, table, begun = sources_of(spec), (config.position_sizes or (0,))[0], BEGUN.get(spec["family"], 0)
     if spec["family"] == "gpt2":
@@ -148,7 +150,7 @@ def save(spec: dict[str, Any], folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
+def translated(spec: dict[str, Any], compute_type: str = "float32") -> Callable[[], list[list[int]]]:
     """Return one generation of CTranslate2: with one token more, where ours scores the end token."""
     try:
         import ctranslate2
@@ -158,7 +160,7 @@ def translated(spec: dict[str, Any]) -> Callable[[], list[list[int]]]:
         save(spec, Path(made, "theirs"))
         folder = ctranslate2.converters.TransformersConverter(f"{made}/theirs").convert(f"{made}/converted")
         kind = ctranslate2.Generator if spec["family"] == "gpt2" else ctranslate2.Translator
-        model = kind(folder, compute_type="float32", inter_threads=1, intra_threads=spec["threads"])
+        model = kind(folder, compute_type=compute_type, inter_threads=1, intra_threads=spec["threads"])
     sources = [[f"w{token}" for token in row] for row in sources_of(spec)]
     common = {"beam_size": spec["beams"], "suppress_sequences": [[f"w{token}"] for token in range(SPECIAL)]}
     count = spec["written"] + 1

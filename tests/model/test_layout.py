@@ -7,6 +7,7 @@ import torch
 
 import blankfill.model.layout as layout
 from blankfill.generation.engine import Decoder
+from blankfill.kernels import decoding
 from blankfill.model.transformer import Transformer
 from blankfill.objectives.gpt import gpt_input
 from generate_models import random_model
@@ -14,8 +15,9 @@ from generate_models import random_model
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Transformer:
-    """A GPT of its own whose table is large enough to be copied."""
+    """A GPT of its own whose table is large enough to be copied, where no compiled library reads rows."""
     monkeypatch.setattr(layout, "SMALLEST", 1)
+    monkeypatch.setattr(decoding, "available", lambda: False)
     return copy.deepcopy(random_model("gpt", 0))
 
 
@@ -59,3 +61,11 @@ def test_a_model_in_half_precision_stays_as_it_is(model: Transformer) -> None:
     layout.optimize_for_inference(model)
     assert model.lm_head.packed is None
     assert model.layers[0].ffn.inner.weight.is_contiguous()
+
+
+@pytest.mark.skipif(not decoding.available(), reason="there is no compiled library")
+def test_a_model_that_the_library_reads_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "SMALLEST", 1)
+    model = copy.deepcopy(random_model("gpt", 0))
+    layout.optimize_for_inference(model)
+    assert model.lm_head.packed is None and all(weight.is_contiguous() for weight in model.parameters())

@@ -7,10 +7,14 @@ import torch
 
 from blankfill.adapt.lora import add_lora
 from blankfill.attention.masks import Mask
+from blankfill.kernels import decoding
+from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.config import TransformerConfig
 from blankfill.model.io import Inputs
-from blankfill.model.single import SingleColumn, fits
-from blankfill.model.transformer import build
+from blankfill.model.layers import ColumnOwners
+from blankfill.model.quantized import QuantizedDense, make_quantized, prepare, quantizable
+from blankfill.model.single import SingleColumn, compiled, fits
+from blankfill.model.transformer import Transformer, build
 
 GPT = TransformerConfig(
     vocab_size=60, hidden_size=32, num_layers=3, num_heads=4, ffn_size=48, position_sizes=(24,), norm="pre",
@@ -25,12 +29,30 @@ KINDS = {
     "distances": dataclasses.replace(GPT, relative_buckets=8, relative_distance=16),
     "scores as they are": dataclasses.replace(GPT, scale_scores=False),
     "two positions": dataclasses.replace(GPT, position_sizes=(24, 5)),
+    "rotated": dataclasses.replace(GPT, position_scheme="rotary", position_sizes=()),
+    "shared keys": dataclasses.replace(GPT, num_kv_heads=2, activation="silu", gated=True),
     "shared": dataclasses.replace(GPT, norm="post", embedding_norm=True, shared="all", embedding_size=12),
 }
 
 
+ROADS = [
+    pytest.param(True, marks=pytest.mark.skipif(not decoding.available(), reason="there is no compiled library")),
+    False,
+]
+"""Whether the compiled library computes the steps."""
+
+
+@pytest.fixture
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the compiled library computes the steps; turn it off where it does not."""
+    if not request.param:
+        monkeypatch.setattr(decoding, "available", lambda: False)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("road", ROADS, indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_equal_one_pass(kind: str) -> None:
+def test_steps_equal_one_pass(kind: str, road: bool) -> None:
     """Each row at places of its own, the first columns by the usual way; rows repeated and reordered on the way."""
     model = build(KINDS[kind], seed=1).eval()
     for parameter in model.parameters():
@@ -45,6 +67,7 @@ def test_steps_equal_one_pass(kind: str) -> None:
         cache = model.new_cache(3, 9)
         model(Inputs(ids[:, :3], positions[:, :, :3], Mask("causal")), cache=cache)
         single, rows = SingleColumn(model), torch.arange(3)
+        assert (single.compiled is not None) == road
         for column in range(3, 9):
             if column == 5:
                 rows = torch.tensor([2, 0, 0, 1])
@@ -70,6 +93,74 @@ def test_columns_that_a_row_does_not_see() -> None:
 
 def test_adapters_take_the_usual_way() -> None:
     model = build(GPT)
+    assert fits(model)
+    add_lora(model, rank=2)
+    assert not fits(model)
+
+
+def quantized(model: Transformer, bits: int) -> Transformer:
+    """Quantise the layers of a model, in place."""
+    format = WeightFormat(bits, group_size=32 if bits == 4 else 0)
+    layers = {name: layer for name, layer in quantizable(model).items() if format.fits(layer.in_features)}
+    make_quantized(model, dict.fromkeys(layers, format))
+    for name, layer in layers.items():
+        made = model.get_submodule(name)
+        assert isinstance(made, QuantizedDense)
+        for tensor, value in quantize(layer.weight.detach(), format).tensors().items():
+            setattr(made, tensor, value)
+        made.bias = layer.bias
+    return model
+
+
+TYPES = {"bf16": (torch.bfloat16, 0, 0.05), "fp16": (torch.float16, 0, 0.01), "fp32": (torch.float32, 0, 1e-5),
+         "int8": (torch.float32, 8, 2e-3), "int4": (torch.bfloat16, 4, 0.05)}  # fmt: skip
+
+
+@pytest.mark.parametrize("road", ROADS, indirect=True)
+@pytest.mark.parametrize("kind", TYPES)
+def test_types_of_weights(kind: str, road: bool) -> None:
+    """The scores of a step are those of the forward pass, within what the type rounds."""
+    dtype, bits, allowed = TYPES[kind]
+    model = build(dataclasses.replace(GPT, ffn_size=64), seed=1).eval()
+    model = (quantized(model, bits) if bits else model).to(dtype)
+    prepare(model, dtype)
+    assert fits(model) and compiled(model) == road
+    ids, positions = torch.randint(5, 60, (3, 7)), torch.arange(7).expand(1, 3, 7)
+    with torch.inference_mode():
+        whole = model(Inputs(ids, positions, Mask("causal")), dtype, logits_at=torch.arange(6, 21, 7)).logits
+        cache = model.new_cache(3, 7)
+        model(Inputs(ids[:, :6], positions[:, :, :6], Mask("causal")), dtype, cache=cache)
+        got = SingleColumn(model).logits(ids[:, 6:], positions[:, :, 6:], None, cache)
+    assert whole is not None and (got.float() - whole.float()).abs().max() <= allowed * whole.float().abs().max()
+
+
+@pytest.mark.skipif(not decoding.available(), reason="there is no compiled library")
+def test_reordered_rows_read_the_columns_of_others() -> None:
+    """Rows of beams, repeated and reordered, give what copied caches give; also in a forward pass."""
+    model = build(GPT, seed=1).eval()
+    ids, positions = torch.randint(5, 60, (2, 8)), torch.arange(8).expand(1, 4, 8)
+    with torch.inference_mode():
+        copied, shared = model.new_cache(2, 8), model.new_cache(2, 8)
+        for cache in (copied, shared):
+            model(Inputs(ids[:, :4], positions[:, :2, :4], Mask("causal")), cache=cache)
+        owners = ColumnOwners(2, 8, torch.device("cpu"))
+        for layer in shared:
+            layer.owners = owners
+        single = SingleColumn(model)
+        for column, rows in ((4, [0, 0, 1, 1]), (5, [3, 2, 0, 0]), (6, [1, 0])):
+            for cache in (copied, shared):
+                for layer in cache:
+                    layer.select(torch.tensor(rows))
+            owners.select(torch.tensor(rows), column)
+            new, place = torch.arange(len(rows))[:, None] + 5 + column, positions[:, : len(rows), column, None]
+            expected = single(new, place, None, copied)
+            torch.testing.assert_close(single(new, place, None, shared), expected, atol=1e-5, rtol=1e-5)
+        last = Inputs(torch.tensor([[7], [8]]), positions[:, :2, 7:], Mask("none"))
+        torch.testing.assert_close(model(last, cache=shared).hidden, model(last, cache=copied).hidden)
+
+
+def test_adapters_on_quantised_layers_take_the_usual_way() -> None:
+    model = quantized(build(dataclasses.replace(GPT, ffn_size=64)), 8)
     assert fits(model)
     add_lora(model, rank=2)
     assert not fits(model)

@@ -36,7 +36,7 @@ from blankfill.data.batching import collate, is_causal, sees_all
 from blankfill.data.packing import padded_batches
 from blankfill.model.cross import EncoderOutput, side_by_side
 from blankfill.model.io import Inputs
-from blankfill.model.layers import LayerCache
+from blankfill.model.layers import ColumnOwners, LayerCache
 from blankfill.model.single import SingleColumn, fits
 from blankfill.model.transformer import Transformer
 from blankfill.model.view import evaluation_view
@@ -162,8 +162,15 @@ class Decoder:
         rows_K = rows_K.to(self.device)
         if len(rows_K) == self.rows and bool((rows_K == torch.arange(self.rows, device=self.device)).all()):
             return
+        first = self._cache[0]
+        if first.owners is None and self._single is not None and self._single.compiled and self.query_token is None:
+            owners = ColumnOwners(self.rows, first.kept.shape[3], self.device)
+            for layer in self._cache:
+                layer.owners = owners
         for layer in self._cache:
             layer.select(rows_K)
+        if first.owners is not None:
+            first.owners.select(rows_K, first.length)
         self._next, self._step = self._next[:, rows_K], self._step[:, rows_K]
         self._bias = self._bias[rows_K] if self._bias is not None else None
         self.rows = len(rows_K)

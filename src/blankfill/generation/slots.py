@@ -69,14 +69,24 @@ class SlotCache(LayerCache):
 
     def narrow(self) -> None:
         """Adapt to another number of rows, or to other buffers."""
-        self.active = self.kept.narrow(1, 0, self.window.rows)
+        self.rows_in_use = self.kept.narrow(1, 0, self.window.rows)
         self.active_positions = None if self.positions is None else self.positions.narrow(0, 0, self.window.rows)
 
     def append(self, both_2BHQE: Tensor) -> tuple[Tensor, ...]:
         """Write the keys and values of new columns of all rows; returns those of all columns in use."""
-        first, end, columns = self.window.first, self.window.end, both_2BHQE.shape[3]
-        self.active.narrow(3, end, columns).copy_(both_2BHQE)
-        return self.active.narrow(3, first, end + columns - first).unbind(0)
+        columns = both_2BHQE.shape[3]
+        first, end = self.extend(columns)
+        self.rows_in_use.narrow(3, end - columns, columns).copy_(both_2BHQE)
+        return self.rows_in_use.narrow(3, first, end - first).unbind(0)
+
+    def extend(self, columns: int) -> tuple[int, int]:
+        """Return the columns that new ones see, with the new ones; `Slots` makes the room."""
+        return self.window.first, self.window.end + columns
+
+    @property
+    def active(self) -> Tensor:
+        """The rows in use."""
+        return self.rows_in_use
 
     def append_positions(self, position_BQ: Tensor) -> Tensor:
         """Store the positions of the columns that are added next; returns the positions of all columns in use."""

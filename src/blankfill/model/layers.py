@@ -58,12 +58,42 @@ class PositionedKeyValues(KeyValues):
         Q]."""
 
 
+class ColumnOwners:
+    """The rows of the buffers that hold the columns of each row: beams are reordered without moving keys and values.
+
+    A new column of row b is written to row b of the buffers; a row that continues another one reads the columns before
+    from the rows that hold them. Shared by the layers.
+    """
+
+    def __init__(self, rows: int, size: int, device: torch.device) -> None:
+        self.table_BS = self._own(rows, device).repeat(1, size)
+        """int32[B, S]."""
+
+    def select(self, rows_K: Tensor, length: int) -> None:
+        """Keep these rows, in this order; length: number of columns in use."""
+        self.table_BS = self.table_BS[rows_K]
+        self.table_BS[:, length:] = self._own(len(rows_K), rows_K.device)
+
+    def gathered(self, buffer: Tensor, length: int) -> Tensor:
+        """Return the keys and values of each row, [2, B, G, S, E], from a buffer."""
+        columns = torch.arange(length, device=buffer.device)
+        made: Tensor = buffer[:, self.table_BS[:, :length].long(), :, columns]
+        return made.permute(2, 0, 3, 1, 4)
+
+    @staticmethod
+    def _own(rows: int, device: torch.device) -> Tensor:
+        return torch.arange(rows, dtype=torch.int32, device=device)[:, None]
+
+
 class LayerCache(PositionedKeyValues):
     """Keys and values of one layer for columns already computed, in a buffer allocated once: [2, B, G, S, E].
 
     positions: int64[B, S], positions of the columns, for a model whose scores have a bias by distance; bias_table: that
-    bias for each distance, computed on first use. Only the first layer stores both.
+    bias for each distance, computed on first use. Only the first layer stores both. owners: the rows of the buffer that
+    hold the columns; None where each row holds its own. The buffer may then have more rows than there are.
     """
+
+    owners: ColumnOwners | None = None
 
     def __init__(
         self,
@@ -93,13 +123,27 @@ class LayerCache(PositionedKeyValues):
 
     def append(self, both_2BGQE: Tensor) -> tuple[Tensor, ...]:
         """Add the keys and values of new columns; returns those of all columns, [B, G, S + Q, E] each."""
-        columns = both_2BGQE.shape[3]
+        _, end = self.extend(both_2BGQE.shape[3])
+        into = self.kept.narrow(3, end - both_2BGQE.shape[3], both_2BGQE.shape[3])
+        if self.owners is not None:
+            into.narrow(1, 0, both_2BGQE.shape[1]).copy_(both_2BGQE)
+            return self.owners.gathered(self.kept, end).unbind(0)
+        into.copy_(both_2BGQE)
+        return self.kept.narrow(3, 0, end).unbind(0)
+
+    def extend(self, columns: int) -> tuple[int, int]:
+        """Make room for new columns, which the caller writes to `active`; returns the first column that they see, and
+        the end of the last one."""
         end = self.length + columns
         if end > self.kept.shape[3]:
             raise ValueError(f"the cache holds {self.kept.shape[3]} columns, {end} are needed")
-        self.kept.narrow(3, self.length, columns).copy_(both_2BGQE)
         self.length = end
-        return self.kept.narrow(3, 0, end).unbind(0)
+        return 0, end
+
+    @property
+    def active(self) -> Tensor:
+        """The buffer, [2, rows, G, S, E]; its first rows are those in use."""
+        return self.kept
 
     def append_positions(self, position_BQ: Tensor) -> Tensor:
         """Store the positions of the columns that are added next; returns the positions of all columns, int64[B, S +
@@ -114,8 +158,15 @@ class LayerCache(PositionedKeyValues):
         self.length -= columns
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order (beams); rows int64[B']. Columns not yet in use are not copied."""
+        """Keep these rows, in this order (beams); rows int64[B']. Columns not yet in use are not copied; with `owners`,
+        which the caller changes, only the buffer grows."""
         buffer, target = self.kept, self.spare
+        if self.owners is not None:
+            if len(rows) > buffer.shape[1]:
+                self.kept = buffer.new_empty(2, len(rows), *buffer.shape[2:])
+                self.kept[:, : buffer.shape[1], :, : self.length] = buffer[:, :, :, : self.length]
+            self.positions = None if self.positions is None else self.positions[rows]
+            return
         if target is None or target.shape[1] != len(rows):
             target = buffer.new_empty(2, len(rows), *buffer.shape[2:])
         torch.index_select(buffer[:, :, :, : self.length], 1, rows, out=target[:, :, :, : self.length])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from blankfill.kernels.capability import plain_dense, plain_weight
 from blankfill.model.dense import dense_layers
+from blankfill.model.single import compiled, fits
 from blankfill.model.transformer import Transformer
 
 X86 = ("x86_64", "AMD64")
@@ -30,12 +31,15 @@ SMALLEST = 1 << 20
 def optimize_for_inference(model: Transformer) -> None:
     """Change the layout of a model's weights for inference, in place, before the model is used.
 
-    A model in this layout already, or not in fp32 on a CPU, stays unchanged.
+    A model in this layout already, or not in fp32 on a CPU, stays unchanged, and so does one whose steps the compiled
+    library computes, which reads rows at full speed.
     """
     table = model.output_table
     if not isinstance(table, Tensor) or not plain_weight(table):
         return
     if table.device.type != "cpu" or table.dtype != torch.float32 or table.stride(0) == 1:
+        return
+    if fits(model) and compiled(model):
         return
     for _, layer in dense_layers(model):
         if plain_dense(layer) and layer.out_features >= layer.in_features:

@@ -4,26 +4,37 @@ A step of a small model on a CPU takes milliseconds, and the call of an operatio
 the matrix product in it. Here rows are [B, D] throughout, each product and the sum with its residual are one in-place
 operation, and no module is called. docs/performance.md shows the gain.
 
-Only for models with plain dense layers and without hooks (`fits`); models with adapters or quantised weights use the
-forward pass.
+Where the compiled library is there (`kernels.decoding`), it computes all layers in one call, with the weights in the
+type in which they are stored: fp32, bf16, fp16, or integers of 8 or 4 bits. Otherwise operations of torch do.
+
+Only for models with plain or quantised dense layers and without hooks (`fits`); models with adapters use the forward
+pass.
 
 Shapes: B rows, C contexts (B, or a divisor of it), D width, H heads, E width of a head, S columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.attention.positions import NO_TERMS, Rotation
-from blankfill.kernels.capability import plain_dense, plain_weights, watched
+from blankfill.kernels import decoding
+from blankfill.kernels.capability import plain_dense, plain_weight, plain_weights, watched
+from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps, LayerWeights, NormWeights
+from blankfill.kernels.half import linear
+from blankfill.kernels.half_products import HalfProduct
+from blankfill.kernels.integer_products import NativeProduct
+from blankfill.kernels.native.library import TYPES
 from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
-from blankfill.model.norms import Norm, single_norm
+from blankfill.model.norms import Norm, RmsNorm, single_norm
+from blankfill.model.quantized import QuantizedDense
 from blankfill.model.transformer import Transformer
 
 
@@ -33,14 +44,41 @@ def fits(model: Transformer) -> bool:
         return False
     if not plain_weights(model.token_embeddings.parameters()):
         return False
-    return all(
-        plain_dense(dense)
-        for layer in model.layers
-        if isinstance(layer, Layer)
-        for part in (layer.attention, layer.cross, layer.ffn)  # shared parts belong to the first layer
-        if part is not None
-        for dense in part.children()
-    )
+    return all(_usable(dense) for layer in model.layers if isinstance(layer, Layer) for dense in _dense_of(layer))
+
+
+def _dense_of(layer: Layer) -> list[Any]:
+    """Return the children of the parts of a layer; those of shared parts belong to the first layer."""
+    parts = (layer.attention, layer.cross, layer.ffn)
+    return [dense for part in parts if part is not None for dense in part.children()]
+
+
+def _usable(dense: Any) -> bool:
+    """Return whether a dense layer may be computed here; `fits` has looked for hooks."""
+    if type(dense) is QuantizedDense:
+        return plain_weight(dense.bias)
+    return plain_dense(dense)
+
+
+def compiled(model: Transformer) -> bool:
+    """Return whether the compiled library computes the layers of a model that `fits`."""
+    config = model.config
+    dtype = model.token_embeddings.weight.dtype
+    if config.head_width > decoding.MOST_WIDTH or config.activation not in decoding.ACTIVATIONS or dtype not in TYPES:
+        return False
+    if model.token_embeddings.weight.device.type != "cpu" or not decoding.available():
+        return False
+    norms = (module for module in model.modules() if isinstance(module, Norm))
+    if not all(type(norm) in (torch.nn.LayerNorm, RmsNorm) and norm.weight is not None for norm in norms):
+        return False
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+    return all(_readable(dense, dtype) for layer in layers for dense in _dense_of(layer))
+
+
+def _readable(dense: Any, dtype: torch.dtype) -> bool:
+    if isinstance(dense, QuantizedDense):
+        return isinstance(dense.kernel, NativeProduct)
+    return bool(dense.weight.dtype == dtype and decoding.multiplies(dense.weight))
 
 
 class SingleColumn:
@@ -51,9 +89,11 @@ class SingleColumn:
         first = model.layers[0]
         assert isinstance(first, Layer)
         layers = [model.layers[k] if len(model.layers) > 1 else first for k in range(len(model.kinds))]
-        self.layers = [_Layer(layer, first) for layer in layers if isinstance(layer, Layer)]
+        self.compiled = _compiled_layers(model, layers, first) if compiled(model) else None
+        self.layers = [_Layer(layer, first) for layer in layers if self.compiled is None and isinstance(layer, Layer)]
         self.embedding_norm = None if model.embedding_norm is None else single_norm(model.embedding_norm)
         self.final_norm = None if model.final_norm is None else single_norm(model.final_norm)
+        self.head = _head(model) if self.compiled is not None else None
 
     def logits(
         self,
@@ -64,8 +104,11 @@ class SingleColumn:
         context: EncoderOutput | None = None,
     ) -> Tensor:
         """Compute the scores at the new column of each row, [B, V]; see `__call__`."""
-        hidden_BD = self(ids_B1, positions, bias, cache, context)
-        scores_BV: Tensor = self.model.lm_head(hidden_BD, self.model.output_table)
+        hidden_BD = self._hidden(ids_B1, positions, bias, cache, context)
+        if self.head is not None:
+            return self.head(hidden_BD)
+        dtype = self.model.token_embeddings.weight.dtype
+        scores_BV: Tensor = self.model.lm_head(hidden_BD.to(dtype), self.model.output_table)
         return scores_BV
 
     def __call__(
@@ -81,6 +124,18 @@ class SingleColumn:
         positions int64[P, B, 1]. bias: added to the scores of the cached columns and the new one, [B, 1, 1, S + 1], or
         None. context: the encoder's output with the keys and values of all layers.
         """
+        hidden_BD = self._hidden(ids_B1, positions, bias, cache, context)
+        return hidden_BD.to(self.model.token_embeddings.weight.dtype)
+
+    def _hidden(
+        self,
+        ids_B1: Tensor,
+        positions: Tensor,
+        bias: Tensor | None,
+        cache: Sequence[LayerCache],
+        context: EncoderOutput | None,
+    ) -> Tensor:
+        """Compute `__call__`, in fp32 where the library computes it."""
         model = self.model
         rotation = None
         if model.attention_scheme is not None:
@@ -94,6 +149,10 @@ class SingleColumn:
         if model.embedding_projection is not None:
             x_BD = model.embedding_projection(x_BD)
         keys_values, hidden = (None, None) if context is None else (context.keys_values, context.mask.bias)
+        if self.compiled is not None:
+            rotated_by = None if rotation is None else (rotation.cosine, rotation.sine)
+            columns = _columns(cache, ids_B1.shape[1])
+            return self.compiled(x_BD, columns, bias, rotated_by, keys_values, hidden)
         for k, layer in enumerate(self.layers):
             x_BD = layer(x_BD, (bias, rotation, cache[k], None if keys_values is None else keys_values[k], hidden))
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
@@ -104,22 +163,91 @@ _Given = tuple[Tensor | None, Rotation | None, LayerCache, tuple[Tensor, Tensor]
 and the keys and values of the context with what is added to their scores."""
 
 
+def _columns(cache: Sequence[LayerCache], count: int) -> Columns:
+    """Make room for new columns in all layers; return the columns that they see."""
+    begin = end = 0
+    for layer in cache:
+        begin, end = layer.extend(count)
+    owners = cache[0].owners
+    return Columns([layer.active for layer in cache], begin, end, None if owners is None else owners.table_BS)
+
+
+def _head(model: Transformer) -> Callable[[Tensor], Tensor] | None:
+    """Return the product with the output embeddings by the library, hidden states [B, D] → scores fp32 [B, V]; None
+    where it cannot compute it."""
+    head, table_VW = model.lm_head, model.output_table
+    if not plain_weight(table_VW) or not decoding.multiplies(table_VW) or not plain_weight(head.bias):
+        return None
+    product = HalfProduct(table_VW, torch.float32, head.bias)
+    if head.dense is None:
+        return lambda hidden_BD: product(head.transform(hidden_BD))
+    return lambda hidden_BD: product(head.transform(hidden_BD.to(table_VW.dtype)).float())
+
+
+def _compiled_layers(model: Transformer, layers: Sequence[Any], first: Layer) -> LayerSteps:
+    """Return the layers of a model as the library computes them."""
+    config, weights = model.config, []
+    for layer in layers:
+        attention, attention_norm, ffn, ffn_norm = layer.parts(first)
+        cross = None
+        if layer.cross is not None:
+            cross = _block(layer.cross_norm, layer.cross.query, layer.cross.output)
+        own = _block(attention_norm, attention.qkv, attention.output)
+        weights.append(LayerWeights(own, cross, _block(ffn_norm, ffn.inner, ffn.output)))
+    scale = config.head_width**-0.5 if config.scale_scores else 1.0
+    shape = decoding.StepShape(
+        config.hidden_size, config.num_heads, config.kv_heads, config.head_width, config.activation, config.gated,
+        first.pre, first.residual_scale, scale, scale, model.token_embeddings.weight.dtype,
+    )  # fmt: skip
+    return LayerSteps(shape, weights, None if model.final_norm is None else _norm(model.final_norm))
+
+
+def _block(norm: Norm | None, inner: Dense, output: Dense) -> Block:
+    return Block(None if norm is None else _norm(norm), _weights(inner), _weights(output))
+
+
+def _norm(norm: Norm) -> NormWeights:
+    if isinstance(norm, torch.nn.LayerNorm):
+        return NormWeights(norm.weight, norm.bias, norm.eps, False)
+    return NormWeights(norm.weight, None, norm.eps or 0.0, True)
+
+
+def _weights(dense: Dense) -> DenseWeights:
+    if isinstance(dense, QuantizedDense):
+        assert isinstance(dense.kernel, NativeProduct)
+        return DenseWeights(dense.kernel, dense.bias)
+    return DenseWeights(dense.weight, dense.bias)
+
+
 class _Dense:
     """A dense layer."""
 
     def __init__(self, dense: Dense) -> None:
-        self.weight_IO, self.bias = dense.weight.t(), dense.bias
+        self.dense, self.bias = dense, dense.bias
+        self.float = not isinstance(dense, QuantizedDense) and dense.weight.dtype == torch.float32
+        self.weight_IO = dense.weight.t() if self.float else None
 
     def of(self, x_BI: Tensor) -> Tensor:
         """Compute the output for x."""
+        if self.weight_IO is None:
+            return self._of_other(x_BI)
         if self.bias is None:
             return torch.mm(x_BI, self.weight_IO)
         return torch.addmm(self.bias, x_BI, self.weight_IO)
 
     def onto(self, residual_BO: Tensor, x_BI: Tensor) -> Tensor:
         """Add the output for x to the residual, in place."""
+        if self.weight_IO is None:
+            return residual_BO.add_(self._of_other(x_BI))
         residual_BO.addmm_(x_BI, self.weight_IO)
         return residual_BO if self.bias is None else residual_BO.add_(self.bias)
+
+    def _of_other(self, x_BI: Tensor) -> Tensor:
+        """Compute the output of weights that are integers, or numbers of another type than fp32."""
+        if isinstance(self.dense, QuantizedDense):
+            made_BO = self.dense.product(x_BI)
+            return made_BO if self.bias is None else made_BO.add_(self.bias)
+        return linear(x_BI, self.dense.weight, self.bias)
 
 
 class _Sublayer:

@@ -28,11 +28,13 @@ LOG = logging.getLogger(__name__)
 VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
-FILES = ("pool.c", "integer_products.c", "float_products.c", "dynamic_products.c", "short_attention.c")
+FILES = (
+    "pool.c", "integer_products.c", "float_products.c", "dynamic_products.c", "short_attention.c", "decoding.c",
+)  # fmt: skip
 """Files that are compiled."""
-HEADERS = ("products.h", "activations.h")
+HEADERS = ("products.h", "activations.h", "decoding.h", "decoding_body.h")
 """Files that they include."""
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fvisibility=default")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-Wno-psabi", "-fvisibility=default")
 """Flags of gcc and clang. The instructions are chosen in the source, for each function."""
 COMPILERS = ("cc", "gcc", "clang")
 """Programs that are looked for, after that of the environment variable CC."""

@@ -4,13 +4,6 @@
 #include "products.h"
 
 typedef struct {
-    const void *weight;
-    const float *bias;
-    int64_t outputs, inputs, row_bytes;
-    int32_t type, path;
-} Floats;
-
-typedef struct {
     const Floats *matrix;
     int64_t rows, padded; /* inputs with padding: a multiple of 32 */
     float *x;             /* [rows][padded]; for bf16 the even inputs of a step are before its odd ones */

@@ -14,14 +14,6 @@
 /* Inputs of a segment; integer of an activation, 127 · 256; rows whose digits are in memory at a time. */
 enum { LONGEST = 256, LARGEST = 32512, MOST_ROWS = 32 };
 
-typedef struct {
-    const int8_t *weight;
-    const void *scale, *zero;
-    const float *bias;
-    int64_t outputs, inputs;
-    int32_t bits, group, scale_type, path;
-} Matrix;
-
 /* A product under way. Sizes are those of a row. */
 typedef struct {
     const Matrix *matrix;

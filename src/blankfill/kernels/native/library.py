@@ -85,13 +85,14 @@ class FewRows:
     """A product of a few rows that the library computes; shapes: N rows, I inputs, O outputs.
 
     max_rows: more rows are faster with torch. dtype: of the rows and the result. held: tensors that are read.
+    matrix: the description that the library reads.
     """
 
     def __init__(
         self, function: Any, matrix: Matrix | Floats, dtype: torch.dtype, max_rows: int, held: tuple[Tensor | None, ...]
     ) -> None:
         self.dtype, self.max_rows, self.held = dtype, max_rows, held
-        self._function, self._type, self._matrix = function, TYPES[dtype], matrix
+        self._function, self._type, self.matrix = function, TYPES[dtype], matrix
         self._inputs, self._outputs, self._at = matrix.inputs, matrix.outputs, ctypes.addressof(matrix)
 
     def __call__(self, x_NI: Tensor) -> Tensor:

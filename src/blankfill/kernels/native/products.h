@@ -25,6 +25,28 @@ enum { PORTABLE, WITH_AVX2, WITH_AVX512 }; /* instructions; a larger number need
 typedef void (*Body)(void *data, int64_t begin, int64_t end);
 void share(Body body, void *data, int64_t count, int64_t grain);
 
+/* A matrix of integers with scales, as it is stored; see integer_products.c. */
+typedef struct {
+    const int8_t *weight;
+    const void *scale, *zero;
+    const float *bias;
+    int64_t outputs, inputs;
+    int32_t bits, group, scale_type, path;
+} Matrix;
+
+/* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */
+int integer_product(const Matrix *matrix, const void *x, void *out, int type, int64_t rows);
+
+/* A matrix of numbers of a type. */
+typedef struct {
+    const void *weight;
+    const float *bias;
+    int64_t outputs, inputs, row_bytes;
+    int32_t type, path;
+} Floats;
+
+int float_product(const Floats *matrix, const void *x, void *out, int type, int64_t rows);
+
 INLINE float of_bits(uint32_t bits)
 {
     float made;
