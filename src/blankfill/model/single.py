@@ -29,12 +29,12 @@ from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps,
 from blankfill.kernels.half import linear
 from blankfill.kernels.half_products import HalfProduct
 from blankfill.kernels.integer_products import NativeProduct
-from blankfill.kernels.native.library import TYPES
+from blankfill.kernels.native.library import TYPES, FewRows
 from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
 from blankfill.model.norms import Norm, RmsNorm, single_norm
-from blankfill.model.quantized import QuantizedDense
+from blankfill.model.quantized import QuantizedDense, QuantizedTable
 from blankfill.model.transformer import Transformer
 
 
@@ -63,10 +63,10 @@ def _usable(dense: Any) -> bool:
 def compiled(model: Transformer) -> bool:
     """Return whether the compiled library computes the layers of a model that `fits`."""
     config = model.config
-    dtype = model.token_embeddings.weight.dtype
+    dtype = model.dtype
     if config.head_width > decoding.MOST_WIDTH or config.activation not in decoding.ACTIVATIONS or dtype not in TYPES:
         return False
-    if model.token_embeddings.weight.device.type != "cpu" or not decoding.available():
+    if model.device.type != "cpu" or not decoding.available():
         return False
     norms = (module for module in model.modules() if isinstance(module, Norm))
     if not all(type(norm) in (torch.nn.LayerNorm, RmsNorm) and norm.weight is not None for norm in norms):
@@ -107,8 +107,7 @@ class SingleColumn:
         hidden_BD = self._hidden(ids_B1, positions, bias, cache, context)
         if self.head is not None:
             return self.head(hidden_BD)
-        dtype = self.model.token_embeddings.weight.dtype
-        scores_BV: Tensor = self.model.lm_head(hidden_BD.to(dtype), self.model.output_table)
+        scores_BV: Tensor = self.model.lm_head(hidden_BD.to(self.model.dtype), self.model.output_table)
         return scores_BV
 
     def __call__(
@@ -125,7 +124,7 @@ class SingleColumn:
         None. context: the encoder's output with the keys and values of all layers.
         """
         hidden_BD = self._hidden(ids_B1, positions, bias, cache, context)
-        return hidden_BD.to(self.model.token_embeddings.weight.dtype)
+        return hidden_BD.to(self.model.dtype)
 
     def _hidden(
         self,
@@ -175,13 +174,21 @@ def _columns(cache: Sequence[LayerCache], count: int) -> Columns:
 def _head(model: Transformer) -> Callable[[Tensor], Tensor] | None:
     """Return the product with the output embeddings by the library, hidden states [B, D] → scores fp32 [B, V]; None
     where it cannot compute it."""
-    head, table_VW = model.lm_head, model.output_table
-    if not plain_weight(table_VW) or not decoding.multiplies(table_VW) or not plain_weight(head.bias):
+    head, table_VW, dtype = model.lm_head, model.output_table, model.dtype
+    if not plain_weight(head.bias):
         return None
-    product = HalfProduct(table_VW, torch.float32, head.bias)
+    product: FewRows
+    if isinstance(table_VW, QuantizedTable):
+        if not isinstance(table_VW.kernel, NativeProduct):
+            return None
+        product = NativeProduct(table_VW.quantized(), table_VW.format, torch.float32, head.bias)
+    elif plain_weight(table_VW) and decoding.multiplies(table_VW):
+        product = HalfProduct(table_VW, torch.float32, head.bias)
+    else:
+        return None
     if head.dense is None:
         return lambda hidden_BD: product(head.transform(hidden_BD))
-    return lambda hidden_BD: product(head.transform(hidden_BD.to(table_VW.dtype)).float())
+    return lambda hidden_BD: product(head.transform(hidden_BD.to(dtype)).float())
 
 
 def _compiled_layers(model: Transformer, layers: Sequence[Any], first: Layer) -> LayerSteps:
@@ -197,7 +204,7 @@ def _compiled_layers(model: Transformer, layers: Sequence[Any], first: Layer) ->
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
     shape = decoding.StepShape(
         config.hidden_size, config.num_heads, config.kv_heads, config.head_width, config.activation, config.gated,
-        first.pre, first.residual_scale, scale, scale, model.token_embeddings.weight.dtype,
+        first.pre, first.residual_scale, scale, scale, model.dtype,
     )  # fmt: skip
     return LayerSteps(shape, weights, None if model.final_norm is None else _norm(model.final_norm))
 
