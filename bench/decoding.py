@@ -2,7 +2,7 @@
 
 Models of a shape with random weights write greedily, or by beams, as many tokens for all. GPT-2 (12 layers of 768,
 50,257 tokens) reads 128 tokens and writes 128; T5 (6 and 6 layers of 512) and BART (the same shape) read 128 and write
-64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 32; the word table in bf16); transformers computes in
+64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); transformers computes in
 fp32, CTranslate2 in float32, bfloat16 and int8, where it is installed. Contenders are processes that take turns
 (`side_by_side`). Prints tokens per second, how many times faster than ours in fp32, and the share of the limit of
 memory: bytes of weights that a step reads, divided by the bandwidth of reads measured in the same run with as many
@@ -38,21 +38,23 @@ def typed(model: Any, kind: str) -> int:
     import torch
 
     from blankfill.kernels.integers import WeightFormat, quantize
-    from blankfill.model.quantized import make_quantized, prepare, quantizable
+    from blankfill.model.quantized import make_quantized, prepare, quantizable, quantizable_tables
 
-    if kind in ("int8", "int4"):
-        format = WeightFormat(8) if kind == "int8" else WeightFormat(4, group_size=32)
-        layers = quantizable(model)
-        make_quantized(model, dict.fromkeys(layers, format))
-        for name, layer in layers.items():
-            made = model.get_submodule(name)
-            for tensor, value in quantize(layer.weight.detach(), format).tensors().items():
-                setattr(made, tensor, value)
-            made.bias = layer.bias
+    if kind in ("int8", "int4"):  # as `blankfill quantize` does by default, but for the choice of the integers
+        format = WeightFormat(8) if kind == "int8" else WeightFormat(4, 64, "zero-point")
+        formats = dict.fromkeys(quantizable_tables(model), WeightFormat(8)) | dict.fromkeys(quantizable(model), format)
+        state = model.state_dict()
+        for name, chosen in formats.items():
+            stored = name if name in state else f"{name}.weight"
+            made = quantize(state.pop(stored), chosen)
+            state |= {f"{name}.{ending}": tensor for ending, tensor in made.tensors().items()}
+        make_quantized(model, formats)
+        model.load_state_dict(state)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(kind, torch.bfloat16)
     model.to(dtype)
     prepare(model, dtype)
-    read = [model.output_table]
+    table = model.output_table
+    read = [table] if isinstance(table, torch.Tensor) else list(table.buffers())
     for layer in model.layers:
         parts = dict(layer.named_parameters()) | dict(layer.named_buffers())
         read += [part for name, part in parts.items() if not name.startswith("cross.key_value")]
