@@ -2,9 +2,9 @@
 
 Models of a shape with random weights write greedily, or by beams, as many tokens for all. GPT-2 (12 layers of 768,
 50,257 tokens) reads 128 tokens and writes 128; T5 (6 and 6 layers of 512) and BART (the same shape) read 128 and write
-64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); transformers computes in
-fp32, CTranslate2 in float32, bfloat16 and int8, where it is installed. Contenders are processes that take turns
-(`side_by_side`). Prints tokens per second, how many times faster than ours in fp32, and the share of the limit of
+64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); transformers
+computes in fp32, CTranslate2 in float32, bfloat16 and int8, where it is installed. Contenders are processes that take
+turns (`side_by_side`). Prints tokens per second, how many times faster than ours in fp32, and the share of the limit of
 memory: bytes of weights that a step reads, divided by the bandwidth of reads measured in the same run with as many
 threads, and by the time of a step. Reading the input is part of the tokens per second, and not of a step.
 """

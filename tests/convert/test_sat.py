@@ -109,8 +109,8 @@ def test_chatglm_of_sat_is_that_of_the_release(
     folder = write_sat(tmp_path / "sat", cut(sat_weights(blocks), parts, blocks))
     checkpoint = open_external(folder, heads=HEADS, qkv="blocks" if blocks else "heads")
     assert checkpoint.checkpoint_format.family.name == "chatglm"
-    told = capsys.readouterr().err
-    assert "there is no config.json; by the shapes of the weights it is a model of the family chatglm with" in told
+    message = capsys.readouterr().err
+    assert "there is no config.json; by the shapes of the weights it is a model of the family chatglm with" in message
     state = checkpoint.state()
     assert state.keys() == released.keys()
     assert all(torch.equal(state[name], released[name]) for name in state)

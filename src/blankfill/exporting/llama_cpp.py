@@ -100,7 +100,7 @@ def compare_with_llama_cpp(
         made = torch.from_numpy(answer[f"scores{k}"])
         if causal:
             known = ~made.isnan().any(-1)
-            columns = [end - 1 for end, kept in zip(ends_of(ids), known.tolist(), strict=True) if kept]
+            columns = [end - 1 for end, scored in zip(ends_of(ids), known.tolist(), strict=True) if scored]
             row = loaded.format.export_row(np.array(ids[:-1], np.int32))
             targets = torch.tensor([ids[column + 1] for column in columns])
             with torch.inference_mode():

@@ -30,6 +30,17 @@ def plain_weights(weights: Iterable[Tensor]) -> bool:
     return all(map(plain_weight, weights))
 
 
+def recorded(x: Tensor) -> bool:
+    """Return whether a computation with a tensor is being recorded, for export or compilation: its numbers cannot be
+    read then. Also true of tensor subclasses, which only torch's own functions can read."""
+    return type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def plain_layer_norm(module: nn.Module) -> bool:
+    """Return whether raw kernels may compute this module as torch's layer norm; hooks are not looked for."""
+    return type(module) is nn.LayerNorm
+
+
 def watched(module: nn.Module) -> bool:
     """Return whether calling the module runs hooks, its own or global ones."""
     own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

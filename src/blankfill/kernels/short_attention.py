@@ -14,6 +14,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from blankfill.kernels.capability import recorded
 from blankfill.kernels.native.library import TYPES, AttentionJob, library
 
 LONGEST = 96
@@ -30,11 +31,11 @@ def short_attention(qkv_BT3HE: Tensor, bias_B1TT: Tensor | None, scale: float | 
     bias: added to the scaled scores, or None. scale: factor of the scores; None means 1/√E.
     """
     B, T, _, H, E = qkv_BT3HE.shape
-    if torch.is_grad_enabled() or qkv_BT3HE.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or qkv_BT3HE.device.type != "cpu" or recorded(qkv_BT3HE):
         return None
     if not 0 < T <= LONGEST or E > WIDEST or E % MULTIPLE or qkv_BT3HE.dtype not in TYPES or not B:
         return None
-    made = library() if type(qkv_BT3HE) is Tensor else None
+    made = library()
     if made is None:
         return None
     qkv_BT3HE = qkv_BT3HE.contiguous()

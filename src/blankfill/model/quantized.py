@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blankfill.kernels.capability import recorded
 from blankfill.kernels.half import linear
 from blankfill.kernels.integer_products import Product, TorchProduct, product_for
 from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize
@@ -67,7 +68,12 @@ class QuantizedMatrix(nn.Module):
     def product(self, x_NI: Tensor) -> Tensor:
         """Return x Wᵀ, [N, O], without a gradient."""
         kernel = self.kernel
-        if kernel is not None and kernel.dtype == x_NI.dtype and not _traced(x_NI) and 0 < len(x_NI) <= kernel.max_rows:
+        if (
+            kernel is not None
+            and kernel.dtype == x_NI.dtype
+            and not recorded(x_NI)
+            and 0 < len(x_NI) <= kernel.max_rows
+        ):
             return kernel(x_NI)
         return self.dequantized_product(x_NI)
 
@@ -214,11 +220,6 @@ class _Product(torch.autograd.Function):
         for begin, weight in layer.blocks(dtype):
             grad_NI.addmm_(grad_NO[:, begin : begin + len(weight)].to(dtype), weight)
         return grad_NI.to(grad_NO.dtype), None
-
-
-def _traced(x: Tensor) -> bool:
-    """Return whether a model is being recorded for export or compilation; kernels read numbers, which are not there."""
-    return type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _type_of_products(x: Tensor) -> torch.dtype:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from blankfill.attention.positions import NO_TERMS, Rotation
 from blankfill.kernels import decoding
-from blankfill.kernels.capability import plain_dense, plain_weight, plain_weights, watched
+from blankfill.kernels.capability import plain_dense, plain_layer_norm, plain_weight, plain_weights, watched
 from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps, LayerWeights, NormWeights
 from blankfill.kernels.half import linear
 from blankfill.kernels.half_products import HalfProduct
@@ -69,7 +69,7 @@ def compiled(model: Transformer) -> bool:
     if model.device.type != "cpu" or not decoding.available():
         return False
     norms = (module for module in model.modules() if isinstance(module, Norm))
-    if not all(type(norm) in (torch.nn.LayerNorm, RmsNorm) and norm.weight is not None for norm in norms):
+    if not all((plain_layer_norm(norm) or type(norm) is RmsNorm) and norm.weight is not None for norm in norms):
         return False
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     return all(_readable(dense, dtype) for layer in layers for dense in _dense_of(layer))
