@@ -20,8 +20,9 @@ from blankfill.cli.main import main
 from blankfill.errors import UserError
 from blankfill.kernels.integers import WeightFormat
 from blankfill.pretraining.data_setup import open_corpus, phases, validation_batches
-from blankfill.quantizing.gate import GateReport, Measure, measure, refusals, remedies, table_rows
+from blankfill.quantizing.gate import measure
 from blankfill.quantizing.gate_options import GateOptions
+from blankfill.quantizing.gate_report import GateReport, Measure, refusals, remedies, table_rows
 from blankfill.quantizing.measures import speed
 from blankfill.quantizing.measures.differences import compare
 from blankfill.quantizing.measures.language import cosines_of, language

@@ -13,7 +13,7 @@ from blankfill.quantizing.gate_options import GATE_BOUNDS, GateOptions
 from blankfill.system.bounds import COUNT, Bound, at_least
 
 if TYPE_CHECKING:
-    from blankfill.quantizing.gate import GateReport
+    from blankfill.quantizing.gate_report import GateReport
     from blankfill.quantizing.run import Quantized
     from blankfill.quantizing.settings import QuantizeSettings
 
@@ -144,7 +144,7 @@ def show_made(made: Quantized, report: GateReport, placed: bool) -> None:
 
 def show_gate(report: GateReport) -> None:
     """Print the table of the gate, and what a reader must know of it."""
-    from blankfill.quantizing.gate import HEADERS, table_rows
+    from blankfill.quantizing.gate_report import HEADERS, table_rows
     from blankfill.system.console import show, table, worded
 
     counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from blankfill.errors import UserError, setting
+from blankfill.kernels.divergence import row_differences
 
 LARGEST_LOSS = {8: 0.01, 4: 0.03}
-"""Relative increase of perplexity that is allowed with 8 bits or more, and with fewer."""
-LEAST_COSINE = {8: 0.999, 4: 0.98}
-"""Smallest mean cosine of the vectors of texts that is allowed."""
+"""Relative increase of perplexity that is allowed with 8 bits or more, and with fewer; also of a quantised model."""
+LEAST_COSINE = {8: 0.999, 4: 0.99}
+"""Smallest mean cosine of the vectors of texts that is allowed, likewise."""
 LARGEST_KL = {8: 0.01, 4: 0.03}
 """Largest mean KL divergence of the scores of labels that is allowed, in nats."""
 
@@ -92,13 +93,12 @@ class ScoreComparison:
 
     def add_scores(self, before_MV: Tensor, after_MV: Tensor, targets_M: Tensor | None = None) -> None:
         """Add distributions over the same outputs; targets: the right ones, int64[M]."""
-        log_before, log_after = before_MV.double().log_softmax(-1), after_MV.double().log_softmax(-1)
-        self._kl.append((log_before.exp() * (log_before - log_after)).sum(-1))
-        self._same += int((before_MV.argmax(-1) == after_MV.argmax(-1)).sum())
-        if targets_M is not None:
-            self._targets += len(targets_M)
-            for k, log in enumerate((log_before, log_after)):
-                self._nll[k] -= float(log.gather(-1, targets_M[:, None]).sum())
+        made = row_differences(before_MV, after_MV, targets_M)
+        self._kl.append(made.kl)
+        self._same += int(made.same.sum())
+        self._targets += len(made.nats_before)
+        self._nll[0] += float(made.nats_before.sum())
+        self._nll[1] += float(made.nats_after.sum())
 
     def add_vectors(self, before_D: Tensor, after_D: Tensor) -> None:
         """Add the vectors of a text."""
@@ -108,7 +108,7 @@ class ScoreComparison:
         """Return what became of the scores."""
         nan = math.nan
         kl = torch.cat(self._kl) if self._kl else torch.empty(0)
-        before, after = (math.exp(nll / self._targets) if self._targets else nan for nll in self._nll)
+        before, after = (math.exp(min(nll / self._targets, 709.0)) if self._targets else nan for nll in self._nll)
         return ScoreChange(
             bits=self.bits,
             columns=len(kl),

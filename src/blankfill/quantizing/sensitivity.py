@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from blankfill.generation.fill_written import SCORED_AT_ONCE
+from blankfill.kernels.divergence import row_differences
 from blankfill.model.layers import Layer
 from blankfill.model.quantized import quantizable
 from blankfill.model.transformer import Transformer
@@ -126,9 +127,9 @@ def _divergence(model: Transformer, before_MD: Tensor, now_MD: Tensor) -> float:
     """Return the sum over targets of KL(before ‖ now), in nats."""
     total = 0.0
     for before, now in zip(before_MD.split(SCORED_AT_ONCE), now_MD.split(SCORED_AT_ONCE), strict=True):
-        right, other = (model.lm_head(hidden, model.output_table).float().log_softmax(-1) for hidden in (before, now))
-        total += float((right.exp() * (right - other)).sum())
-    return max(total, 0.0)
+        right, other = (model.lm_head(hidden, model.output_table) for hidden in (before, now))
+        total += float(row_differences(right, other).kl.sum())
+    return total
 
 
 def assigned(options: Mapping[str, Sequence[Option]], room: int) -> dict[str, Option] | None:

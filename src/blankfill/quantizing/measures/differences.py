@@ -16,10 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blankfill.kernels.divergence import row_differences
 from blankfill.tasks.metrics.intervals import Interval, of_sums
-
-AT_ONCE = 1 << 24
-"""Number of scores that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def compare(
     Raises:
         ValueError: There are no targets, or the blocks of the two models differ in number or shape.
     """
-    rows: dict[int, list[float]] = {}
+    sums: dict[int, list[float]] = {}
     divergences: list[Tensor] = []
     same = 0
     blocks = zip(scores_before, scores_after, targets, strict=True) if units is None else None
@@ -83,36 +81,26 @@ def compare(
         else zip(scores_before, scores_after, targets, units or (), strict=True)
     )
     for before, after, target_M, unit_M in numbered:
-        if before.shape != after.shape or len(target_M) != len(before):
-            raise ValueError(f"scores of {tuple(before.shape)} and {tuple(after.shape)}, {len(target_M)} targets")
-        step = max(1, AT_ONCE // before.shape[-1])
-        nats_before, nats_after = [torch.zeros(0)], [torch.zeros(0)]
-        for k in range(0, len(target_M), step):
-            at = slice(k, k + step)
-            first_MV = torch.log_softmax(before[at].float(), -1)
-            second_MV = torch.log_softmax(after[at].float(), -1)
-            chosen_M1 = target_M[at, None].to(first_MV.device)
-            nats_before.append(-first_MV.gather(1, chosen_M1)[:, 0])
-            nats_after.append(-second_MV.gather(1, chosen_M1)[:, 0])
-            same += int((first_MV.argmax(-1) == second_MV.argmax(-1)).sum())
-            divergences.append((first_MV.exp() * (first_MV - second_MV)).sum(-1).clamp_(min=0).cpu())
-        pairs = zip(unit_M, torch.cat(nats_before).tolist(), torch.cat(nats_after).tolist(), strict=True)
+        made = row_differences(before, after, target_M)
+        divergences.append(made.kl)
+        same += int(made.same.sum())
+        pairs = zip(unit_M, made.nats_before.tolist(), made.nats_after.tolist(), strict=True)
         for unit, loss_before, loss_after in pairs:
-            row = rows.setdefault(int(unit), [0.0, 0.0, 0.0])
+            row = sums.setdefault(int(unit), [0.0, 0.0, 0.0])
             row[0] += loss_before
             row[1] += loss_after
             row[2] += 1
-    if not rows:
+    if not sums:
         raise ValueError("there are no targets to compare the models on")
-    table = np.array(list(rows.values()))
+    table = np.array(list(sums.values()))
     before_sum, after_sum, count = table.sum(0).tolist()
     of_units = of_sums(
-        table, {"loss": lambda sums: np.expm1(np.minimum((sums[1] - sums[0]) / sums[2], 709.0))}
+        table, {"loss": lambda of: np.expm1(np.minimum((of[1] - of[0]) / of[2], 709.0))}
     )  # fmt: skip
-    kl = torch.cat(divergences).double().numpy()
+    kl = torch.cat(divergences).numpy()
     difference = (after_sum - before_sum) / count
     return Differences(
-        int(count), len(rows), before_sum / count, after_sum / count,
+        int(count), len(sums), before_sum / count, after_sum / count,
         float(np.expm1(min(difference, 709.0))), of_units.get("loss"),
         float(kl.mean()), float(np.quantile(kl, 0.99)), same / count,
     )  # fmt: skip
