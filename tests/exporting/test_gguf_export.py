@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from blankfill.checkpoint.load import Loaded
+from blankfill.checkpoint.load import Loaded, load_model
 from blankfill.cli.main import main
 from blankfill.convert import gguf as files
 from blankfill.convert.gguf_layout import layout_of
@@ -20,9 +20,11 @@ from blankfill.corpus.tokenizer_formats import byte_bpe
 from blankfill.errors import UserError
 from blankfill.exporting import gguf as exporting
 from blankfill.exporting.gguf import export_gguf
+from blankfill.quantizing.run import quantize_model
 from blankfill.system.environment import has_module
 from generate_models import byte_level, loaded, random_model, wordpiece
-from head_models import fine_tuned
+from head_models import family_folder, fine_tuned
+from small_tasks import writer
 
 pytest.importorskip("gguf", reason="the package of blankfill[gguf] is not installed")
 TEXT = ["the cat sat on the mat", "a dog ran 123 times", "猫在跑"]
@@ -174,6 +176,37 @@ def test_tokenizers_without_a_counterpart(tmp_path: Path, monkeypatch: pytest.Mo
     given(monkeypatch, loaded("bert", random_model("bert"), twice))
     with pytest.raises(UserError, match="two of its tokens would be"):
         export_gguf("RUN", tmp_path / "out")
+
+
+def test_modernbert_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "compare_with_llama_cpp", lambda *values: None)
+    folder = family_folder(tmp_path / "model", "modernbert")
+    made = export_gguf(folder, tmp_path / "out", "f32")
+    ready = load_model(folder)
+    values, tensors = read(tmp_path / "out", ready)
+    config, weights = ready.model.config, ready.model.state_dict()
+    for theirs, ours in (
+        ("token_embd_norm", "embedding_norm"), ("output_norm", "final_norm"),
+        ("blk.1.attn_norm", "layers.1.attention_norm"),
+        ("blk.0.attn_qkv", "layers.0.attention.qkv"), ("blk.1.ffn_up", "layers.1.ffn.inner"),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(tensors[f"{theirs}.weight"], weights[f"{ours}.weight"].numpy())
+    assert "blk.0.attn_norm.weight" not in tensors and made.architecture == "modern-bert"
+    assert values["modern-bert.attention.sliding_window"] == 2 * config.window
+    assert values["modern-bert.rope.freq_base"] == config.rotary_theta
+    assert made.change.cosine == pytest.approx(1, abs=1e-6) and made.change.seen > 4
+
+
+def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
+    folder = family_folder(tmp_path / "model", "gpt2")
+    quantize_model(folder, tmp_path / "int8")
+    with pytest.raises(UserError, match=r"int8 is quantised and cannot be written in this format; export the model"):
+        export_gguf(tmp_path / "int8", tmp_path / "out")
+    run = writer(tmp_path, "gpt")
+    quantize_model(run, tmp_path / "tuned8")
+    with pytest.raises(UserError, match=r"tuned8 is quantised and cannot be written in this format"):
+        export_gguf(tmp_path / "tuned8", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_heads_are_refused(tmp_path: Path) -> None:

@@ -313,6 +313,24 @@ def test_an_encoder_without_a_head_is_judged_by_its_vectors(tmp_path: Path, held
     assert len(strict.refused) == 1 and "and at least 1 is allowed" in strict.refused[0]
 
 
+def test_a_discriminator_is_judged_by_its_vectors_too(tmp_path: Path, held_out: Path, times: Any) -> None:
+    """The loss of ELECTRA is that of its generator; what is used is the discriminator."""
+    model = write_model(tmp_path / "model", "electra")
+    quantize_model(model, tmp_path / "int4", plain(4))
+    report = measure(model, tmp_path / "int4", GateOptions(text=(held_out,), gate_seconds=0.05, min_cosine=0.99999))
+    vectors = named(report, "cosine of vectors, mean")
+    assert vectors.limit == 0.99999 and not vectors.passed and named(report, "pseudo-perplexity").limit == 0.03
+    assert any("cosine" in sentence for sentence in report.refused)
+
+
+def test_a_text_without_phrases_is_measured_by_words(tmp_path: Path, held_out: Path, times: Any) -> None:
+    """ERNIE finds phrases in Chinese alone, or by a list."""
+    model = write_model(tmp_path / "model", "ernie")
+    quantize_model(model, tmp_path / "int8", plain(8))
+    report = measure(model, tmp_path / "int8", GateOptions(text=(held_out,), gate_seconds=0.05))
+    assert not report.missing and named(report, "pseudo-perplexity").change is not None
+
+
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     part = Measure("perplexity", "", 9.0, math.inf, math.nan, None, 0.01, math.nan <= 0.01)
     (sentence,) = refusals(GateReport(8, "", (part,)))

@@ -16,7 +16,10 @@ from blankfill.corpus.prepare import prepare
 from blankfill.errors import ConfigError, UserError
 from blankfill.kernels.integers import WeightFormat
 from blankfill.model.quantized import quantized_formats
-from blankfill.quantizing.run import quantize_model
+from blankfill.quantizing import calibration
+from blankfill.quantizing import run as quantizing
+from blankfill.quantizing.plan import Matrices
+from blankfill.quantizing.run import calibration_memory, quantize_model
 from blankfill.quantizing.sensitivity import Option, assigned
 from blankfill.quantizing.settings import QuantizeSettings, fitting_group, resolved, size_of
 from written_models import write_model
@@ -186,7 +189,9 @@ def test_a_run_is_calibrated_on_its_own_text(tmp_path: Path, text: Path) -> None
     assert report_of(tmp_path / "out")["calibration"]["files"] == [str((tmp_path / "run" / "corpus").resolve())]
 
 
-def test_a_fine_tuned_model_is_calibrated_on_its_task(tmp_path: Path, text: Path) -> None:
+def test_a_fine_tuned_model_is_calibrated_on_its_task(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = "".join(f"{'red' if k % 2 else 'old'} boat\t{'a' if k % 2 else 'b'}\n" for k in range(16))
     (tmp_path / "rows").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -208,3 +213,33 @@ def test_a_fine_tuned_model_is_calibrated_on_its_task(tmp_path: Path, text: Path
     given = QuantizeSettings(target_size="0.6", method="gptq", calibration=(tmp_path / "elsewhere",))
     sized = quantize_model(tuned, tmp_path / "given", given)
     assert sized.method == "gptq" and sized.after <= 0.6 * sized.before
+    monkeypatch.setattr(calibration, "TOKENS", 1)
+    assert calibration.open_subject(tuned, True, given).note["rows"] == 8, "one batch is enough"
+
+
+def test_calibration_that_does_not_fit_into_memory(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The usual method of 4 bits gives way; one that was asked for is refused, and leaves nothing behind."""
+    source = run_of(tmp_path)
+    prepare([str(text)], source / "corpus", PrepareConfig(tokenizer=str(source), validation=0.0, dedup="none"))
+    monkeypatch.setattr(quantizing, "usable_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"takes about .* of memory, and 1 kB is free; method=hqq reads no text"):
+        quantize_model(source, tmp_path / "out", QuantizeSettings(bits=4, method="gptq"))
+    with pytest.raises(UserError, match="calibration takes about"):
+        quantize_model(source, tmp_path / "out", QuantizeSettings(target_size="50%"))
+    assert not (tmp_path / "out").exists()
+    assert quantize_model(source, tmp_path / "out", QuantizeSettings(bits=4)).method == "hqq"
+    assert "chosen by method=hqq instead" in capsys.readouterr().err
+
+
+def test_the_memory_of_calibration_counts_the_widest_layer(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model", "gpt2")
+    matrices = Matrices.of(store.read_state(source)[0], source)
+    weights = {name: tensor.half() for name, tensor in store.open_stream(source).plan.items()}
+    count = sum(tensor.numel() for tensor in weights.values())
+    widest = max(inputs for _, inputs in matrices.layers.values())
+    made = calibration_memory(weights, matrices, fine_tuned=False)
+    assert made >= 4 * count + 6 * 4 * widest**2, "fp16 is widened to fp32"
+    bf16 = {name: tensor.bfloat16() for name, tensor in weights.items()}
+    assert made - calibration_memory(bf16, matrices, fine_tuned=False) == 2 * count

@@ -31,6 +31,8 @@ PLACES = 4
 """Places in a text after which the next token is compared."""
 LONGEST_TEXT = 400
 """Characters of a text at most."""
+PATIENCE = 1800
+"""Seconds that llama.cpp may take for all texts."""
 ALLOWED_KL = 0.05
 """Nats by which scores may differ from the model's beyond what the numbers of the file make of them."""
 ALLOWED_COSINE = 0.01
@@ -120,14 +122,20 @@ def compare_with_llama_cpp(
 
 
 def _run(file: Path, request: dict[str, Any], where: object) -> dict[str, Any]:
-    """Return the answer of llama.cpp, arrays by name."""
-    from blankfill.errors import UserError
+    """Return the answer of llama.cpp, arrays by name. Raises UserError where there is none within `PATIENCE`."""
+    from blankfill.errors import UserError, setting
 
     with tempfile.TemporaryDirectory() as place:
         question, answer = Path(place) / "request.json", Path(place) / "answer.npz"
         question.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(file), str(question), str(answer)]
-        run = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"{where}: llama.cpp did not answer within {PATIENCE // 60} minutes for the file that was written; "
+                f"give fewer lines with {setting('text')}, or uninstall {PACKAGE} to write the file unread"
+            ) from error
         if run.returncode or not answer.is_file():
             lines = [line for line in run.stderr.splitlines() if line.strip() and not line[0].isdigit()]  # not its log
             last = (lines or ["no message"])[-1]

@@ -50,17 +50,18 @@ def lowering(
         before, after = map(session_of, (original, file))
         comparison = ScoreComparison(8)
         values: list[tuple[Tensor, Tensor]] = []
+        outputs = [entry.name for entry in before.get_outputs()]
+        words = "last_hidden_state" in outputs and len(outputs) > 1
         for batch in batches:
-            inputs, targets = masked(batch, mask)
-            outputs = [entry.name for entry in before.get_outputs()]
+            inputs, targets = masked(batch, mask if words else None)
             given = {name: tensor.numpy() for name, tensor in inputs.items()}
             pairs = [(torch.from_numpy(ours), torch.from_numpy(theirs))
                      for ours, theirs in zip(before.run(None, given), after.run(None, given), strict=True)]  # fmt: skip
             for name, (ours, theirs) in zip(outputs, pairs, strict=True):
-                _add(comparison, values, name, ours, theirs, inputs, targets, "last_hidden_state" in outputs, labels)
+                _add(comparison, values, name, ours, theirs, inputs, targets, words, labels)
         if values:  # numbers: whether they rise and fall together
             ours, theirs = (torch.cat(parts) for parts in zip(*values, strict=True))
-            comparison.add_vectors(ours - ours.mean(), theirs - ours.mean())
+            comparison.add_vectors(*centred(ours, theirs))
         for rest in file.parent.glob(original.name + "*"):
             rest.unlink()
         change = comparison.result()
@@ -97,6 +98,12 @@ def quantize_graph(source: Path, out: Path, type: OnnxType, reduce_range: bool) 
         )
         made.process()
         made.model.save_model_to_file(str(out), large)
+
+
+def centred(before_N: Tensor, after_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numbers of two graphs without the mean of the first ones; as they are where these are all equal."""
+    middle = before_N.mean() if bool((before_N != before_N[0]).any()) else torch.zeros(())
+    return before_N - middle, after_N - middle
 
 
 def session_of(file: Path) -> Any:

@@ -30,13 +30,14 @@ from blankfill.finetuning.config import read_config
 from blankfill.finetuning.data import read_splits
 from blankfill.finetuning.predictor import Predictor
 from blankfill.model.transformer import Transformer
-from blankfill.pretraining.data_setup import counts_of, with_units
+from blankfill.pretraining.data_setup import counts_of
+from blankfill.quantizing.measures.text import units_of
 from blankfill.quantizing.settings import QuantizeSettings
 from blankfill.runs.folder import CORPUS, corpus_of
 from blankfill.tasks.batching import Epochs
 from blankfill.tasks.run_files import CONFIG
 from blankfill.training.loss import loss_sums
-from blankfill.types import Batch, Bool, Int32
+from blankfill.types import Batch
 
 ROWS = 8
 """Rows of a batch."""
@@ -133,10 +134,7 @@ def _prepared(loaded: Loaded, files: Sequence[str], work: Path) -> Path:
 def _batches(folder: Path, loaded: Loaded, settings: QuantizeSettings) -> list[Batch]:
     """Return rows of the training text of a prepared corpus, drawn by seed, in batches."""
     objective = loaded.objective.for_validation()
-    try:
-        units = with_units(loaded.tokenizer, objective, counts_of(folder / "unigram.npy")).units
-    except UserError:  # this text has no phrases that can be found: each word is one
-        units = _words_alone
+    units = units_of(loaded, objective, counts_of(folder / "unigram.npy"))
     vocabulary = dataclasses.replace(loaded.vocabulary, units=units)
     try:
         rows = Sampler(IndexedCorpus(folder / "train"), objective, vocabulary, settings.seed)
@@ -152,11 +150,6 @@ def _batches(folder: Path, loaded: Loaded, settings: QuantizeSettings) -> list[B
     return [
         collate([rows.row(number) for number in chosen[k : k + ROWS]], pad) for k in range(0, len(chosen), ROWS)
     ]  # fmt: skip
-
-
-def _words_alone(ids: Int32, words: Bool, sentences: Int32) -> Bool:
-    """Return words, phrases and entities where every phrase and entity is one word, bool[3, N]."""
-    return np.stack([words] * 3)
 
 
 def _task_subject(source: Path, settings: QuantizeSettings) -> Subject:
@@ -183,8 +176,14 @@ def _task_subject(source: Path, settings: QuantizeSettings) -> Subject:
     encoded = adapter.encode(chosen, learn=True).encoded
     epochs = Epochs(len(encoded), ROWS, settings.seed)
     made = adapter.batches(encoded, epochs, predictor.pad, 0)
-    batches = [batch for step in range(-(-len(encoded) // ROWS)) for batch in made.step(step)] if encoded else []
-    note = {"files": [str(data.resolve())], "rows": len(encoded), "tokens": sum(batch.tokens for batch in batches),
-            "seed": settings.seed}  # fmt: skip
+    batches: list[Batch] = []
+    tokens = rows = 0
+    for step in range(-(-len(encoded) // ROWS)):
+        if tokens >= TOKENS:
+            break
+        batches += (of_step := made.step(step))
+        tokens += sum(batch.tokens for batch in of_step)
+        rows = min(len(encoded), rows + ROWS)
+    note = {"files": [str(data.resolve())], "rows": rows, "tokens": tokens, "seed": settings.seed}
     model.eval()
     return Subject(model.encoder, lambda batch: model(batch, predictor.dtype), batches, note)

@@ -124,9 +124,12 @@ def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> 
     if options.data is not None:
         raise UserError(f"{setting('data')} goes with a fine-tuned model; give text with {setting('text')}")
     count = options.gate_rows or ALL
-    text, missing, objective = pair.of_original(
-        lambda model: (*text_of(model.loaded, path, options.text, count, work), model.loaded.objective)
-    )
+    text, missing, objective, generator = pair.of_original(
+        lambda model: (
+            *text_of(model.loaded, path, options.text, count, work), model.loaded.objective,
+            bool(model.loaded.model.config.generator_size),
+        )
+    )  # fmt: skip
     report.text = text.source
     if missing:
         report.missing.append(missing)
@@ -158,7 +161,7 @@ def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> 
             report.missing.append(Problem(f"the cosine of vectors: {error.template}"))
         else:
             report.counts["sentences"] = vectors.sentences
-            limit = None if has_head or not text.is_text else report.min_cosine
+            limit = report.min_cosine if text.is_text and (generator or not has_head) else None
             passed = limit is None or vectors.mean >= limit
             report.measures += [
                 Measure("cosine of vectors, mean", change=vectors.mean, limit=limit, passed=passed),

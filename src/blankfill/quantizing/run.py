@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import checkpoint_format_from_state
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize
-from blankfill.quantizing.calibration import Subject, has_text, open_subject
+from blankfill.quantizing.calibration import TOKENS, Subject, has_text, open_subject
 from blankfill.quantizing.methods.gptq import gptq
 from blankfill.quantizing.plan import LayerPlan, Matrices, Plan, chosen_integers, plan_of, sized_plan
 from blankfill.quantizing.settings import Activations, QuantizeSettings, released
 from blankfill.quantizing.walk import Walk
-from blankfill.system.console import progress, say
+from blankfill.system.console import amount, progress, say
+from blankfill.system.environment import usable_memory
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_json
 
@@ -61,9 +63,9 @@ class Quantized:
     """A quantised model.
 
     bits: the fewest bits of a layer. layers: number of quantised layers; by_bits: the same by bits. before, after:
-    bytes of the weights. error: relative error of all quantised weights together. worst: the layer with the largest.
-    method: how the integers were chosen. skipped: layers that keep their type.
-    tables: tables of tokens of 8 bits, and dense layers beside them.
+    bytes of the weights. error: relative error of the weights of all quantised layers together. worst: the layer with the
+    largest. method: how the integers were chosen. skipped: layers that keep their type. tables: tables of tokens of 8
+    bits, and dense layers beside them.
     """
 
     folder: Path
@@ -83,11 +85,12 @@ class _Errors:
     """The errors of layers, collected while their weights are written."""
 
     def __init__(self) -> None:
-        self.layers: list[LayerError] = []
+        self.listed: list[LayerError] = []
+        self.worst: LayerError | None = None
         self.squares = self.total = 0.0
 
-    def add(self, name: str, plan: LayerPlan, weight: Tensor, made: QuantizedWeight) -> None:
-        """Add a layer."""
+    def add(self, name: str, plan: LayerPlan, weight: Tensor, made: QuantizedWeight, is_layer: bool = True) -> None:
+        """Add a layer, or a table, which is listed and does not count for `relative` and `worst`."""
         format, step = plan.format, max(1, (1 << 22) // weight.shape[1])
         squares = total = 0.0
         for k in range(0, len(weight), step):
@@ -95,10 +98,13 @@ class _Errors:
             squares += float((part - dequantize(made.rows(slice(k, k + step)), format, torch.float32)).square().sum())
             total += float(part.square().sum())
         relative = (squares / total) ** 0.5 if total else 0.0
-        self.layers.append(
-            LayerError(name, format.bits, relative, format.group_size, format.scheme, plan.method, plan.sensitivity)
-        )
-        self.squares, self.total = self.squares + squares, self.total + total
+        error = LayerError(
+            name, format.bits, relative, format.group_size, format.scheme, plan.method, plan.sensitivity
+        )  # fmt: skip
+        self.listed.append(error)
+        if is_layer:
+            self.worst = max(self.worst or error, error, key=lambda layer: layer.relative)
+            self.squares, self.total = self.squares + squares, self.total + total
 
     @property
     def relative(self) -> float:
@@ -132,7 +138,7 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
     prefix = "encoder." if fine_tuned else ""
     before, ours = stored_bytes(source), store.open_stream(source)
     keeps = keeps_format(state, source)
-    subject = subject_for(source, fine_tuned, settings, keeps)
+    subject = subject_for(source, fine_tuned, settings, keeps, calibration_memory(ours.plan, matrices, fine_tuned))
     if settings.target_size:
         assert subject is not None
         plan = sized_plan(matrices, settings, ours.plan, prefix, before, subject)
@@ -168,15 +174,15 @@ def quantize_model(path: str | Path, out: str | Path, settings: QuantizeSettings
         writer.write(store.MODEL, tensors)
         after = (folder / store.MODEL).stat().st_size
         bits = Counter(layer.format.bits for layer in plan.layers.values())
+        assert errors.worst is not None
         result = Quantized(
-            out, min(bits or (8,)), len(plan.layers), before, after, errors.relative,
-            max(errors.layers, key=lambda layer: layer.relative), tuple(plan.whole), dict(sorted(bits.items())),
-            plan.method, tuple(plan.tables),
+            out, min(bits), len(plan.layers), before, after, errors.relative, errors.worst, tuple(plan.whole),
+            dict(sorted(bits.items())), plan.method, tuple(plan.tables),
         )  # fmt: skip
         report = {
             **quantization.state(), "settings": noted(settings), "before": before, "after": after,
             "error": errors.relative, "whole": plan.whole, "calibration": note,
-            "errors": [asdict(layer) for layer in errors.layers],
+            "errors": [asdict(layer) for layer in errors.listed],
         }  # fmt: skip
         writer.write_text(REPORT, json.dumps(report, indent=1) + "\n")
         writer.finish({**new_state, "step": step})
@@ -194,19 +200,44 @@ def check_quantizable(state: dict[str, Any], source: Path) -> None:
         )
 
 
-def subject_for(source: Path, fine_tuned: bool, settings: QuantizeSettings, keeps: bool) -> Subject | None:
-    """Return the model with calibration rows where the settings need them, or where the usual method can have them."""
-    if settings.target_size or settings.method == "gptq" or settings.calibration:
-        return open_subject(source, fine_tuned, settings)
-    if settings.method is not None or settings.bits != 4 or released(settings, keeps):
+def subject_for(
+    source: Path, fine_tuned: bool, settings: QuantizeSettings, keeps: bool, memory: int = 0
+) -> Subject | None:
+    """Return the model with calibration rows where the settings need them, or where the usual method can have them.
+
+    memory: bytes that calibration takes. Raises UserError where they are not free and the settings need calibration.
+    """
+    needed = bool(settings.target_size or settings.method == "gptq" or settings.calibration)
+    if not needed and (settings.method is not None or settings.bits != 4 or released(settings, keeps)):
         return None
-    if not has_text(source, fine_tuned):
+    if not needed and not has_text(source, fine_tuned):
         return None
     try:
+        if memory > (free := usable_memory()):
+            raise UserError(
+                f"{source}: calibration takes about {amount(memory, 'B')} of memory, and {amount(free, 'B')} is free; "
+                f"{setting('method', 'hqq')} reads no text and takes that of one matrix"
+            )
         return open_subject(source, fine_tuned, settings)
     except UserError as error:
+        if needed:
+            raise
         say(f"{error}; the integers are chosen by {setting('method', 'hqq')} instead")
         return None
+
+
+def calibration_memory(tensors: Mapping[str, Tensor], matrices: Matrices, fine_tuned: bool) -> int:
+    """Return the bytes of a model that is calibrated, about: its weights, six matrices of the largest layer's inputs
+    (Σ x xᵀ and its factors) in fp32, and the hidden states of all calibration rows.
+
+    tensors: its weights, without memory.
+    """
+    weights = sum(
+        tensor.numel() * (4 if fine_tuned or tensor.dtype == torch.float16 else tensor.element_size())
+        for tensor in tensors.values()
+    )
+    inputs = [inputs for _, inputs in matrices.layers.values()]
+    return weights + 4 * (6 * max(inputs) ** 2 + TOKENS * min(inputs))
 
 
 def usual_activations(state: dict[str, Any], source: Path, settings: QuantizeSettings, plan: Plan) -> Activations:
@@ -303,7 +334,7 @@ def quantized_stream(
                 f"{name} holds values that are not finite, or that are too large for scales of "
                 f"{layers[layer].format.scale_type}; a model that diverged cannot be quantised"
             )
-        errors.add(own, layers[layer], weight, made)
+        errors.add(own, layers[layer], weight, made, own in plan.layers)
         others.update({f"{layer}.{kind}": tensor for kind, tensor in made.tensors().items() if kind != "weight"})
         return made.weight
 

@@ -20,10 +20,12 @@ from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter, token_dtype
 from blankfill.data.batching import collate
 from blankfill.data.sampler import VALIDATION_SEED, Sampler
 from blankfill.errors import Problem, UserError, setting
-from blankfill.types import Batch, Example
+from blankfill.types import Batch, Bool, Example, Int32
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
+    from blankfill.corpus.words import Units
+    from blankfill.objectives import Objective
 
 TARGETS = 1024
 """Targets of a batch, from which on it gets no further row: their scores are in memory at once."""
@@ -155,16 +157,29 @@ def _measured(
 
 def _rows(loaded: Loaded, corpus: IndexedCorpus, unigram: np.ndarray | None, count: int) -> list[list[Example]]:
     """Return rows as a validation of the model's objective has them. Raises UserError where it can make none."""
-    from blankfill.pretraining.data_setup import with_units
-
     objective, vocabulary = loaded.objective.for_validation(), loaded.vocabulary
     if objective.needs_words() and vocabulary.word_start is None:
         raise UserError(f"{loaded.path}: the objective masks whole words, and the tokenizer does not show them")
     if unigram is not None and vocabulary.units is None:
-        units = with_units(loaded.tokenizer, objective, unigram).units
-        vocabulary = dataclasses.replace(vocabulary, units=units)
+        vocabulary = dataclasses.replace(vocabulary, units=units_of(loaded, objective, unigram))
     sampler = Sampler(corpus, objective, vocabulary, VALIDATION_SEED)
     return [sampler.row(k) for k in _spread(sampler.rows_in_epoch(0), count)]
+
+
+def units_of(loaded: Loaded, objective: Objective, unigram: np.ndarray) -> Units | None:
+    """Return how the units of a text are found that an objective masks whole (ERNIE): phrases and entities, and words
+    alone in a text that has no Chinese and no list to find them by. unigram: how often each token is in the text."""
+    from blankfill.pretraining.data_setup import with_units
+
+    try:
+        return with_units(loaded.tokenizer, objective, unigram).units
+    except UserError:
+        return _words_alone
+
+
+def _words_alone(ids: Int32, words: Bool, sentences: Int32) -> Bool:
+    """Return words, phrases and entities where every phrase and entity is one word, bool[3, N]."""
+    return np.stack([words] * 3)
 
 
 def _spread(available: int, count: int) -> list[int]:
