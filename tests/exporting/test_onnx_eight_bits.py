@@ -97,9 +97,9 @@ def test_writers_are_refused(family: str, tmp_path: Path) -> None:
 
 def test_numbers_rise_and_fall_together() -> None:
     """A single number has no mean to rise and fall about; its sign decides."""
-    three, one = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0])
+    three, single = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0])
     assert torch.equal(centred(three, three + 1)[1], torch.tensor([0.0, 1.0, 2.0]))
-    assert [part.tolist() for part in centred(one, one + 0.5)] == [[2.0], [2.5]]
+    assert [part.tolist() for part in centred(single, single + 0.5)] == [[2.0], [2.5]]
 
 
 def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

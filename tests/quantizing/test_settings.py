@@ -220,7 +220,7 @@ def test_a_fine_tuned_model_is_calibrated_on_its_task(
 def test_calibration_that_does_not_fit_into_memory(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The usual method of 4 bits gives way; one that was asked for is refused, and leaves nothing behind."""
+    """The usual method of 4 bits gives way; a requested one is refused, and leaves nothing behind."""
     source = run_of(tmp_path)
     prepare([str(text)], source / "corpus", PrepareConfig(tokenizer=str(source), validation=0.0, dedup="none"))
     monkeypatch.setattr(quantizing, "usable_memory", lambda: 1000)

@@ -63,9 +63,9 @@ class Quantized:
     """A quantised model.
 
     bits: the fewest bits of a layer. layers: number of quantised layers; by_bits: the same by bits. before, after:
-    bytes of the weights. error: relative error of the weights of all quantised layers together. worst: the layer with the
-    largest. method: how the integers were chosen. skipped: layers that keep their type. tables: tables of tokens of 8
-    bits, and dense layers beside them.
+    bytes of the weights. error: relative error of the weights of all quantised layers together, without tables. worst:
+    the layer with the largest. method: how the integers were chosen. skipped: layers that keep their type. tables:
+    tables of tokens of 8 bits, and dense layers beside them.
     """
 
     folder: Path
