@@ -8,7 +8,7 @@ tokens drawn at random: they serve for times, and for the divergence of two mode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from blankfill.types import Batch, Bool, Example, Int32
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
-    from blankfill.corpus.words import Units
     from blankfill.objectives import Objective
 
 TARGETS = 1024
@@ -166,7 +165,7 @@ def _rows(loaded: Loaded, corpus: IndexedCorpus, unigram: np.ndarray | None, cou
     return [sampler.row(k) for k in _spread(sampler.rows_in_epoch(0), count)]
 
 
-def units_of(loaded: Loaded, objective: Objective, unigram: np.ndarray) -> Units | None:
+def units_of(loaded: Loaded, objective: Objective, unigram: np.ndarray) -> Callable[[Int32, Bool, Int32], Bool] | None:
     """Return how the units of a text are found that an objective masks whole (ERNIE): phrases and entities, and words
     alone in a text that has no Chinese and no list to find them by. unigram: how often each token is in the text."""
     from blankfill.pretraining.data_setup import with_units
