@@ -98,11 +98,16 @@ INLINE uint16_t to_bfloat(float x)
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+/* x may have any address: a tensor in a mapped file can lie anywhere. */
 INLINE float number_at(const void *x, int type, int64_t at)
 {
-    if (type == FLOAT32)
-        return ((const float *)x)[at];
-    uint16_t half = ((const uint16_t *)x)[at];
+    if (type == FLOAT32) {
+        float made;
+        memcpy(&made, (const char *)x + 4 * at, 4);
+        return made;
+    }
+    uint16_t half;
+    memcpy(&half, (const char *)x + 2 * at, 2);
     return type == BFLOAT16 ? from_bfloat(half) : from_half(half);
 }
 
