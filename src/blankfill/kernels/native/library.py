@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,8 @@ def library() -> ctypes.CDLL | None:
 
 
 def opened(file: Path) -> ctypes.CDLL:
-    """Load a library, and give it the threads of torch. Raises OSError, or AttributeError for a function that is
-    missing."""
+    """Load a library, and give it the threads of torch; in a forked process it computes in one thread. Raises OSError,
+    or AttributeError for a function that is missing."""
     made = ctypes.CDLL(str(file))
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
@@ -147,6 +148,8 @@ def opened(file: Path) -> ctypes.CDLL:
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")
     made.set_pool(*(ctypes.cast(getattr(pool, name), ctypes.c_void_p) for name in names))
+    # a forked process has none of the threads that the pool counts on, and would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: made.set_pool(None, None, None))
     return made
 
 

@@ -138,6 +138,7 @@ __attribute__((target("avx2,f16c"), unused)) static void widen_halves(const uint
 
 INLINE void widen(const void *x, int type, float *out, int64_t count, int path)
 {
+    (void)path;
     if (type == FLOAT32) {
         memcpy(out, x, 4 * count);
     } else if (type == BFLOAT16) {
