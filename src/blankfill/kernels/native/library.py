@@ -130,7 +130,18 @@ def library() -> ctypes.CDLL | None:
                 shutil.rmtree(file.parent, ignore_errors=True)
     except (NoLibraryError, OSError, AttributeError) as error:
         LOG.debug("products of few rows are computed by torch: %s", error)
+        _reasons.append(str(error))
         return None
+
+
+_reasons: list[str] = []
+
+
+def summary() -> tuple[str | None, str]:
+    """Return the instructions that the kernels use, and ""; or None and why there are no kernels."""
+    if library() is None:
+        return None, _reasons[-1]
+    return PATHS[best_path()], ""
 
 
 def opened(file: Path) -> ctypes.CDLL:
