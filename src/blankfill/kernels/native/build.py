@@ -3,11 +3,13 @@
 A library is loaded only from a folder that belongs to this user and that no other user can write: one in the cache
 folder, else a temporary one of this process. The file ends with the SHA-256 of what is before it, so that a damaged one
 is compiled again, and gets its name when it is whole, so that any process may be killed at any time. Of several
-processes one compiles, and the others wait for it. Its name is a digest of the source, the flags, the processor's architecture and the C library; which
-instructions are used is decided at run time, so a home folder may be shared by different processors. Libraries that were
-not used for a month, as those of older versions, are removed when a new one is made.
+processes one compiles, and the others wait for it. Its name is a digest of the source, the flags, the processor's
+architecture and the C library; which instructions are used is decided at run time, so a home folder may be shared by
+different processors. Libraries that were not used for a month, as those of older versions, are removed when a new one
+is made.
 
-No failure here is an error: without a library everything is computed by torch. The reason is logged at debug level.
+No failure here is an error: without a library everything is computed by torch. The reason is logged at debug level,
+and `blankfill doctor` shows it.
 """
 
 from __future__ import annotations
