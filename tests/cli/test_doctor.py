@@ -15,6 +15,7 @@ import pytest
 
 from blankfill.cli import doctor
 from blankfill.cli import main as cli
+from blankfill.kernels.native import library
 from blankfill.system import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +109,8 @@ def test_the_command(tmp_path: Path) -> None:
         capture_output=True, text=True, encoding="utf-8", check=True,
     )  # fmt: skip
     values = json.loads(run.stdout)
-    assert set(values) == {"environment", "measured", "precision", "extras", "warnings"}
+    assert set(values) == {"environment", "measured", "precision", "kernels", "extras", "warnings"}
+    assert values["kernels"]["instructions"] in (None, *doctor.INSTRUCTIONS)
     measured = values["measured"]
     assert measured["fp32"] > 0 and measured["bf16"] > 0 and measured["disk_bytes_per_s"] > 0
     assert values["precision"]["auto"] in ("float32", "bfloat16")
@@ -123,6 +125,7 @@ def test_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert "matrix products on cpu, bf16  300.0 GFLOP/s" in printed
     assert "memory, one core              20 GB/s" in printed
     assert "--train.precision auto computes in" in printed
+    assert "Kernels: " in printed
     assert "3 times the fp32 rate" in printed
     assert "[text]" in printed
 
@@ -156,3 +159,19 @@ def test_what_auto_computes_in_is_told_from_the_processor(
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     result = doctor.precision({"device": "cpu", "fp32": rates[0], "bf16": rates[1]})
     assert result["auto"] == kind and why in result["why"]
+
+
+@pytest.mark.parametrize("instructions", doctor.INSTRUCTIONS)
+def test_the_instructions_of_the_kernels(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
+    monkeypatch.setattr(library, "summary", lambda: (instructions, ""))
+    found = doctor.kernels()
+    assert found["instructions"] == instructions and doctor.INSTRUCTIONS[instructions] in str(found["why"])
+
+
+@pytest.mark.parametrize(("value", "remedy"), [("off", "unset BLANKFILL_NATIVE"), ("", "install gcc")])
+def test_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, value: str, remedy: str) -> None:
+    monkeypatch.setenv("BLANKFILL_NATIVE", value)
+    monkeypatch.setattr(library, "summary", lambda: (None, "it is\nso"))
+    found = doctor.kernels()
+    assert found["instructions"] is None
+    assert "(it is so)" in str(found["why"]) and remedy in str(found["why"])

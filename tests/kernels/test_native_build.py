@@ -157,6 +157,82 @@ def test_leftovers_of_killed_processes_are_removed(cache: Path) -> None:
     assert not old.exists() and young.exists()
 
 
+def test_libraries_that_nobody_uses_are_removed(cache: Path) -> None:
+    """Those of older versions; one in use is kept, and notes that."""
+    file, _ = library_file()
+    loaded = ctypes.CDLL(str(file))
+    past = time.time() - build.UNUSED + 3600
+    os.utime(file, (past, past))
+    assert library_file()[0] == file and time.time() - file.stat().st_mtime < 3600
+    old, other = cache / "products-old.so", cache / "notes.txt"
+    past = time.time() - build.UNUSED - 3600
+    old.touch()
+    other.touch()
+    for path in (old, other, file):
+        os.utime(path, (past, past))
+    (build.SOURCE / "small.c").write_text("int answer(void) { return 43; }\n")
+    new, _ = library_file()
+    assert sorted(cache.iterdir()) == sorted([new, other])
+    assert loaded.answer() == 42 and answer(new) == 43
+
+
+def test_a_long_compilation_is_told_once_and_ended_in_time(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of the compiler runs on afterwards."""
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\nsleep 60 & echo $! >> {tmp_path}/pids\nwait\n")
+    slow.chmod(0o700)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(build, "SILENT", 0.02)
+    monkeypatch.setattr(build, "SECONDS", 0.5)
+    build.notify.cache_clear()
+    for _ in range(2):
+        with pytest.raises(NoLibraryError, match="took more than"):
+            library_file()
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("Compiling kernels") == 1
+    assert not list(cache.iterdir())
+    for pid in (tmp_path / "pids").read_text().split():
+        stat = Path("/proc", pid, "stat")
+        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_a_quick_compilation_is_silent(cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    library_file()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command", ["'", "/bin/false", "/bin/true", "sh -c 'kill -9 $$'", "sh -c 'printf \\377; exit 1'"]
+)
+def test_a_compiler_that_fails_in_any_way_is_no_library(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("CC", command)
+    library.library.cache_clear()
+    try:
+        assert library.library() is None and library.summary()[0] is None
+    finally:
+        library.library.cache_clear()
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
+def test_other_systems_have_no_library(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.delenv(build.VARIABLE, raising=False)
+    monkeypatch.setattr(build.sys, "platform", platform)
+    with pytest.raises(NoLibraryError, match="only Linux"):
+        library_file()
+
+
+def test_a_processor_with_the_greatest_byte_first_has_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(build.VARIABLE, raising=False)
+    monkeypatch.setattr(build.sys, "byteorder", "big")
+    with pytest.raises(NoLibraryError, match="least byte first"):
+        library_file()
+
+
 SCRIPT = """
 import ctypes, pathlib, sys
 from blankfill.kernels.native import build
@@ -173,6 +249,19 @@ def test_several_processes_at_once(cache: Path) -> None:
     ]
     assert [process.communicate()[0].split() for process in started] == [["42", "False"]] * 3
     assert len(list(cache.iterdir())) == 1
+
+
+def test_a_process_waits_for_the_one_that_compiles(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, _ = library_file()
+    file.unlink()
+    command = [sys.executable, "-c", SCRIPT, str(build.SOURCE)]
+    with build.alone(cache):
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        assert build.compiled(cache, file.name) == file
+        made = file.stat().st_ino
+    assert waiting.communicate()[0].split() == ["42", "False"] and file.stat().st_ino == made
 
 
 def test_a_library_that_cannot_be_loaded_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from blankfill.adapt.lora import add_lora
 from blankfill.attention.masks import Mask
-from blankfill.kernels import decoding
+from blankfill.kernels import decoding, half_products, integer_products
 from blankfill.kernels.integers import WeightFormat, quantize
+from blankfill.kernels.native.library import PATHS, best_path
 from blankfill.model.config import TransformerConfig
 from blankfill.model.io import Inputs
 from blankfill.model.layers import ColumnOwners
@@ -35,19 +36,24 @@ KINDS = {
 }
 
 
-ROADS = [
-    pytest.param(True, marks=pytest.mark.skipif(not decoding.available(), reason="there is no compiled library")),
-    False,
-]
-"""Whether the compiled library computes the steps."""
+ROADS = ["torch", *PATHS]
+"""What computes the steps: operations of torch, or the compiled library with a set of instructions."""
 
 
 @pytest.fixture
 def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Return whether the compiled library computes the steps; turn it off where it does not."""
-    if not request.param:
+    """Choose what computes the steps; return whether it is the compiled library."""
+    if request.param == "torch":
         monkeypatch.setattr(decoding, "available", lambda: False)
-    return bool(request.param)
+        return False
+    if not decoding.available():
+        pytest.skip("there is no compiled library")
+    path = PATHS.index(request.param)
+    if path > best_path():
+        pytest.skip("this processor does not have the instructions")
+    for module in (decoding, half_products, integer_products):
+        monkeypatch.setattr(module, "best_path", lambda: path)
+    return True
 
 
 @pytest.mark.parametrize("road", ROADS, indirect=True)

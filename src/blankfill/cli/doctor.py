@@ -34,10 +34,13 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
+    "gguf": (("gguf",), "GGUF, the files of llama.cpp"),
 }
 """Optional extras: their modules, and the purpose of these."""
 MODULES = {"python-docx": "docx"}
 """Names of modules that are not those of their packages."""
+INSTRUCTIONS = {"portable": "no special instructions", "avx2": "AVX2", "avx512": "AVX-512 with VNNI"}
+"""Names of the instructions of the compiled kernels."""
 SIZES = (64, 256, 1024, 4096)
 """Sides of the matrix products that are measured."""
 LONGEST = 0.3
@@ -83,6 +86,7 @@ def examine(out: Path) -> dict[str, Any]:
         "environment": facts,
         "measured": measured,
         "precision": precision(measured),
+        "kernels": kernels(),
         "extras": extras,
         "warnings": warnings(facts, measured, os.environ),
     }
@@ -161,6 +165,22 @@ def precision(measured: Mapping[str, Any]) -> dict[str, str]:
     return {"auto": kind, "why": why}
 
 
+def kernels() -> dict[str, str | None]:
+    """Return the instructions that the compiled kernels use, or None, and what that means."""
+    from blankfill.kernels.native.build import VARIABLE, turned_off
+    from blankfill.kernels.native.library import summary
+
+    instructions, reason = summary()
+    if instructions is not None:
+        return {
+            "instructions": instructions,
+            "why": f"the compiled kernels are used, with {INSTRUCTIONS[instructions]}",
+        }
+    remedy = f"unset {VARIABLE}" if turned_off() else "install gcc, if that is the reason"
+    slower = f"decoding and quantised models are slower without the compiled kernels; {remedy}"
+    return {"instructions": None, "why": f"torch computes everything ({' '.join(reason.split())}); {slower}"}
+
+
 def warnings(facts: Mapping[str, Section], measured: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
     """Return a sentence with its remedy for everything that would slow down or stop a run."""
     from blankfill.system.console import amount, worded
@@ -230,6 +250,7 @@ def show_report(report: Mapping[str, Any]) -> None:
     ])  # fmt: skip
     chosen = report["precision"]
     show(worded(f"{setting('train.precision', 'auto')} computes in {chosen['auto']} here: {chosen['why']}"))
+    show(f"Kernels: {report['kernels']['why']}")
     extras = [
         (f"[{name}]", "installed" if extra["installed"] else f"missing: {', '.join(extra['missing'])}", extra["for"])
         for name, extra in report["extras"].items()

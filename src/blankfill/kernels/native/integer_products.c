@@ -25,7 +25,7 @@ typedef struct {
     int32_t *first;                               /* AVX-512: [rows][units][16] */
     float *scales, *sums;                         /* of activations: [rows][segments + 16] */
     void *out;
-    int out_type;
+    int out_type, failed;                         /* failed: there was no memory */
 } Job;
 
 /* Rounds a row of activations to 16 bits: values [padded], scales and sums of its segments. */
@@ -108,17 +108,28 @@ INLINE float sum_portable(const Job *job, const int8_t *weight, const int16_t *x
                 sum += weight[i] * x[i];
         else
             for (int64_t i = begin; i < end; i++)
-                sum += (weight[i] >> 4) * x[i] + ((int8_t)(uint8_t)(weight[i] << 4) >> 4) * x[odd + i];
+                sum += (weight[i] >> 4) * x[i] + ((int8_t)(uint8_t)((uint8_t)weight[i] << 4) >> 4) * x[odd + i];
         made += factors[s] * (float)sum;
     }
     return made;
+}
+
+/* Returns zeros, or NULL without memory. */
+static float *factors_space(Job *job, int64_t count)
+{
+    float *space = calloc(count, sizeof(float));
+    if (!space)
+        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+    return space;
 }
 
 static void portable(void *given, int64_t begin, int64_t end)
 {
     const Job *job = given;
     int64_t width = job->segments + 16;
-    float *factors = malloc(sizeof(float) * job->rows * (width + 1)), *added = factors + job->rows * width;
+    float *factors = factors_space(given, job->rows * (width + 1)), *added = factors + job->rows * width;
+    if (!factors)
+        return;
     for (int64_t o = begin; o < end; o++) {
         factors_of(job, o, factors, added);
         for (int64_t r = 0; r < job->rows; r++) {
@@ -409,7 +420,9 @@ AVX512 INLINE void tile_avx512(
         const Job *job = given;                                                                                        \
         const int64_t width = job->segments + 16, rows = job->rows, each = rows * width;                               \
         const int plain = !job->matrix->group && !job->matrix->zero;                                                   \
-        float *space = calloc(4 * (each + rows), sizeof(float)), *added = space + 4 * each;                            \
+        float *space = factors_space(given, 4 * (each + rows)), *added = space + 4 * each;                             \
+        if (!space)                                                                                                    \
+            return;                                                                                                    \
         for (int64_t o = begin; o < end; o += 4) {                                                                     \
             const int64_t count = MIN(4, end - o);                                                                     \
             const float *factors[4];                                                                                   \
@@ -560,7 +573,7 @@ static int product_of_some(const Matrix *matrix, const void *x, void *out, int t
     int64_t grain = 1 + (32 << 10) / (job.row_bytes * (rows > 4 ? 4 : rows));
     share(body, &job, matrix->outputs, (grain + 3) / 4 * 4);
     free(space);
-    return 0;
+    return job.failed;
 }
 
 /* Computes rows [rows, inputs] of a type → out [rows, outputs] of the same type. Returns 0, or 1 without memory. */

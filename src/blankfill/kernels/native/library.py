@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,23 @@ def library() -> ctypes.CDLL | None:
                 shutil.rmtree(file.parent, ignore_errors=True)
     except (NoLibraryError, OSError, AttributeError) as error:
         LOG.debug("products of few rows are computed by torch: %s", error)
+        _reasons.append(str(error))
         return None
 
 
+_reasons: list[str] = []
+
+
+def summary() -> tuple[str | None, str]:
+    """Return the instructions that the kernels use, and ""; or None and why there are no kernels."""
+    if library() is None:
+        return None, _reasons[-1]
+    return PATHS[best_path()], ""
+
+
 def opened(file: Path) -> ctypes.CDLL:
-    """Load a library, and give it the threads of torch. Raises OSError, or AttributeError for a function that is
-    missing."""
+    """Load a library, and give it the threads of torch; in a forked process it computes in one thread. Raises OSError,
+    or AttributeError for a function that is missing."""
     made = ctypes.CDLL(str(file))
     made.set_pool.argtypes, made.set_pool.restype = [ctypes.c_void_p] * 3, None
     made.best_path.argtypes, made.best_path.restype = [], ctypes.c_int
@@ -149,6 +161,8 @@ def opened(file: Path) -> ctypes.CDLL:
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")
     made.set_pool(*(ctypes.cast(getattr(pool, name), ctypes.c_void_p) for name in names))
+    # a forked process has none of the threads that the pool counts on, and would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: made.set_pool(None, None, None))
     return made
 
 
