@@ -136,11 +136,6 @@ def available() -> bool:
     made = library()
     if made is None:
         return False
-    try:
-        made.decoding_step.argtypes = made.decoding_space.argtypes = [_POINTER]
-        made.decoding_step.restype, made.decoding_space.restype = ctypes.c_int, _COUNT
-    except AttributeError:
-        return False
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(39, 83, generator=generator).to(dtype) for dtype in TYPES]
     return all(half_product_for(weight, torch.float32) is not None for weight in weights)
