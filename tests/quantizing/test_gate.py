@@ -392,7 +392,8 @@ def test_a_model_that_passes_is_in_its_place(run: Path, tmp_path: Path, times: A
     ("arguments", "words"),
     [
         (["--text", "nowhere.txt"], "--text nowhere.txt: there is no such file or folder"),
-        (["--data", "rows"], "--data goes with a fine-tuned model; give text with --text"),
+        (["--data", "rows"], "--data rows: there is no such file or folder"),
+        (["--data", "."], "--data goes with a fine-tuned model; give text with --text"),
         (["--max-loss", "-1"], "--max-loss is -1"),
         (["--gate-seconds", "0"], "--gate-seconds is 0"),
     ],
@@ -400,8 +401,19 @@ def test_a_model_that_passes_is_in_its_place(run: Path, tmp_path: Path, times: A
 def test_bad_options_leave_nothing_behind(tmp_path: Path, arguments: list[str], words: str, capsys: Any) -> None:
     model = write_model(tmp_path / "model", "bert")
     assert main(["quantize", "--model", str(model), "--out", str(tmp_path / "out"), *arguments]) == 2
-    assert words in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert words in message and "measuring" not in message  # known before the model is quantised
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_text_of_an_unknown_script_asks_for_other_text(tmp_path: Path, capsys: Any) -> None:
+    model, text = write_model(tmp_path / "model", "bert"), tmp_path / "khmer.txt"
+    text.write_text("ប្រទេស កម្ពុជា មាន ព្រំ\n" * 100, encoding="utf-8")
+    assert main(["quantize", "--model", str(model), "--out", str(tmp_path / "out"), "--text", str(text)]) == 2
+    message = capsys.readouterr().err
+    assert "text in Khmer script" in message and message.endswith("; or give other text with --text\n")
+    assert "--allow-unknown" not in message  # no option of this command
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_quantised_is_no_second_model(tmp_path: Path) -> None:
@@ -417,6 +429,7 @@ def test_the_table_has_a_cell_for_each_column() -> None:
         Measure("accuracy of sst2", "share", 0.91, 0.9, -0.01, (-0.02, 0.0), 0.03),
         Measure("cosine of vectors, mean", change=0.99951, limit=0.999),
         Measure("writing a token, 1 row", "ms", 2.72, 8.53, 2.14, (1.69, 2.54), 0.0, False),
+        Measure("reading 32 sentences", "ms", 99.4, 1704.6, 16.15, (16.0, 17.0)),
     )
     assert table_rows(GateReport(8, "", tuple(parts))) == [
         ("size", "4 MB", "1 MB", "-75.00%", ""),
@@ -424,6 +437,7 @@ def test_the_table_has_a_cell_for_each_column() -> None:
         ("accuracy of sst2", "0.9100", "0.9000", "-0.0100 [-0.0200, +0.0000]", "-0.03"),
         ("cosine of vectors, mean", "", "", "0.99951", "≥ 0.999"),
         ("ms, writing a token, 1 row", "2.72", "8.53", "×3.14 [2.69, 3.54]", "not slower: refused"),
+        ("ms, reading 32 sentences", "99.4", "1,705", "×17.15 [17.00, 18.00]", ""),
     ]
 
 

@@ -41,6 +41,15 @@ SHOWN = 5
 """Number of characters that a sentence names."""
 
 
+class TooManyUnknownError(UserError):
+    """A text has too many unknown tokens. sentence: the message without its last remedy, for callers without that
+    setting."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(f"{sentence}; {setting('allow_unknown', True)} continues all the same")
+        self.sentence = sentence
+
+
 class UnknownCount:
     """Counts the tokens of texts and the unknown ones among them.
 
@@ -93,7 +102,7 @@ class UnknownCount:
             return
         self._decided = True
         if self.too_many and not self.allow:
-            raise UserError(f"{self.sentence()}; {setting('allow_unknown', True)} continues all the same")
+            raise TooManyUnknownError(self.sentence())
         if self.unknown and (self.too_many or self.tokens < ENOUGH):
             self._noted = True
             say(f"Note: {self.sentence()}")

@@ -44,6 +44,8 @@ NEW, READ = 32, 8
 """Tokens that are written for a time, and those of the prompt."""
 QUALITY, SPEED = 0.6, 0.4
 """Shares of the time for what the model loses, and for how fast it is."""
+NO_DATA = f"{setting('data')} goes with a fine-tuned model; give text with {setting('text')}"
+NO_TEXT = f"{setting('text')} goes with a pretrained model; give labelled data with {setting('data')}"
 
 
 class _Report:
@@ -122,7 +124,7 @@ def _measure_pretrained(pair: Pair, path: Path, report: _Report, work: Path) -> 
 
     options, seconds = report.options, report.options.gate_seconds
     if options.data is not None:
-        raise UserError(f"{setting('data')} goes with a fine-tuned model; give text with {setting('text')}")
+        raise UserError(NO_DATA)
     count = options.gate_rows or ALL
     text, missing, objective, generator = pair.of_original(
         lambda model: (
@@ -260,7 +262,7 @@ def _measure_tuned(pair: Pair, path: Path, report: _Report) -> None:
 
     options, seconds = report.options, report.options.gate_seconds
     if options.text:
-        raise UserError(f"{setting('text')} goes with a pretrained model; give labelled data with {setting('data')}")
+        raise UserError(NO_TEXT)
     count = ITEMS * options.gate_rows or ALL
     try:
         items = pair.of_original(lambda model: task_items(model, path, options.data, count))
@@ -320,6 +322,23 @@ def _writing_tuned(model: Any) -> tuple[Callable[[], object], int]:
     return _writing(SimpleNamespace(loaded=loaded))
 
 
+def check_options(path: Path, options: GateOptions) -> None:
+    """Raise UserError for text or data that is not there, or that does not go with the kind of the model: what can be
+    known before a model is quantised."""
+    from blankfill.finetuning.predictor import holds_fine_tuned
+
+    path = store.pointed(path)
+    if missing := [text for text in options.text if not text.exists()]:
+        raise UserError(f"{setting('text', missing[0])}: there is no such file or folder")
+    if options.data is not None and not options.data.exists():
+        raise UserError(f"{setting('data', options.data)}: there is no such file or folder")
+    if path.exists() and holds_fine_tuned(path):
+        if options.text:
+            raise UserError(NO_TEXT)
+    elif path.exists() and options.data is not None:
+        raise UserError(NO_DATA)
+
+
 class HasFolder(Protocol):
     """What a function that quantises returns: a dataclass with the folder that it wrote."""
 
@@ -355,10 +374,11 @@ def through_gate(
     """
     options, out = options or GateOptions(), Path(out)
     check_free(out)
+    check_options(Path(path), options)
     try:
         with whole_folder(out) as part:
             made = make(part)
-            say("measuring what the quantised model loses and gains")
+            say(f"measuring what the quantised model loses and gains (at most about {options.gate_seconds:g} s)")
             report = measure(path, part, options)
             note(part, report, options.force and bool(report.refused))
             if report.refused and not options.force:

@@ -168,4 +168,4 @@ def _times(part: Measure) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.3g}" if value < 99.5 else f"{value:,.0f}"

@@ -106,6 +106,7 @@ def _of_run(path: Path) -> tuple[IndexedCorpus, np.ndarray | None] | None:
 def _prepared(loaded: Loaded, given: Sequence[Path], work: Path) -> tuple[IndexedCorpus, np.ndarray]:
     from blankfill.corpus.options import PrepareConfig
     from blankfill.corpus.prepare import prepare
+    from blankfill.corpus.unknown import TooManyUnknownError
     from blankfill.pretraining.data_setup import counts_of
 
     for path in given:
@@ -114,7 +115,10 @@ def _prepared(loaded: Loaded, given: Sequence[Path], work: Path) -> tuple[Indexe
     loaded.tokenizer.save(work)
     file = str((work / "tokenizer.json").absolute())
     options = PrepareConfig(tokenizer=file, vocab_size=0, validation=0.0, workers=1)
-    prepare([str(path) for path in given], work / "text", options)
+    try:
+        prepare([str(path) for path in given], work / "text", options)
+    except TooManyUnknownError as error:
+        raise UserError(f"{error.sentence}; or give other text with {setting('text')}") from error
     return IndexedCorpus(work / "text" / "train"), counts_of(work / "text" / "unigram.npy")
 
 
