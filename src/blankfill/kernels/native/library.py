@@ -141,6 +141,8 @@ def opened(file: Path) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     for function in (made.integer_product, made.float_product, made.dynamic_product):
         function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
+    made.dequantized_rows.argtypes = [pointer, number, number, pointer, ctypes.c_int]
+    made.dequantized_rows.restype = None
     made.read_all.argtypes, made.read_all.restype = [pointer, number], ctypes.c_uint64
     made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
