@@ -144,6 +144,8 @@ def opened(file: Path) -> ctypes.CDLL:
     made.dequantized_rows.argtypes = [pointer, number, number, pointer, ctypes.c_int]
     made.dequantized_rows.restype = None
     made.read_all.argtypes, made.read_all.restype = [pointer, number], ctypes.c_uint64
+    made.decoding_step.argtypes, made.decoding_step.restype = [pointer], ctypes.c_int
+    made.decoding_space.argtypes, made.decoding_space.restype = [pointer], number
     made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
