@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", default=["bf16"], help="compute types of answering: bf16, fp16, fp32")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--embeddings", default="keep", choices=("keep", "8"), help="tables of quantised models")
     parser.add_argument("--keep", action="store_true", help="leave the folder")
     parser.add_argument("--json", type=Path, help="write the results there too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -196,7 +197,7 @@ def quantize_step(args: argparse.Namespace) -> dict[str, Any]:
     from blankfill.quantizing.run import quantize_model
     from blankfill.quantizing.settings import QuantizeSettings
 
-    settings = QuantizeSettings(bits=8 if args.worker[-1] == "8" else 4)
+    settings = QuantizeSettings(bits=8 if args.worker[-1] == "8" else 4, embeddings=args.embeddings)
     made = quantize_model(args.folder / "model", args.folder / args.worker, settings)
     return {"error": round(made.error, 5)}
 
@@ -227,10 +228,39 @@ def answer_step(args: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("the scores are not finite")
     times.sort()
     median = times[len(times) // 2]
+    rate, read = bandwidth(), bytes_of_a_step(loaded.model)
     return {
+        "read": read, "bandwidth": round(rate / 1e9, 1), "share_of_bandwidth": round(read / rate / median, 3),
         "loading": round(loading, 1), "reading": round(reading, 2), "ms": round(1000 * median, 1),
         "tokens_per_second": round(1 / median, 2), "threads": args.threads, "resident": status("VmRSS"),
     }  # fmt: skip
+
+
+def bytes_of_a_step(model: Any) -> int:
+    """Return the bytes of weights that a step reads: all but the table of tokens, of which it reads a row."""
+    whole = {id(part): part for part in (*model.parameters(), *model.buffers())}
+    table = [*model.token_embeddings.parameters(), *model.token_embeddings.buffers()]
+    if model.lm_head.table is not None:
+        for part in table:
+            whole.pop(id(part), None)
+    return sum(part.numel() * part.itemsize for part in whole.values())
+
+
+def bandwidth() -> float:
+    """Return the bytes of memory that this process reads in a second with its threads: the best of some readings."""
+    import torch
+
+    from blankfill.kernels.native.library import library
+
+    block, made, best = torch.ones(1 << 28, dtype=torch.int8), library(), 0.0
+    for _ in range(7):
+        begin = time.perf_counter()
+        if made is None:
+            block.sum(dtype=torch.int64)
+        else:
+            made.read_all(block.data_ptr(), block.numel())
+        best = max(best, block.numel() / (time.perf_counter() - begin))
+    return best
 
 
 STEP = {"import": import_step, "int8": quantize_step, "int4": quantize_step, "answer": answer_step}

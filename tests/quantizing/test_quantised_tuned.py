@@ -26,6 +26,8 @@ def test_a_tuned_model_is_quantised_and_lora_learns_on_a_quantised_one(tmp_path:
     assert main([*quantize, "--model", str(tmp_path / "tuned"), "--out", str(tmp_path / "tuned4")]) == 0
     assert len(quantized_formats(Predictor(tmp_path / "tuned4", "cpu", None).model)) == 10
     assert main(["predict", "--model", str(tmp_path / "tuned4"), dev, "--out", str(tmp_path / "a.jsonl")]) == 0
+    assert main(["export", str(tmp_path / "tuned4"), "--out", str(tmp_path / "exported")]) == 0
+    assert "the weights are written dequantised" in capsys.readouterr().err
     assert main([*quantize, "--model", str(model), "--out", str(tmp_path / "int4")]) == 0
     capsys.readouterr()
     assert main([*finetune, "--from", str(tmp_path / "int4"), "--out", str(tmp_path / "whole")]) == 2
@@ -33,5 +35,8 @@ def test_a_tuned_model_is_quantised_and_lora_learns_on_a_quantised_one(tmp_path:
     lora = [*finetune, "--from", str(tmp_path / "int4"), "--lora-rank", "2", "--out", str(tmp_path / "lora")]
     assert main(lora) == 0
     assert main(["predict", "--model", str(tmp_path / "lora"), dev, "--out", str(tmp_path / "b.jsonl")]) == 0
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "lora"), "--out", str(tmp_path / "merged")]) == 0
+    assert "the weights are written dequantised" in capsys.readouterr().err
     assert main(["quantize", "--model", str(tmp_path / "lora"), "--out", str(tmp_path / "again")]) == 2
     assert "is quantised already" in capsys.readouterr().err

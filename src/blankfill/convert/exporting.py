@@ -24,7 +24,7 @@ from blankfill.convert.check import TOLERANCE, difference, real_text
 from blankfill.corpus.tokenizer_layout import images_of, sentencepiece_file
 from blankfill.errors import UserError, setting
 from blankfill.families.checkpoint_format import CheckpointFormat, checkpoint_format_of
-from blankfill.system.console import amount
+from blankfill.system.console import amount, say
 from blankfill.system.environment import has_module, usable_memory
 from blankfill.system.files import whole_folder, write_file
 from blankfill.system.reading import read_text
@@ -67,6 +67,7 @@ def export_loaded(
     the model card. more: texts of further files, by name. shards: kind of the files of weights.
     """
     checkpoint_format = export_format(loaded)
+    loaded = as_the_format_holds(loaded, checkpoint_format)
     largest = None
     texts = lines if lines is not None else real_text(loaded, Path(path))
     with whole_folder(out) as folder:
@@ -155,15 +156,30 @@ def export_format(loaded: Loaded) -> CheckpointFormat:
     checkpoint_format = checkpoint_format_of(loaded.model.config, loaded.objective, loaded.vocabulary)
     if isinstance(checkpoint_format, str):
         raise UserError(f"{loaded.path} cannot be exported: {checkpoint_format}")
+    return checkpoint_format
+
+
+def as_the_format_holds(loaded: Loaded, checkpoint_format: CheckpointFormat) -> Loaded:
+    """Return a model as it can be written: quantised weights as they are for a family whose files hold them, else
+    dequantised."""
     quantization = loaded.quantization
-    if quantization is not None and not (
+    if quantization is None or (
         checkpoint_format.family.quantization_key and holds_quantized(checkpoint_format.table, quantization.layers)
     ):
-        raise UserError(
-            f"{loaded.path} cannot be exported: transformers has no {checkpoint_format.family.model_type} with "
-            "quantised weights of this kind; export the model that it was made from"
+        return loaded
+    dequantize(loaded.model, loaded.path, loaded.model.dtype)
+    return replace(loaded, quantization=None)
+
+
+def dequantize(model: torch.nn.Module, path: object, dtype: torch.dtype) -> None:
+    """Replace quantised weights of a model, in place, by the numbers that they stand for; says so."""
+    from blankfill.model.dequantized import make_plain
+
+    if make_plain(model, dtype):
+        say(
+            f"{path}: the weights are written dequantised, as {name_of(dtype)}, since the format has no integers; the "
+            "model computes the same, and is as large as the one that it was made from"
         )
-    return checkpoint_format
 
 
 def read_lines(path: Path) -> list[str]:

@@ -6,10 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from blankfill.checkpoint.load import load_model
 from blankfill.checkpoint.store import pointed
 from blankfill.checkpoint.streams import ShardKind
-from blankfill.convert.exporting import Exported, ModelPart, export_loaded, part_of, read_lines, refuse_quantized
+from blankfill.convert.exporting import (
+    Exported,
+    ModelPart,
+    dequantize,
+    export_loaded,
+    part_of,
+    read_lines,
+    refuse_quantized,
+)
 from blankfill.convert.importing import check_free
 from blankfill.errors import UserError, setting
 from blankfill.exporting.cards import fine_tuned_card, pretrained_card, writes_elsewhere
@@ -70,11 +80,12 @@ def export_model(
         from blankfill.exporting.prefix import export_prefix
 
         return export_prefix(predictor, path, out, lines)
-    refuse_quantized(predictor.model, path)
     if lora == "adapter":
         from blankfill.exporting.adapter import export_adapter
 
+        refuse_quantized(predictor.model, path)
         return export_adapter(predictor, path, out, lines)
+    dequantize(predictor.model, path, torch.float32)
     made = export_fine_tuned(predictor, path, out, lines, fine_tuned_card(predictor, out.name))
     if template := predictor.adapter.chat_template:
         template.save(out)
@@ -118,7 +129,7 @@ def export_onnx(
         from blankfill.exporting.onnx_heads import export_head_onnx
 
         predictor = opened(path, part)
-        refuse_quantized(predictor.model, path)
+        dequantize(predictor.model, path, torch.float32)
         if predictor.model.encoder.prefix_encoder is not None:
             raise UserError(f"{path} has a prefix, which is not written as ONNX; predict with `blankfill predict`")
         lower = None
@@ -130,10 +141,9 @@ def export_onnx(
             cloze = predictor.adapter.input_format.vocabulary.roles.get("mask")
             lower = lowering(type, reduce_range, force, cloze, predictor.task.kind == "multilabel")
         return export_head_onnx(predictor, path, out, lines, fine_tuned_card(predictor, out.name), lower)
-    import torch
-
     loaded = part_of(load_model(path, dtype=torch.float32), part)
-    refuse_quantized(loaded.model, path)
+    dequantize(loaded.model, path, torch.float32)
+    loaded = replace(loaded, quantization=None)
     lower = None
     if type != "f32":
         from blankfill.convert.check import real_text

@@ -9,7 +9,7 @@ Shapes: O outputs, I inputs, G groups of inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -105,7 +105,7 @@ class QuantizedWeight(NamedTuple):
         return made if self.zero is None else made | {"weight_zero": self.zero}
 
 
-def quantize(weight_OI: Tensor, format: WeightFormat) -> QuantizedWeight:
+def quantize(weight_OI: Tensor, format: WeightFormat, arithmetic: torch.dtype | None = None) -> QuantizedWeight:
     """Quantise a matrix to the nearest integers.
 
     absmax: scale = max|w| / 127 (7), in the type of the scales; q = round(w / scale), half to even. The quotient has
@@ -113,20 +113,33 @@ def quantize(weight_OI: Tensor, format: WeightFormat) -> QuantizedWeight:
     weights give the nearest integers. zero-point: scale = (max − min) / 254 (14), zero = round(min / scale) + 127 (7),
     q = round(w / scale) − zero. A row or group of zeros has the scale 0.
 
+    arithmetic: type to which weights are converted first, some rows at a time; None: as they are.
+
     Raises:
         ValueError: The format does not fit the number of inputs.
     """
-    outputs, inputs = weight_OI.shape
+    inputs = weight_OI.shape[1]
     if format.bits not in LARGEST or not format.fits(inputs):
         raise ValueError(f"{format} does not fit {inputs} inputs")
     step = max(1, 4 * BLOCK // max(1, inputs))  # smaller blocks cost more between threads on a busy machine
-    parts = [_quantize_rows(weight_OI[k : k + step], format) for k in range(0, outputs, step)]
-    zeros = [part.zero for part in parts if part.zero is not None]
-    return QuantizedWeight(
-        torch.cat([part.weight for part in parts]),
-        torch.cat([part.scale for part in parts]),
-        torch.cat(zeros) if zeros else None,
-    )
+    return by_rows(format, weight_OI, step, lambda rows: _quantize_rows(rows.to(arithmetic or weight_OI.dtype), format))
+
+
+def by_rows(
+    format: WeightFormat, weight_OI: Tensor, step: int, made_of: Callable[[Tensor], QuantizedWeight]
+) -> QuantizedWeight:
+    """Quantise some rows of a matrix at a time, into tensors that are made at the beginning.
+
+    Parts that are joined at the end would leave holes in the memory.
+    """
+    types = format.types()
+    shapes = format.shapes(*weight_OI.shape)
+    whole = {name: torch.empty(shape, dtype=types[name]) for name, shape in shapes.items()}
+    for begin in range(0, len(weight_OI), step):
+        at = slice(begin, begin + step)
+        for name, tensor in made_of(weight_OI[at]).tensors().items():
+            whole[name][at] = tensor
+    return QuantizedWeight(whole["weight"], whole["weight_scale"], whole.get("weight_zero"))
 
 
 def _quantize_rows(weight_OI: Tensor, format: WeightFormat) -> QuantizedWeight:

@@ -240,5 +240,5 @@ def _up(size: int) -> str:
 def chosen_integers(weight: Tensor, plan: LayerPlan, rounding: str) -> QuantizedWeight:
     """Quantise a matrix by a method that needs no data."""
     if plan.method == "nearest":
-        return quantize(weight.half() if rounding == "released" else weight.float(), plan.format)
+        return quantize(weight, plan.format, torch.float16 if rounding == "released" else torch.float32)
     return hqq(weight, plan.format)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, grouped
+from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, by_rows, grouped
 from blankfill.quantizing.methods import grid
 
 POWER = 0.7
@@ -33,17 +33,10 @@ STEPS = 20
 
 def hqq(weight_OI: Tensor, format: WeightFormat) -> QuantizedWeight:
     """Quantise a matrix. Raises ValueError when the format does not fit the number of inputs."""
-    outputs, inputs = weight_OI.shape
+    inputs = weight_OI.shape[1]
     if not format.fits(inputs):
         raise ValueError(f"{format} does not fit {inputs} inputs")
-    step = max(1, BLOCK // max(1, inputs))
-    parts = [_rows(weight_OI[k : k + step].float(), format) for k in range(0, outputs, step)]
-    zeros = [part.zero for part in parts if part.zero is not None]
-    return QuantizedWeight(
-        torch.cat([part.weight for part in parts]),
-        torch.cat([part.scale for part in parts]),
-        torch.cat(zeros) if zeros else None,
-    )
+    return by_rows(format, weight_OI, max(1, BLOCK // max(1, inputs)), lambda rows: _rows(rows.float(), format))
 
 
 def _rows(weight_OI: Tensor, format: WeightFormat) -> QuantizedWeight:
