@@ -2,27 +2,29 @@
 
 Models of a shape with random weights write greedily, or by beams, as many tokens for all. GPT-2 (12 layers of 768,
 50,257 tokens) reads 128 tokens and writes 128; T5 (6 and 6 layers of 512) and BART (the same shape) read 128 and write
-64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); transformers
-computes in fp32, CTranslate2 in float32, bfloat16 and int8, where it is installed. Contenders are processes that take
-turns (`side_by_side`). Prints tokens per second, how many times faster than ours in fp32, and the share of the limit of
-memory: bytes of weights that a step reads, divided by the bandwidth of reads measured in the same run with as many
-threads, and by the time of a step. Reading the input is part of the tokens per second, and not of a step.
+64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); fp32-torch is
+ours without the compiled library. transformers computes in fp32, CTranslate2 in float32, bfloat16 and int8, where it is
+installed and has the type. Contenders are processes that take turns (`side_by_side`). Prints tokens per second, how
+many times faster than the first contender, and the share of the limit of memory: bytes of weights that a step reads,
+divided by the bandwidth of reads measured in the same process with as many threads, and by the time of a step. Reading
+the input is part of the tokens per second, and not of a step.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import compared, compete, load_note, serve, write
+from side_by_side import UnableError, compared, compete, load_note, serve, write
 
 import generation
 
-TYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+TYPES = ("fp32", "fp32-torch", "bf16", "fp16", "int8", "int4")
 THEIRS = ("transformers", "ctranslate2-float32", "ctranslate2-bfloat16", "ctranslate2-int8")
 SHAPES = {
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "words": 50257, "source": 128, "written": 128},
@@ -50,7 +52,7 @@ def typed(model: Any, kind: str) -> int:
             state |= {f"{name}.{ending}": tensor for ending, tensor in made.tensors().items()}
         make_quantized(model, formats)
         model.load_state_dict(state)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(kind, torch.bfloat16)
+    dtype = {"fp32": torch.float32, "fp32-torch": torch.float32, "fp16": torch.float16}.get(kind, torch.bfloat16)
     model.to(dtype)
     prepare(model, dtype)
     table = model.output_table
@@ -66,15 +68,21 @@ def clock_of(spec: dict[str, Any]) -> Callable[[], float]:
     return time.process_time if spec["clock"] == "processor" else time.perf_counter
 
 
-def bandwidth(clock: Callable[[], float]) -> float:
-    """Return the bytes that this process reads from memory in a second: the best of some readings of 512 MiB."""
+def bandwidth(clock: Callable[[], float]) -> float | None:
+    """Return the bytes that this process reads from memory in a second: the best of some readings of 512 MiB; None
+    without the library."""
     import torch
 
+    from blankfill.kernels.native.library import library
+
+    made = library()
+    if made is None:
+        return None
     block, best = torch.ones(128 << 20), 0.0
     for _ in range(5):
         start = clock()
-        block.sum()
-        best = max(best, block.numel() * 4 / (clock() - start))
+        made.read_all(block.data_ptr(), block.nbytes)
+        best = max(best, block.nbytes / (clock() - start))
     return best
 
 
@@ -97,6 +105,9 @@ def time_reading(seconds: list[float], clock: Callable[[], float]) -> None:
 
 def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     """Return a contender."""
+    if name == "fp32-torch":
+        os.environ["BLANKFILL_NATIVE"] = "off"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     import torch
 
     torch.set_num_threads(spec["threads"])
@@ -106,9 +117,17 @@ def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str
         repeat = generation.ours(spec, lambda model: facts.update(bytes=typed(model, name)))
         time_reading(seconds, clock_of(spec))
         return repeat, facts
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     if name == "transformers":
         return generation.theirs(spec), {}
-    return generation.translated(spec, name.removeprefix("ctranslate2-")), {}
+    try:
+        return generation.translated(spec, name.removeprefix("ctranslate2-")), {}
+    except ValueError as error:
+        if "compute type" not in str(error):
+            raise
+        raise UnableError(str(error)) from None
 
 
 def main() -> None:
@@ -147,8 +166,11 @@ def main() -> None:
             if "bytes" in line:
                 line["reading"] = statistics.median(line["reading"][1:])
                 step = (line["seconds"] - line["reading"]) / spec["written"]
-                line |= {"step": step, "share": line["bytes"] / line["bandwidth"] / step}
-                report += f"; a step {step * 1e3:.2f} ms, {line['share']:.0%} of {line['bandwidth'] / 1e9:.1f} GB/s"
+                line["step"] = step
+                report += f"; a step {step * 1e3:.2f} ms, reading {line['reading'] * 1e3:.0f} ms"
+                if line["bandwidth"] is not None:
+                    line["share"] = line["bytes"] / line["bandwidth"] / step
+                    report += f", {line['share']:.0%} of {line['bandwidth'] / 1e9:.1f} GB/s"
             print(report, flush=True)
         results += lines
     write(args.json, results)

@@ -69,6 +69,8 @@ def torch_int8(inputs: int, outputs: int, rows: int) -> tuple[Call, int]:
 
 def torch_int4(inputs: int, outputs: int, rows: int) -> tuple[Call, int]:
     """The same for torch's packed integers of 4 bits."""
+    if outputs % 16:
+        raise ValueError("torch packs multiples of 16 outputs alone")
     weight = torch._convert_weight_to_int4pack_for_cpu(torch.randint(0, 15, (outputs, inputs), dtype=torch.int32), 1)
     scale, x = torch.ones(inputs // 32, outputs, 2, dtype=torch.bfloat16), torch.randn(rows, inputs).bfloat16()
     call = lambda: torch._weight_int4pack_mm_for_cpu(x, weight, 32, scale)  # noqa: E731
@@ -146,7 +148,10 @@ def main() -> None:
         print(f"\n{shape[2]} × {shape[0]} → {shape[1]:<18}{'µs':>9}{'GB/s':>8}{'memory':>8}{'share':>8}")
         for way in WAYS:
             if args.ways in way:
-                print(measure(way, shape, args.memory << 20, args.rounds, clock), flush=True)
+                try:
+                    print(measure(way, shape, args.memory << 20, args.rounds, clock), flush=True)
+                except ValueError as error:
+                    print(f"{way:28}{error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,22 @@ def check(product: Any, weight: Tensor, x_NI: Tensor) -> Tensor:
 @native
 @pytest.mark.parametrize("path", range(len(PATHS)), ids=PATHS)
 @pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group", [0, 32, 384])
+def test_the_library_dequantises_to_the_same_numbers(path: int, bits: int, group: int) -> None:
+    if path > best_path():
+        pytest.skip("this processor does not have the instructions")
+    for scheme, scale_type in (("absmax", "float16"), ("zero-point", "bfloat16"), ("zero-point", "float32")):
+        format = WeightFormat(bits, group, scheme, scale_type)  # type: ignore[arg-type]
+        for inputs in (768, 384) if group else (768, 70, 2):
+            made, _ = matrix(format, 7, inputs)
+            product = NativeProduct(made, format, torch.float32, path=path)
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                assert torch.equal(product.weights(2, 7, dtype), dequantize(made.rows(slice(2, 7)), format, dtype))
+
+
+@native
+@pytest.mark.parametrize("path", range(len(PATHS)), ids=PATHS)
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("scheme", ["absmax", "zero-point"])
 @pytest.mark.parametrize("group", [0, 32, 64, 128, 256, 384])
 def test_every_format_and_shape(path: int, bits: int, scheme: Any, group: int) -> None:

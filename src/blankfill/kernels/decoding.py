@@ -133,8 +133,7 @@ class Columns:
 @functools.cache
 def available() -> bool:
     """Return whether there is a library whose products agree with those of torch."""
-    made = library()
-    if made is None:
+    if library() is None:
         return False
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(39, 83, generator=generator).to(dtype) for dtype in TYPES]

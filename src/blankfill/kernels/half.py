@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blankfill.system.environment import instruction_sets
+from blankfill.system.environment import bf16_sets, instruction_sets
 
 UNITS = ("avx512_fp16", "amx_fp16", "asimdhp", "sve")
 """Instruction sets that multiply fp16: Intel's, and (the last two) ARM's."""
@@ -33,6 +33,12 @@ MOST = 16
 def has_units() -> bool:
     """Return whether this processor has units for fp16."""
     return any(name in UNITS for name in instruction_sets())
+
+
+@lru_cache(maxsize=1)
+def has_bf16_units() -> bool:
+    """Return whether this processor has units for bf16 that may be used."""
+    return bool(bf16_sets())
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

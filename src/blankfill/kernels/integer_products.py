@@ -17,11 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blankfill.kernels.half import has_bf16_units
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, unpack
 from blankfill.kernels.native.library import TYPES, FewRows, Matrix, address, best_path, fp32_bias, library
 
 ROWS = (8, 64, 512)
 """Largest numbers of rows that are faster with the kernel than with dequantised weights, by the instructions."""
+BF16_ROWS = {8: 64, 4: 16}
+"""The same for rows of bf16 on a processor with units for them, by the bits of a weight."""
 TORCH_ROWS = 16
 """The same for torch's kernels."""
 PROBES = (1, 5)
@@ -82,7 +85,15 @@ class NativeProduct(FewRows):
             address(weight), address(scale), address(zero), address(bias_O), len(weight),
             weight.shape[1] * 8 // format.bits, format.bits, format.group_size, TYPES[format.dtype], path,
         )  # fmt: skip
-        super().__init__(made.integer_product, matrix, dtype, ROWS[path], (*quantized, bias_O))
+        rows = BF16_ROWS[format.bits] if dtype == torch.bfloat16 and has_bf16_units() else ROWS[path]
+        super().__init__(made.integer_product, matrix, dtype, min(rows, ROWS[path]), (*quantized, bias_O))
+        self._dequantize = made.dequantized_rows
+
+    def weights(self, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+        """Return some rows of the matrix in a type, [end − begin, I], as `dequantize` does."""
+        made = torch.empty(end - begin, self._inputs, dtype=dtype)
+        self._dequantize(self._at, begin, end - begin, made.data_ptr(), TYPES[dtype])
+        return made
 
 
 class TorchProduct:

@@ -25,14 +25,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blankfill.kernels.capability import recorded
-from blankfill.kernels.half import linear
-from blankfill.kernels.integer_products import Product, TorchProduct, product_for
+from blankfill.kernels.half import has_bf16_units, linear
+from blankfill.kernels.integer_products import NativeProduct, Product, TorchProduct, product_for
 from blankfill.kernels.integers import BLOCK, QuantizedWeight, WeightFormat, dequantize
+from blankfill.kernels.native.library import TYPES
 from blankfill.model.dense import Dense, dense_layers, replace_dense
 from blankfill.model.layers import Layer
 
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
+
+NATIVE_BLOCK = 1 << 22
+"""Number of weights that the library dequantises at a time."""
 
 
 class QuantizedMatrix(nn.Module):
@@ -81,14 +85,20 @@ class QuantizedMatrix(nn.Module):
         """Return x Wᵀ of dequantised rows, [N, O]."""
         dtype = _type_of_products(x_NI)
         x_NI, kind = x_NI.to(dtype), x_NI.dtype
-        made = [F.linear(x_NI, weight) for _, weight in self.blocks(dtype)]
+        made = [F.linear(x_NI, weight) for _, weight in self.blocks(dtype, not recorded(x_NI))]
         return (made[0] if len(made) == 1 else torch.cat(made, 1)).to(kind)
 
-    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """Iterate over the dequantised weights, some rows at a time, each with the number of its first row."""
-        step = max(1, BLOCK // self.in_features)
+    def blocks(self, dtype: torch.dtype, native: bool = True) -> Iterator[tuple[int, Tensor]]:
+        """Iterate over the dequantised weights, some rows at a time, each with the number of its first row.
+
+        native: whether the kernel may compute them, which gives the same numbers.
+        """
+        kernel = self.kernel if native and isinstance(self.kernel, NativeProduct) and dtype in TYPES else None
+        step = max(1, (BLOCK if kernel is None else NATIVE_BLOCK) // self.in_features)
         for begin in range(0, self.out_features, step):
-            yield begin, self.rows(slice(begin, begin + step), dtype)
+            end = min(begin + step, self.out_features)
+            made = self.rows(slice(begin, end), dtype) if kernel is None else kernel.weights(begin, end, dtype)
+            yield begin, made
 
     def rows(self, at: slice | Tensor, dtype: torch.dtype) -> Tensor:
         """Return some dequantised rows. at: a slice, or their numbers, int64[N]."""
@@ -217,14 +227,16 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None]:
         layer, dtype = ctx.layer, _type_of_products(grad_NO)
         grad_NI = grad_NO.new_zeros(len(grad_NO), layer.in_features, dtype=dtype)
-        for begin, weight in layer.blocks(dtype):
+        for begin, weight in layer.blocks(dtype, not recorded(grad_NO)):
             grad_NI.addmm_(grad_NO[:, begin : begin + len(weight)].to(dtype), weight)
         return grad_NI.to(grad_NO.dtype), None
 
 
 def _type_of_products(x: Tensor) -> torch.dtype:
-    """Return the type of dequantised products: fp32 on a CPU, where other types are slower."""
-    return torch.float32 if x.device.type == "cpu" else x.dtype
+    """Return the type of dequantised products: fp32 on a CPU without units for the type, where others are slower."""
+    if x.device.type != "cpu" or (x.dtype == torch.bfloat16 and has_bf16_units()):
+        return x.dtype
+    return torch.float32
 
 
 def quantizable(model: nn.Module) -> dict[str, Dense]:

@@ -39,7 +39,8 @@ VARIABLE = "BLANKFILL_NATIVE"
 """Environment variable; `off` computes everything with torch."""
 SOURCE = Path(__file__).parent
 FILES = (
-    "pool.c", "integer_products.c", "float_products.c", "dynamic_products.c", "short_attention.c", "decoding.c",
+    "pool.c", "integer_products.c", "dequantize.c", "float_products.c", "dynamic_products.c", "short_attention.c",
+    "decoding.c",
 )  # fmt: skip
 """Files that are compiled."""
 HEADERS = ("products.h", "activations.h", "decoding.h", "decoding_body.h")

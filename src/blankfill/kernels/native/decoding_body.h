@@ -160,16 +160,26 @@ TARGET INLINE void NAME(attend)(
     for (int64_t first = 0; first < columns; first += BLOCK) {
         int64_t count = MIN(BLOCK, columns - first);
         float top = -INFINITY;
-        for (int64_t k = 0; k < count; k++) {
-            const char *row = key + ((owner ? owner[first + k] * apart : 0) + (first + k) * width) * size;
-            Vector sums = {0};
-            for (int64_t v = 0; v < whole; v++)
-                sums += NAME(load)(query, FLOAT32, 16 * v) * NAME(load)(row, type, 16 * v);
-            float sum = NAME(sum)(sums);
-            for (int64_t i = 16 * whole; i < width; i++)
-                sum += query[i] * number_at(row, type, i);
-            scores[k] = sum * scale + (bias ? bias[first + k] : 0.0f);
-            top = scores[k] > top || scores[k] != scores[k] ? scores[k] : top;
+        for (int64_t k = 0; k < count; k += 4) { /* four columns at a time; after the last one it stands for the others */
+            const char *rows[4];
+            Vector sums[4] = {{0}, {0}, {0}, {0}};
+            EACH(c, 4) {
+                int64_t column = first + MIN(k + c, count - 1);
+                rows[c] = key + ((owner ? owner[column] * apart : 0) + column * width) * size;
+            }
+            for (int64_t v = 0; v < whole; v++) {
+                Vector part = NAME(load)(query, FLOAT32, 16 * v);
+                EACH(c, 4)
+                    sums[c] += part * NAME(load)(rows[c], type, 16 * v);
+            }
+            for (int64_t c = 0; c < MIN(4, count - k); c++) {
+                float sum = NAME(sum)(sums[c]);
+                for (int64_t i = 16 * whole; i < width; i++)
+                    sum += query[i] * number_at(rows[c], type, i);
+                sum = sum * scale + (bias ? bias[first + k + c] : 0.0f);
+                scores[k + c] = sum;
+                top = sum > top || sum != sum ? sum : top;
+            }
         }
         if (top == -INFINITY)
             continue;
@@ -191,10 +201,23 @@ TARGET INLINE void NAME(attend)(
             sums += part;
         }
         total += NAME(sum)(sums);
-        for (int64_t k = 0; k < count; k++) {
+        for (int64_t v = 0; v < whole; v += 4) { /* in registers over all columns */
+            const int64_t some = MIN(4, whole - v);
+            Vector part[4] = {{0}, {0}, {0}, {0}};
+            for (int64_t k = 0; k < count; k++) {
+                const char *row = value + ((owner ? owner[first + k] * apart : 0) + (first + k) * width) * size;
+                if (some == 4)
+                    EACH(c, 4)
+                        part[c] += scores[k] * NAME(load)(row, type, 16 * (v + c));
+                else
+                    for (int64_t c = 0; c < some; c++)
+                        part[c] += scores[k] * NAME(load)(row, type, 16 * (v + c));
+            }
+            for (int64_t c = 0; c < some; c++)
+                made[v + c] += part[c];
+        }
+        for (int64_t k = 0; width % 16 && k < count; k++) {
             const char *row = value + ((owner ? owner[first + k] * apart : 0) + (first + k) * width) * size;
-            for (int64_t v = 0; v < whole; v++)
-                made[v] += scores[k] * NAME(load)(row, type, 16 * v);
             for (int64_t i = 16 * whole; i < width; i++)
                 rest[i - 16 * whole] += scores[k] * number_at(row, type, i);
         }

@@ -64,20 +64,20 @@ INLINE void round_row(const Job *job, const float *x, int32_t *values, float *sc
 }
 
 /* The factors of the sums of an output's segments, [rows][segments + 16], where groups have scales; and what the zero
-   points add, [rows]. */
-INLINE void factors_of(const Job *job, int64_t output, float *factors, float *added)
+   points add, [rows], `apart` numbers from one to the next. */
+INLINE void factors_of(const Job *job, int64_t output, float *factors, float *added, int64_t apart)
 {
     const Matrix *matrix = job->matrix;
     int64_t width = job->segments + 16, each = matrix->group ? matrix->group / job->segment : job->segments;
     for (int64_t r = 0; r < job->rows; r++)
-        added[r] = 0;
+        added[r * apart] = 0;
     for (int64_t s = 0; s < job->segments; s++) {
         int64_t at = output * job->groups + s / each;
         float scale = matrix->group ? number_at(matrix->scale, matrix->scale_type, at) : 1.0f;
         float zero = matrix->zero ? scale * number_at(matrix->zero, matrix->scale_type, at) : 0.0f;
         for (int64_t r = 0; r < job->rows; r++) {
             factors[r * width + s] = scale * job->scales[r * width + s];
-            added[r] += zero * job->sums[r * width + s];
+            added[r * apart] += zero * job->sums[r * width + s];
         }
     }
 }
@@ -131,7 +131,7 @@ static void portable(void *given, int64_t begin, int64_t end)
     if (!factors)
         return;
     for (int64_t o = begin; o < end; o++) {
-        factors_of(job, o, factors, added);
+        factors_of(job, o, factors, added, 1);
         for (int64_t r = 0; r < job->rows; r++) {
             float sum = sum_portable(
                 job, job->matrix->weight + o * job->row_bytes, job->values + r * job->padded, factors + r * width);
@@ -201,18 +201,19 @@ AVX2 INLINE __m256 eight_numbers(const void *x, int type, int64_t at)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
-/* What `factors_of` computes, where each segment has a scale, eight segments at a time. */
+/* What `factors_of` computes, where each segment has a scale, eight segments at a time;
+   added: [rows][4], of which this output is one. */
 AVX2 INLINE void eight_factors_of(const Job *job, int64_t output, float *factors, float *added)
 {
     const Matrix *matrix = job->matrix;
     int64_t width = job->segments + 16, at = output * job->groups, left = (matrix->outputs - output) * job->groups;
     if (matrix->group != job->segment || left < job->segments + 8) { /* the last outputs, whose ends cannot be read */
-        factors_of(job, output, factors, added);
+        factors_of(job, output, factors, added, 4);
         return;
     }
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     for (int64_t r = 0; r < job->rows; r++)
-        added[r] = 0;
+        added[4 * r] = 0;
     for (int64_t s = 0; s < job->segments; s += 8) {
         __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(job->segments - s)), lanes);
         __m256 mask = _mm256_castsi256_ps(inside);
@@ -226,10 +227,17 @@ AVX2 INLINE void eight_factors_of(const Job *job, int64_t output, float *factors
             zero = _mm256_mul_ps(zero, scale);
             for (int64_t r = 0; r < job->rows; r++) {
                 __m256 sum = _mm256_mul_ps(zero, _mm256_loadu_ps(job->sums + r * width + s));
-                added[r] += sum_of_8(sum);
+                added[4 * r] += sum_of_8(sum);
             }
         }
     }
+}
+
+/* The same for some of four outputs: factors [4][rows][segments + 16], added [rows][4]. */
+AVX2 INLINE void factors_avx2(const Job *job, int64_t output, int64_t count, float *factors, float *added)
+{
+    for (int64_t k = 0; k < count; k++)
+        eight_factors_of(job, output + k, factors + k * job->rows * (job->segments + 16), added + k);
 }
 
 /* Writes the results of four outputs, or fewer, of a row. */
@@ -262,16 +270,9 @@ AVX2 INLINE void put_four(const Job *job, int64_t output, int64_t count, int64_t
         _mm_storel_epi64((__m128i *)((uint16_t *)job->out + at), _mm_cvtps_ph(made, _MM_FROUND_TO_NEAREST_INT));
 }
 
-/* What the zero points add to the results of four outputs. */
-AVX2 INLINE __m128 four_added(const Job *job, const float *added, int64_t row)
-{
-    int64_t rows = job->rows;
-    return _mm_setr_ps(added[row], added[rows + row], added[2 * rows + row], added[3 * rows + row]);
-}
-
 /* AVX2: the sums of four outputs and one or two rows. Segments are multiples of 32 inputs, except the last one. */
 AVX2 INLINE void tile_avx2(
-    const Job *job, int64_t output, int64_t count, int64_t row, const float *const *factors, const float *added,
+    const Job *job, int64_t output, int64_t count, int64_t row, const float *factors, int64_t apart, const float *added,
     const int rows, const int bits)
 {
     int64_t width = job->segments + 16, per_vector = bits == 8 ? 16 : 32, odd = job->padded / 2;
@@ -320,14 +321,14 @@ AVX2 INLINE void tile_avx2(
         }
         EACH(o, 4)
             EACH(r, rows) {
-                __m256 factor = _mm256_set1_ps(factors[o][r * width + s]);
+                __m256 factor = _mm256_set1_ps(factors[o * apart + r * width + s]);
                 made[o][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[o][r]), factor, made[o][r]);
             }
     }
     EACH(r, rows)
         put_four(
             job, output, count, row + r, four_sums(made[0][r], made[1][r], made[2][r], made[3][r]),
-            four_added(job, added, row + r));
+            _mm_loadu_ps(added + 4 * (row + r)));
 }
 
 /* AVX-512 with VNNI */
@@ -369,8 +370,51 @@ AVX512 INLINE __m256 half_of(__m512 x)
     return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
 }
 
+AVX512 INLINE __m512 sixteen_numbers(const void *x, int type, int64_t at, __mmask16 mask)
+{
+    if (type == FLOAT32)
+        return _mm512_maskz_loadu_ps(mask, (const float *)x + at);
+    __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)x + at);
+    if (type == FLOAT16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* What `factors_avx2` computes, sixteen segments at a time. */
+AVX512 INLINE void factors_avx512(const Job *job, int64_t output, int64_t count, float *factors, float *added)
+{
+    const Matrix *matrix = job->matrix;
+    const int64_t width = job->segments + 16;
+    if (matrix->group != job->segment) {
+        for (int64_t k = 0; k < count; k++)
+            factors_of(job, output + k, factors + k * job->rows * width, added + k, 4);
+        return;
+    }
+    for (int64_t r = 0; r < job->rows; r++) {
+        __m512 zeros[4];
+        EACH(k, 4)
+            zeros[k] = _mm512_setzero_ps();
+        for (int64_t s = 0; s < job->segments; s += 16) {
+            const __mmask16 mask = (__mmask16)((1u << MIN(16, job->segments - s)) - 1);
+            const __m512 x = _mm512_loadu_ps(job->scales + r * width + s);
+            const __m512 sum = _mm512_loadu_ps(job->sums + r * width + s);
+            EACH(k, 4) { /* after the last output it stands for the others too */
+                const int64_t at = (output + MIN(k, count - 1)) * job->groups + s;
+                __m512 scale = sixteen_numbers(matrix->scale, matrix->scale_type, at, mask);
+                _mm512_storeu_ps(factors + (k * job->rows + r) * width + s, _mm512_mul_ps(scale, x));
+                if (matrix->zero) {
+                    __m512 zero = sixteen_numbers(matrix->zero, matrix->scale_type, at, mask);
+                    zeros[k] = _mm512_fmadd_ps(_mm512_mul_ps(zero, scale), sum, zeros[k]);
+                }
+            }
+        }
+        _mm_storeu_ps(
+            added + 4 * r, four_sums(half_of(zeros[0]), half_of(zeros[1]), half_of(zeros[2]), half_of(zeros[3])));
+    }
+}
+
 AVX512 INLINE void tile_avx512(
-    const Job *job, int64_t output, int64_t count, int64_t row, const float *const *factors, const float *added,
+    const Job *job, int64_t output, int64_t count, int64_t row, const float *factors, int64_t apart, const float *added,
     const int rows, const int bits)
 {
     const int64_t width = job->segments + 16, splits = job->splits, unit_bytes = 64 * job->unit_vectors;
@@ -394,13 +438,18 @@ AVX512 INLINE void tile_avx512(
                 high[o][r] = _mm512_setzero_si512();
                 low[o][r] = _mm512_loadu_si512(first + r * row_first + 16 * u);
             }
-        for (int64_t end = MIN(at + unit_bytes, whole); at < end; at += 64)
+        if (unit_bytes == 64 && at < whole) {
             add_vector(job, high, low, weight, at, digits, row_digits, mask, 0, rows, bits);
+            at += 64;
+        } else {
+            for (int64_t end = MIN(at + unit_bytes, whole); at < end; at += 64)
+                add_vector(job, high, low, weight, at, digits, row_digits, mask, 0, rows, bits);
+        }
         if (mask && u + 1 == job->units)
             add_vector(job, high, low, weight, whole, digits, row_digits, mask, 1, rows, bits);
         EACH(o, 4)
             EACH(r, rows) {
-                const float *from = factors[o] + r * width + u * splits;
+                const float *from = factors + o * apart + r * width + u * splits;
                 __m512 factor = splits == 1 ? _mm512_set1_ps(*from) : _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(from));
                 __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[o][r], 8), low[o][r]);
                 made[o][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, made[o][r]);
@@ -410,11 +459,11 @@ AVX512 INLINE void tile_avx512(
         put_four(
             job, output, count, row + r,
             four_sums(half_of(made[0][r]), half_of(made[1][r]), half_of(made[2][r]), half_of(made[3][r])),
-            four_added(job, added, row + r));
+            _mm_loadu_ps(added + 4 * (row + r)));
 }
 
 /* Outputs begin … end of all rows, four outputs and two rows at a time. */
-#define TILES(NAME, TARGET, TILE, BITS)                                                                                \
+#define TILES(NAME, TARGET, FACTORS, TILE, BITS)                                                                       \
     TARGET static void NAME(void *given, int64_t begin, int64_t end)                                                   \
     {                                                                                                                  \
         const Job *job = given;                                                                                        \
@@ -423,30 +472,25 @@ AVX512 INLINE void tile_avx512(
         float *space = factors_space(given, 4 * (each + rows)), *added = space + 4 * each;                             \
         if (!space)                                                                                                    \
             return;                                                                                                    \
+        const float *factors = job->matrix->group ? space : job->scales;                                               \
+        const int64_t apart = job->matrix->group ? each : 0;                                                           \
         for (int64_t o = begin; o < end; o += 4) {                                                                     \
             const int64_t count = MIN(4, end - o);                                                                     \
-            const float *factors[4];                                                                                   \
-            for (int k = 0; k < 4; k++) {                                                                              \
-                if (!plain && k < count)                                                                               \
-                    eight_factors_of(job, o + k, space + k * each, added + k * rows);                                  \
-                factors[k] = job->matrix->group ? space + MIN(k, count - 1) * each : job->scales;                      \
-            }                                                                                                          \
-            for (int64_t r = 0; r < rows; r += 2) {                                                                    \
-                const float *at[4] = {factors[0] + r * width, factors[1] + r * width, factors[2] + r * width,          \
-                                      factors[3] + r * width};                                                         \
+            if (!plain)                                                                                                \
+                FACTORS(job, o, count, space, added);                                                                  \
+            for (int64_t r = 0; r < rows; r += 2)                                                                      \
                 if (r + 1 < rows)                                                                                      \
-                    TILE(job, o, count, r, at, added, 2, BITS);                                                        \
+                    TILE(job, o, count, r, factors + r * width, apart, added, 2, BITS);                                \
                 else                                                                                                   \
-                    TILE(job, o, count, r, at, added, 1, BITS);                                                        \
-            }                                                                                                          \
+                    TILE(job, o, count, r, factors + r * width, apart, added, 1, BITS);                                \
         }                                                                                                              \
         free(space);                                                                                                   \
     }
 
-TILES(avx2_of_8, AVX2, tile_avx2, 8)
-TILES(avx2_of_4, AVX2, tile_avx2, 4)
-TILES(avx512_of_8, AVX512, tile_avx512, 8)
-TILES(avx512_of_4, AVX512, tile_avx512, 4)
+TILES(avx2_of_8, AVX2, factors_avx2, tile_avx2, 8)
+TILES(avx2_of_4, AVX2, factors_avx2, tile_avx2, 4)
+TILES(avx512_of_8, AVX512, factors_avx512, tile_avx512, 8)
+TILES(avx512_of_4, AVX512, factors_avx512, tile_avx512, 4)
 
 #endif
 

@@ -153,10 +153,12 @@ def opened(file: Path) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     for function in (made.integer_product, made.float_product, made.dynamic_product):
         function.argtypes, function.restype = [pointer, pointer, pointer, ctypes.c_int, number], ctypes.c_int
+    made.dequantized_rows.argtypes = [pointer, number, number, pointer, ctypes.c_int]
+    made.dequantized_rows.restype = None
     made.read_all.argtypes, made.read_all.restype = [pointer, number], ctypes.c_uint64
-    made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     made.decoding_step.argtypes, made.decoding_step.restype = [pointer], ctypes.c_int
     made.decoding_space.argtypes, made.decoding_space.restype = [pointer], number
+    made.short_attention.argtypes, made.short_attention.restype = [pointer], ctypes.c_int
     torch.get_num_threads()  # torch sets its number of threads at the first question
     pool = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     names = ("GOMP_parallel", "omp_get_max_threads", "omp_in_parallel")
