@@ -168,7 +168,7 @@ def test_the_instructions_of_the_kernels(monkeypatch: pytest.MonkeyPatch, instru
     assert found["instructions"] == instructions and doctor.INSTRUCTIONS[instructions] in str(found["why"])
 
 
-@pytest.mark.parametrize(("value", "remedy"), [("off", "unset BLANKFILL_NATIVE"), ("", "install gcc")])
+@pytest.mark.parametrize(("value", "remedy"), [("off", "unset BLANKFILL_NATIVE"), ("", "install gcc or clang")])
 def test_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, value: str, remedy: str) -> None:
     monkeypatch.setenv("BLANKFILL_NATIVE", value)
     monkeypatch.setattr(library, "summary", lambda: (None, "it is\nso"))

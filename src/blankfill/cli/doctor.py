@@ -176,7 +176,7 @@ def kernels() -> dict[str, str | None]:
             "instructions": instructions,
             "why": f"the compiled kernels are used, with {INSTRUCTIONS[instructions]}",
         }
-    remedy = f"unset {VARIABLE}" if turned_off() else "install gcc, if that is the reason"
+    remedy = f"unset {VARIABLE}" if turned_off() else "install gcc or clang, if that is the reason"
     slower = f"decoding and quantised models are slower without the compiled kernels; {remedy}"
     return {"instructions": None, "why": f"torch computes everything ({' '.join(reason.split())}); {slower}"}
 

@@ -46,8 +46,8 @@ FILES = (
 HEADERS = ("products.h", "activations.h", "decoding.h", "decoding_body.h")
 """Files that they include."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-fvisibility=default")
-"""Flags of gcc. The instructions are chosen in the source, for each function."""
-COMPILERS = ("gcc", "cc")
+"""Flags of gcc and clang. The instructions are chosen in the source, for each function."""
+COMPILERS = ("cc", "gcc", "clang")
 """Programs that are looked for, after that of the environment variable CC."""
 SECONDS = 120
 """Time for a compilation; it takes some seconds."""
@@ -267,4 +267,4 @@ def compiler() -> list[str]:
     for command in [given] * bool(given) + [[name] for name in COMPILERS]:
         if path := shutil.which(command[0]):
             return [path, *command[1:]]
-    raise NoLibraryError("there is no C compiler (gcc or cc)")
+    raise NoLibraryError("there is no C compiler (cc, gcc or clang)")

@@ -3,10 +3,6 @@
 #ifndef BLANKFILL_PRODUCTS_H
 #define BLANKFILL_PRODUCTS_H
 
-#if defined(__clang__)
-#error "compiled by clang, a step of decoding has ended with a memory fault that is not understood; gcc is needed"
-#endif
-
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
