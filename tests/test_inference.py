@@ -20,6 +20,7 @@ from blankfill.generation.cancel import CancelledError
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.write import generate_many
 from blankfill.inference import Model
+from blankfill.model.single import compiled
 from blankfill.model.transformer import build
 from blankfill.tasks.items import TextItem
 from generate_models import byte_level, loaded, random_model, wordpiece
@@ -102,7 +103,8 @@ def test_parts_are_made_once() -> None:
 def test_writing_changes_no_later_answer(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "gpt")
     model = blankfill.load(folder)
-    assert model.loaded.model.output_table.stride(0) == 1  # laid out before anybody asks
+    if not compiled(model.loaded.model):
+        assert model.loaded.model.output_table.stride(0) == 1  # laid out before anybody asks
     weights = {name: (weight.data_ptr(), weight.stride()) for name, weight in model.loaded.model.named_parameters()}
     first = model.fill("the [MASK] ran").to_json(), model.embed(["the cat"])
     "".join(model.generate("the cat", 5))

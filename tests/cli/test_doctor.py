@@ -164,14 +164,14 @@ def test_what_auto_computes_in_is_told_from_the_processor(
 @pytest.mark.parametrize("instructions", doctor.INSTRUCTIONS)
 def test_the_instructions_of_the_kernels(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
     monkeypatch.setattr(library, "summary", lambda: (instructions, ""))
-    found = doctor.kernels()
-    assert found["instructions"] == instructions and doctor.INSTRUCTIONS[instructions] in str(found["why"])
+    result = doctor.kernels()
+    assert result["instructions"] == instructions and doctor.INSTRUCTIONS[instructions] in str(result["why"])
 
 
 @pytest.mark.parametrize(("value", "remedy"), [("off", "unset BLANKFILL_NATIVE"), ("", "install gcc or clang")])
 def test_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, value: str, remedy: str) -> None:
     monkeypatch.setenv("BLANKFILL_NATIVE", value)
     monkeypatch.setattr(library, "summary", lambda: (None, "it is\nso"))
-    found = doctor.kernels()
-    assert found["instructions"] is None
-    assert "(it is so)" in str(found["why"]) and remedy in str(found["why"])
+    result = doctor.kernels()
+    assert result["instructions"] is None
+    assert "(it is so)" in str(result["why"]) and remedy in str(result["why"])

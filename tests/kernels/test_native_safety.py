@@ -173,21 +173,21 @@ def written(model: Transformer, first: int, rows: int) -> list[list[int]]:
 
 def test_threads_may_decode_with_one_model_at_the_same_time() -> None:
     model = build(GPT, seed=1).eval()
-    asked = [(5, 1), (9, 3), (20, 2), (30, 4)]
-    alone = [written(model, *each) for each in asked]
-    found: list[Any] = [None] * len(asked)
+    prompts = [(5, 1), (9, 3), (20, 2), (30, 4)]
+    alone = [written(model, *each) for each in prompts]
+    results: list[Any] = [None] * len(prompts)
 
     def work(k: int) -> None:
         torch.set_num_threads(1 + k % 2)
-        found[k] = [written(model, *asked[k]) for _ in range(4)]
+        results[k] = [written(model, *prompts[k]) for _ in range(4)]
 
     before = torch.get_num_threads()
     try:
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(len(asked))]
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(len(prompts))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     finally:
         torch.set_num_threads(before)
-    assert found == [[each] * 4 for each in alone]
+    assert results == [[each] * 4 for each in alone]

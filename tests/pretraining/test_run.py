@@ -99,7 +99,7 @@ def test_it_fills_and_generates(trained: Path) -> None:
     assert result.filled and "[MASK]" not in result.filled
     assert 0 < result.candidates[0][0].probability <= 1
     if model.loaded.objective.name in ("glm", "gpt"):
-        assert "".join(model.generate("Every child", max_tokens=5, seed=1)).strip()
+        assert "".join(model.generate("Every child", max_new_tokens=5, seed=1)).strip()
         with pytest.raises(TypeError, match="warmth"):
             model.generate("Every child", warmth=2)
     else:

@@ -36,7 +36,7 @@ from blankfill.objectives import Objective, objective_from_values
 from blankfill.system import files
 from blankfill.system.loader import fitting
 from blankfill.system.marks import checksum
-from blankfill.system.reading import UnreadableError, field, read_json, read_name, refuse_stand_in, shown
+from blankfill.system.reading import UnreadableError, field, read_json, read_name, readable, refuse_stand_in, shown
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 HEADS = "heads.safetensors"
@@ -363,10 +363,11 @@ def _checked(path: Path, sums: Mapping[str, str], dtype: torch.dtype | None) -> 
         except UserError:
             _compare(path, checksum(path), sums)
             raise
-        read, digest = read_with_checksum(path, weights)
+        with readable(path):
+            read, digest = read_with_checksum(path, weights)
         _compare(path, digest, sums)
         return read
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise UserError(f"{path} is not a complete safetensors file") from error
 
 

@@ -1,7 +1,7 @@
 """Dense layers whose activations are quantised too: 8 bits, with a scale for each row, found as it passes.
 
 `DynamicDense` multiplies integers with integers where this processor is fast at it (`kernels.dynamic_products`), for
-any number of rows, and elsewhere like its base class, with the weights dequantised. The result is the same for a row
+any number of rows, and elsewhere like its base class, with the weights dequantised. A row has the same numbers
 alone and among others. Gradients are those of the dequantised product.
 
 Shapes: N rows, I inputs, O outputs.
