@@ -52,7 +52,7 @@ COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 120
 """Time for a compilation; it takes some seconds."""
 SILENT = 2.0
-"""Seconds of a compilation before the user is told of it."""
+"""Seconds of a compilation before a message to the user."""
 UNUSED = 30 * 86400
 """Seconds after which a library that was not used is removed."""
 PART = ".part-"
@@ -233,7 +233,7 @@ def wait(process: subprocess.Popen[bytes], end: float) -> int:
 
 @functools.cache
 def notify() -> None:
-    """Tell the user, once in a process, that a compilation is going on."""
+    """Tell the user, once in a process, that kernels are being compiled."""
     say("Compiling kernels for this processor; this takes some seconds, once.")
 
 
