@@ -311,6 +311,8 @@ def test_an_encoder_without_a_head_is_judged_by_its_vectors(tmp_path: Path, held
     assert not any("perplexity" in part.name for part in report.measures)
     strict = measure(model, tmp_path / "int8", GateOptions(text=(held_out,), gate_seconds=1, min_cosine=1.0))
     assert len(strict.refused) == 1 and "and at least 1 is allowed" in strict.refused[0]
+    drawn = measure(model, tmp_path / "int8", GateOptions(gate_seconds=0.1, min_cosine=1.0))
+    assert drawn.text == "tokens drawn at random" and drawn.refused == (drawn.refused[0],)
 
 
 def test_a_discriminator_is_judged_by_its_vectors_too(tmp_path: Path, held_out: Path, times: Any) -> None:
