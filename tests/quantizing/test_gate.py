@@ -297,7 +297,7 @@ def test_a_slower_model_is_refused_only_if_the_interval_says_so(
     assert measure(model, tmp_path / "int8", options).refused == ()
     times(SLOW)
     (sentence,) = measure(model, tmp_path / "int8", options).refused  # 32 sentences decide, and 1 does not
-    assert "slower: reading 32 sentences takes 2e+03 ms and took 1e+03 (×2.00 [1.80, 2.20])" in sentence
+    assert "slower: reading 32 sentences takes 2,000 ms and took 1,000 (×2.00 [1.80, 2.20])" in sentence
     assert "try dtype=bf16; force=True keeps it" in sentence
 
 

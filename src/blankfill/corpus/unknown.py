@@ -42,12 +42,12 @@ SHOWN = 5
 
 
 class TooManyUnknownError(UserError):
-    """A text has too many unknown tokens. sentence: the message without its last remedy, for callers without that
-    setting."""
+    """A text has too many unknown tokens. without_remedy: the message without its last remedy, for callers without
+    that setting."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(f"{sentence}; {setting('allow_unknown', True)} continues all the same")
-        self.sentence = sentence
+        self.without_remedy = sentence
 
 
 class UnknownCount:

@@ -118,7 +118,7 @@ def _prepared(loaded: Loaded, given: Sequence[Path], work: Path) -> tuple[Indexe
     try:
         prepare([str(path) for path in given], work / "text", options)
     except TooManyUnknownError as error:
-        raise UserError(f"{error.sentence}; or give other text with {setting('text')}") from error
+        raise UserError(f"{error.without_remedy}; or give other text with {setting('text')}") from error
     return IndexedCorpus(work / "text" / "train"), counts_of(work / "text" / "unigram.npy")
 
 
