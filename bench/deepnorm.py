@@ -35,8 +35,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from side_by_side import load_note
-from small_models import Run, Settings, Texts, finish, model_config, number, read, train_options, training
+from small_models import Run, Settings, Texts, finish, model_config, number, only_table, train_options, training
 
 if TYPE_CHECKING:
     import torch
@@ -81,15 +80,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Train what is not finished, and print the table."""
-    import torch
-
     given = arguments()
-    if given.table:
-        print_table(read(given.runs))
+    if only_table(given, print_table):
         return
-    if note := load_note():
-        print(note)
-    torch.set_num_threads(given.threads)
     sizes = {"width": given.width, "rows": given.rows, "length": given.length, "steps": given.steps}
     grid: list[Settings] = [
         {"norm": norm, "shrink": shrink, "depth": depth, "rate": rate, "seed": seed, **sizes}

@@ -34,8 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from side_by_side import load_note
-from small_models import Run, Settings, Texts, finish, model_config, number, read, train_options, training
+from small_models import Run, Settings, Texts, finish, model_config, number, only_table, train_options, training
 
 from blankfill.kernels.integers import WeightFormat, dequantize, quantize
 
@@ -115,15 +114,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Train what is not finished, and print the table."""
-    import torch
-
     given = arguments()
-    if given.table:
-        print_table(read(given.runs))
+    if only_table(given, print_table):
         return
-    if note := load_note():
-        print(note)
-    torch.set_num_threads(given.threads)
     same = ("rate", "table_rate", "depth", "rows", "length", "steps", "passages", "vocabulary")
     sizes = {key: getattr(given, key) for key in same}
     grid: list[Settings] = [

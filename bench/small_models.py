@@ -6,6 +6,7 @@ are not repeated, so a study can be interrupted at any time (`finish`).
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from side_by_side import load_note
 
 if TYPE_CHECKING:
     from blankfill.model.config import TransformerConfig
@@ -191,3 +194,19 @@ def read(path: Path) -> list[Run]:
 def number(value: float, digits: int = 4) -> float | None:
     """Return a number with some digits; None for one that is not finite, which JSON does not have."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def only_table(given: argparse.Namespace, print_table: Callable[[Sequence[Run]], None]) -> bool:
+    """Print the table of the finished runs where no more is wanted, and return whether it is so.
+
+    Otherwise say how busy the machine is, and take the threads. given: options `table`, `runs` and `threads`.
+    """
+    import torch
+
+    if given.table:
+        print_table(read(given.runs))
+        return True
+    if note := load_note():
+        print(note)
+    torch.set_num_threads(given.threads)
+    return False

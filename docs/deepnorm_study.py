@@ -27,7 +27,7 @@ DRAWN = 0.003
 def record(runs_file, out=RECORD):
     """Write the record of finished runs."""
     bench, means, cells = studies.script("deepnorm"), studies.means, {}
-    for run in bench.read(Path(runs_file)):
+    for run in studies.script("small_models").read(Path(runs_file)):
         settings = run["settings"]
         key = (settings["norm"], settings["shrink"], settings["depth"], settings["rate"])
         cells.setdefault(key, []).append(run)

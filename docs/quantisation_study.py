@@ -45,9 +45,8 @@ FIRST = ("", "columns", "steps", "seeds")
 
 def record(run_files, out=RECORD):
     """Write the record of finished runs."""
-    bench = studies.script("quantised_models")
-    cells = {}
-    for run in (run for file in run_files for run in bench.read(Path(file))):
+    read, cells = studies.script("small_models").read, {}
+    for run in (run for file in run_files for run in read(Path(file))):
         settings = run["settings"]
         key = tuple(settings[name] for name in CELL)
         cells.setdefault(key, []).append(run)

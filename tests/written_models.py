@@ -54,3 +54,12 @@ def write_model(folder: Path, family: str, **changes: Any) -> Path:
     hf_layout = hf_layout_of(config, objective, tokenizer)
     store.write_files(folder, 3, build(config, seed=7).state_dict(), {}, state, hf_layout)
     return folder
+
+
+def boats(folder: Path, count: int) -> Path:
+    """Write train.tsv and dev.tsv with two classes of texts, which differ in a word."""
+    rows = "".join(f"{'red' if k % 2 else 'old'} boat\t{'a' if k % 2 else 'b'}\n" for k in range(count))
+    folder.mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (folder / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
+    return folder

@@ -31,7 +31,7 @@ from blankfill.quantizing.measures.text import text_of
 from blankfill.quantizing.run import quantize_model
 from blankfill.quantizing.settings import QuantizeSettings
 from small_run import SMALL, texts_in
-from written_models import write_model
+from written_models import boats, write_model
 
 WORDS = ["the", "old", "boat", "lamp", "sings", "sleeps", "on", "near", "sea", ".", ",", "red"]
 QUICK = GateOptions(gate_seconds=0.05)
@@ -449,10 +449,7 @@ def test_the_table_has_a_cell_for_each_column() -> None:
 def test_a_tuned_model_is_judged_by_its_task(
     tmp_path: Path, times: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = "".join(f"{'red' if k % 2 else 'old'} boat\t{'a' if k % 2 else 'b'}\n" for k in range(24))
-    (tmp_path / "rows").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "rows" / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
+    boats(tmp_path / "rows", 24)
     model, tuned = write_model(tmp_path / "model", "bert"), tmp_path / "tuned"
     tiny = ["--epochs", "4", "--batch-size", "4", "--max-length", "16", "--lr", "3e-3", "-q"]
     data = ["--task", "classify", "--data", str(tmp_path / "rows")]

@@ -8,17 +8,14 @@ from typing import Any
 from blankfill.cli.main import main
 from blankfill.finetuning.predictor import Predictor
 from blankfill.model.quantized import quantized_formats
-from written_models import write_model
+from written_models import boats, write_model
 
 GATE = ["--force", "--gate-seconds", "0.1"]
 TINY = ["--epochs", "1", "--batch-size", "8", "--max-length", "16", "-q"]
 
 
 def test_a_tuned_model_is_quantised_and_lora_learns_on_a_quantised_one(tmp_path: Path, capsys: Any) -> None:
-    rows = "".join(f"{'red' if k % 2 else 'old'} boat\t{'a' if k % 2 else 'b'}\n" for k in range(16))
-    (tmp_path / "rows").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "rows" / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
+    boats(tmp_path / "rows", 16)
     model, dev = write_model(tmp_path / "model", "bert"), str(tmp_path / "rows" / "dev.tsv")
     finetune = ["finetune", "--task", "classify", "--data", str(tmp_path / "rows"), *TINY]
     assert main([*finetune, "--from", str(model), "--out", str(tmp_path / "tuned")]) == 0

@@ -22,7 +22,7 @@ from blankfill.quantizing.plan import Matrices
 from blankfill.quantizing.run import calibration_memory, quantize_model
 from blankfill.quantizing.sensitivity import Option, assigned
 from blankfill.quantizing.settings import QuantizeSettings, fitting_group, resolved, size_of
-from written_models import write_model
+from written_models import boats, write_model
 
 TEXT = "the old boat sings on the sea. the red lamp sleeps near the boat, the sea sleeps.\n\n" * 20
 
@@ -192,10 +192,7 @@ def test_a_run_is_calibrated_on_its_own_text(tmp_path: Path, text: Path) -> None
 def test_a_fine_tuned_model_is_calibrated_on_its_task(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = "".join(f"{'red' if k % 2 else 'old'} boat\t{'a' if k % 2 else 'b'}\n" for k in range(16))
-    (tmp_path / "rows").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "rows" / name).write_text(f"text\tlabel\n{rows}", encoding="utf-8")
+    boats(tmp_path / "rows", 16)
     model, tuned = write_model(tmp_path / "model", "bert"), tmp_path / "tuned"
     finetune = ["finetune", "--task", "classify", "--data", str(tmp_path / "rows"), "--epochs", "1"]
     finetune += ["--batch-size", "8", "--max-length", "16", "-q", "--from", str(model), "--out", str(tuned)]

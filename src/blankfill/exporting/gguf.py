@@ -32,7 +32,8 @@ from blankfill.exporting.cards import fine_tuned_card, pretrained_card
 from blankfill.exporting.framing import frame_of, framed_ids, vector_of
 from blankfill.exporting.heads import loaded_of
 from blankfill.exporting.llama_cpp import LlamaCheck, compare_with_llama_cpp
-from blankfill.finetuning.predictor import Predictor, holds_fine_tuned, open_predictor
+from blankfill.exporting.model import opened
+from blankfill.finetuning.predictor import Predictor, holds_fine_tuned
 from blankfill.system.files import whole_folder, write_file
 
 if TYPE_CHECKING:
@@ -108,11 +109,7 @@ def export_gguf(
 
 def _writer(path: Path, part: ModelPart) -> Predictor:
     """Open a model that was fine-tuned to write; UserError for every other fine-tuned model."""
-    if part != "model":
-        raise UserError(f"{path}: a fine-tuned model has no generator; leave out the part")
-    predictor = open_predictor(path, "cpu", None)
-    if not isinstance(predictor, Predictor):
-        raise UserError(f"{path} is an ensemble of several models; export one of the runs in it")
+    predictor = opened(path, part)
     encoder = predictor.model.encoder
     if encoder.prefix_encoder is not None:
         raise UserError(f"{path} has a prefix, which GGUF has no place for; use it with `blankfill predict`")

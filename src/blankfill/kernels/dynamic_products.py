@@ -18,15 +18,14 @@ Shapes: N rows, I inputs, O outputs, P panels of 64 outputs, K = I / 4 rounded u
 from __future__ import annotations
 
 import copy
-import ctypes
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat
-from blankfill.kernels.native.library import PATHS, TYPES, DynamicMatrix, best_path, library
+from blankfill.kernels.native.library import PATHS, TYPES, DynamicMatrix, LibraryProduct, address, best_path, library
 from blankfill.system.environment import instruction_sets
 
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "relu": 4}
@@ -83,13 +82,33 @@ def rounded_rows(x_NI: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(plain_N1, whole_NI, 0.0), scale_N1
 
 
-class NativeDynamic:
+class WithVariants:
+    """A product whose packed weights serve with other biases and activation functions."""
+
+    def __init__(self) -> None:
+        self._variants: dict[tuple[int, str | None], Self] = {}
+        self._source: Tensor | None = None
+
+    def _finish(self, bias_O: Tensor | None, activation: str | None) -> None:
+        """Take another bias and activation function."""
+        raise NotImplementedError
+
+    def variant(self, bias_O: Tensor | None, activation: str | None) -> Self:
+        """Return the same product with a bias and an activation function; the packed weights are shared."""
+        key = (id(bias_O), activation)
+        if (made := self._variants.get(key)) is None:
+            made = copy.copy(self)
+            made._finish(bias_O, activation)
+            made._source = bias_O  # keeps the tensor, whose id is the key
+            self._variants[key] = made
+        return made
+
+
+class NativeDynamic(LibraryProduct, WithVariants):
     """The kernel of this package (`native/dynamic_products.c`), with packed weights.
 
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.
     """
-
-    max_rows = MOST_ROWS
 
     def __init__(
         self,
@@ -104,54 +123,27 @@ class NativeDynamic:
         if made is None:
             raise NotImplementedError("there is no library")
         check_fits(quantized, format)
-        weight_OI = quantized.weight
-        self.outputs, self.inputs = weight_OI.shape
-        self.dtype, self._type, self._function = dtype, TYPES[dtype], made.dynamic_product
-        whole_OI = F.pad(weight_OI, (0, -self.inputs % 4, 0, -self.outputs % PANEL))
+        outputs, inputs = quantized.weight.shape
+        whole_OI = F.pad(quantized.weight, (0, -inputs % 4, 0, -outputs % PANEL))
         panels_PKO4 = whole_OI.view(-1, PANEL, whole_OI.shape[1] // 4, 4).transpose(1, 2)
         packed = (panels_PKO4.contiguous().view(torch.uint8) ^ 128).contiguous()
-        scale = self._padded(quantized.scale)
+        matrix = DynamicMatrix(outputs=outputs, inputs=inputs, path=best_path() if path is None else path)
+        LibraryProduct.__init__(self, made.dynamic_product, matrix, dtype, MOST_ROWS, ())
+        WithVariants.__init__(self)
         zero = None if quantized.zero is None else self._padded(quantized.zero)
-        self._held = (packed, scale, zero)
-        self._path = best_path() if path is None else path
-        self._variants: dict[tuple[int, str | None], NativeDynamic] = {}
-        self._source: Tensor | None = None
+        self._packed = (packed, self._padded(quantized.scale), zero)
         self._finish(bias_O, activation)
 
     def _padded(self, x_O: Tensor) -> Tensor:
-        return F.pad(x_O.detach().float(), (0, -self.outputs % PANEL))
+        return F.pad(x_O.detach().float(), (0, -self._outputs % PANEL))
 
     def _finish(self, bias_O: Tensor | None, activation: str | None) -> None:
-        packed, scale, zero = self._held
-        self._bias = self._padded(torch.zeros(self.outputs) if bias_O is None else bias_O)
-        self._matrix = DynamicMatrix(
-            packed.data_ptr(), scale.data_ptr(), 0 if zero is None else zero.data_ptr(), self._bias.data_ptr(),
-            self.outputs, self.inputs, ACTIVATIONS[activation], self._path,
-        )  # fmt: skip
-        self._at = ctypes.addressof(self._matrix)
-
-    def variant(self, bias_O: Tensor | None, activation: str | None) -> NativeDynamic:
-        """Return the same product with a bias and an activation function; the packed weights are shared."""
-        key = (id(bias_O), activation)
-        if (made := self._variants.get(key)) is None:
-            made = copy.copy(self)
-            made._finish(bias_O, activation)
-            made._source = bias_O  # keeps the tensor, whose id is the key
-            self._variants[key] = made
-        return made
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        """Return the product, [N, O]."""
-        x_NI = x_NI.contiguous()
-        if x_NI.dtype != self.dtype or x_NI.shape[1] != self.inputs:
-            raise ValueError(f"the product takes {self.dtype} [N, {self.inputs}], not {x_NI.dtype} {x_NI.shape}")
-        made_NO = x_NI.new_empty(len(x_NI), self.outputs)
-        if self._function(self._at, x_NI.data_ptr(), made_NO.data_ptr(), self._type, len(x_NI)):
-            raise MemoryError
-        return made_NO
+        held = (*self._packed, self._padded(torch.zeros(self._outputs) if bias_O is None else bias_O))
+        sizes = (self._outputs, self._inputs, ACTIVATIONS[activation], self.matrix.path)
+        self._describe(DynamicMatrix(*map(address, held), *sizes), held)
 
 
-class TorchDynamic:
+class TorchDynamic(WithVariants):
     """oneDNN's product of integers through torch; a new version of torch needs a change only here.
 
     It takes activations without sign and subtracts their zero point; those with sign take a way that is a thousand
@@ -169,25 +161,18 @@ class TorchDynamic:
         activation: str | None = None,
     ) -> None:
         check_fits(quantized, format)
-        self.dtype, self.activation = dtype, activation
+        super().__init__()
+        self.dtype = dtype
         weight_OI = quantized.weight.contiguous()
         self._columns = weight_OI.T.contiguous()
         self._packed = torch.ops.onednn.qlinear_prepack(weight_OI, [1024, weight_OI.shape[1]])
-        self._scale, self._bias = quantized.scale.float(), None if bias_O is None else bias_O.detach().float()
+        self._scale = quantized.scale.float()
         self._zero = None if quantized.zero is None else quantized.zero.float()
         self._ones, self._nothing = torch.ones(len(weight_OI)), torch.zeros(len(weight_OI), dtype=torch.int64)
-        self._variants: dict[tuple[int, str | None], TorchDynamic] = {}
-        self._source: Tensor | None = None
+        self._finish(bias_O, activation)
 
-    def variant(self, bias_O: Tensor | None, activation: str | None) -> TorchDynamic:
-        """Return the same product with a bias and an activation function; the packed weights are shared."""
-        key = (id(bias_O), activation)
-        if (made := self._variants.get(key)) is None:
-            made = copy.copy(self)
-            made.activation, made._bias = activation, None if bias_O is None else bias_O.detach().float()
-            made._source = bias_O  # keeps the tensor, whose id is the key
-            self._variants[key] = made
-        return made
+    def _finish(self, bias_O: Tensor | None, activation: str | None) -> None:
+        self.activation, self._bias = activation, None if bias_O is None else bias_O.detach().float()
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O]."""

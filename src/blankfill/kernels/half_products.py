@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blankfill.kernels.native.library import TYPES, FewRows, Floats, address, best_path, fp32_bias, library
+from blankfill.kernels.native.library import TYPES, Floats, LibraryProduct, address, best_path, fp32_bias, library
 
 ROWS = {torch.float32: 16, torch.float16: 8, torch.bfloat16: 8}
 """Largest numbers of rows that are faster with the kernel than with torch, by the type of the matrix."""
@@ -22,7 +22,7 @@ ALLOWED = {torch.float32: 2**-16, torch.float16: 2**-9, torch.bfloat16: 2**-7}
 """Largest difference of the kernel, as a share of the largest result."""
 
 
-class HalfProduct(FewRows):
+class HalfProduct(LibraryProduct):
     """The kernel of this package; it reads the given tensor, which must not be replaced.
 
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.

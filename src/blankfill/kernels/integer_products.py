@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blankfill.kernels.half import has_bf16_units
 from blankfill.kernels.integers import QuantizedWeight, WeightFormat, dequantize, unpack
-from blankfill.kernels.native.library import TYPES, FewRows, Matrix, address, best_path, fp32_bias, library
+from blankfill.kernels.native.library import TYPES, LibraryProduct, Matrix, address, best_path, fp32_bias, library
 
 ROWS = (8, 64, 512)
 """Largest numbers of rows that are faster with the kernel than with dequantised weights, by the instructions."""
@@ -56,7 +56,7 @@ class Product(Protocol):
         ...
 
 
-class NativeProduct(FewRows):
+class NativeProduct(LibraryProduct):
     """The kernel of this package; it reads the given tensors, which must not be replaced.
 
     path: instructions, a number in `native.library.PATHS`; by default the newest of this processor.

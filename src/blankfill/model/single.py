@@ -29,7 +29,7 @@ from blankfill.kernels.decoding import Block, Columns, DenseWeights, LayerSteps,
 from blankfill.kernels.half import linear
 from blankfill.kernels.half_products import HalfProduct
 from blankfill.kernels.integer_products import NativeProduct
-from blankfill.kernels.native.library import TYPES, FewRows
+from blankfill.kernels.native.library import TYPES, LibraryProduct
 from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
@@ -177,7 +177,7 @@ def _head(model: Transformer) -> Callable[[Tensor], Tensor] | None:
     head, table_VW, dtype = model.lm_head, model.output_table, model.dtype
     if not plain_weight(head.bias):
         return None
-    product: FewRows
+    product: LibraryProduct
     if isinstance(table_VW, QuantizedTable):
         if not isinstance(table_VW.kernel, NativeProduct):
             return None

@@ -20,81 +20,61 @@ PATHS = ("portable", "avx2", "avx512")
 """Instructions that the kernels use, by their number in `products.h`."""
 
 
+def fields(pointers: str, counts: str, numbers: str) -> tuple[tuple[str, type[Any]], ...]:
+    """Return the fields of a structure of the library, by name: pointers, then int64, then int32."""
+    types = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
+    return tuple(
+        (name, type) for names, type in zip((pointers, counts, numbers), types, strict=True) for name in names.split()
+    )
+
+
 class Matrix(ctypes.Structure):
     """`Matrix` of integer_products.c."""
 
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("zero", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("bits", ctypes.c_int32),
-        ("group", ctypes.c_int32),
-        ("scale_type", ctypes.c_int32),
-        ("path", ctypes.c_int32),
-    )
+    _fields_ = fields("weight scale zero bias", "outputs inputs", "bits group scale_type path")
 
 
 class Floats(ctypes.Structure):
     """`Floats` of float_products.c."""
 
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("row_bytes", ctypes.c_int64),
-        ("type", ctypes.c_int32),
-        ("path", ctypes.c_int32),
-    )
+    _fields_ = fields("weight bias", "outputs inputs row_bytes", "type path")
 
 
 class DynamicMatrix(ctypes.Structure):
     """`DynamicMatrix` of dynamic_products.c."""
 
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("zero", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("activation", ctypes.c_int32),
-        ("path", ctypes.c_int32),
-    )
+    _fields_ = fields("weight scale zero bias", "outputs inputs", "activation path")
 
 
 class AttentionJob(ctypes.Structure):
     """`Attention` of short_attention.c."""
 
     _fields_ = (
-        ("packed", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("heads", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        ("type", ctypes.c_int32),
-    )
+        *fields("packed bias out", "rows columns heads width", ""), ("scale", ctypes.c_float), ("type", ctypes.c_int32),
+    )  # fmt: skip
 
 
-class FewRows:
-    """A product of a few rows that the library computes; shapes: N rows, I inputs, O outputs.
+class LibraryProduct:
+    """A product of rows with a matrix that the library computes; shapes: N rows, I inputs, O outputs.
 
     max_rows: more rows are faster with torch. dtype: of the rows and the result. held: tensors that are read.
     matrix: the description that the library reads.
     """
 
     def __init__(
-        self, function: Any, matrix: Matrix | Floats, dtype: torch.dtype, max_rows: int, held: tuple[Tensor | None, ...]
+        self,
+        function: Any,
+        matrix: Matrix | Floats | DynamicMatrix,
+        dtype: torch.dtype,
+        max_rows: int,
+        held: tuple[Tensor | None, ...],
     ) -> None:
-        self.dtype, self.max_rows, self.held = dtype, max_rows, held
-        self._function, self._type, self.matrix = function, TYPES[dtype], matrix
-        self._inputs, self._outputs, self._at = matrix.inputs, matrix.outputs, ctypes.addressof(matrix)
+        self.dtype, self.max_rows, self._function, self._type = dtype, max_rows, function, TYPES[dtype]
+        self._inputs, self._outputs = matrix.inputs, matrix.outputs
+        self._describe(matrix, held)
+
+    def _describe(self, matrix: Matrix | Floats | DynamicMatrix, held: tuple[Tensor | None, ...]) -> None:
+        self.matrix, self.held, self._at = matrix, held, ctypes.addressof(matrix)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return the product, [N, O]. Raises ValueError for rows of another type or size."""

@@ -34,7 +34,7 @@ scores are fp16."""
 def scores(loaded: Loaded, batches: Iterable[Batch]) -> Iterator[Tensor]:
     """Yield the scores of the targets of each batch, [M, V]."""
     model = evaluation_view(loaded.language_model)
-    device = model.token_embeddings.weight.device
+    device = model.device
     for batch in batches:
         with torch.inference_mode():
             batch = batch.to(device)
