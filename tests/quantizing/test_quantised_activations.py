@@ -20,7 +20,8 @@ from blankfill.kernels.integers import WeightFormat, quantize
 from blankfill.model.dynamic import DynamicDense
 from blankfill.model.quantized import QuantizedDense, make_quantized, prepare, quantizable
 from blankfill.model.transformer import build
-from blankfill.quantizing.run import quantize_model
+from blankfill.quantizing.plan import Matrices, plan_of
+from blankfill.quantizing.run import quantize_model, usual_activations
 from blankfill.quantizing.settings import QuantizeSettings
 from blankfill.types import Batch
 from written_models import write_model
@@ -54,6 +55,16 @@ def test_the_usual_activations(tmp_path: Path, family: str, kind: type) -> None:
     assert {type(layer) for layer in layers} == {kind}
     report = json.loads((tmp_path / "out" / "quantization.json").read_text(encoding="utf-8"))
     assert report.get("activations", "keep") == ("int8" if kind is DynamicDense else "keep")
+
+
+@pytest.mark.parametrize(("task", "kind"), [("sst2", "int8"), ("conll", "int8"), ("seq2seq", "keep"), (None, "keep")])
+def test_the_task_of_a_fine_tuned_model_decides(tmp_path: Path, task: str | None, kind: str) -> None:
+    """A GLM writes, and reads batches when its task is one of classes or tags."""
+    folder = write_model(tmp_path / "model", "glm")
+    state = store.read_state(folder)[0]
+    plan = plan_of(Matrices.of(state, folder), QuantizeSettings(bits=8), 8, False)
+    noted = state if task is None else state | {"task": {"name": task}}
+    assert usual_activations(noted, folder, QuantizeSettings(bits=8), plan) == kind
 
 
 AT_ANY_LOSS = ("--force", "--gate-seconds", "0.1")

@@ -72,7 +72,8 @@ class QuantizeArguments(GateOptions):
     change the model's predictions most get 8 bits or stay as they are; this needs calibration text."""
     activations: Literal["auto", "int8", "keep"] = "auto"
     """int8: layers of 8 bits round their input to 8 bits too, with a scale for each token: faster for many rows. keep:
-    only weights are rounded. auto: int8 for models that read in both directions and do not write (BERT), else keep."""
+    only weights are rounded. auto: int8 for models that read in both directions and do not write (BERT), and for
+    fine-tuned models of tasks without writing, such as classes and tags; else keep."""
     calibration: tuple[Path, ...] = ()
     """Files or folders of text for gptq and --target-size; for a fine-tuned model, data of its task. Without it: the
     training text of the run, or the data of its task, where they are still there."""

@@ -36,7 +36,8 @@ from blankfill.quantizing.walk import Walk
 from blankfill.system.console import amount, progress, say
 from blankfill.system.environment import usable_memory
 from blankfill.system.files import whole_folder, write_file
-from blankfill.system.reading import read_json
+from blankfill.system.reading import field, read_json
+from blankfill.tasks.datasets.registry import task_named
 
 REPORT = "quantization.json"
 """Name of the report: the settings, the sizes, and the error of each layer."""
@@ -241,12 +242,16 @@ def calibration_memory(tensors: Mapping[str, Tensor], matrices: Matrices, fine_t
 
 
 def usual_activations(state: dict[str, Any], source: Path, settings: QuantizeSettings, plan: Plan) -> Activations:
-    """Return the type of activations of a model: 8 bits where it reads in both directions and does not write, and
-    layers have 8 bits and a scale for each row."""
+    """Return the type of activations of a model: 8 bits where it reads batches and does not write, and layers have 8
+    bits and a scale for each row. What a fine-tuned model is for is said by its task, else by its objective."""
     objective = store.objective_of(state, source)
+    if "task" in state:
+        task = field(state, "task", dict, where := source / store.STATE)
+        writes = task_named(field(task, "name", str, where)).writes
+    else:
+        writes = objective.causal or objective.writes or objective.two_sided
     rows = any(layer.format.bits == 8 and not layer.format.group_size for layer in plan.layers.values())
-    fits = settings.rounding == "exact" and rows
-    return "int8" if fits and not objective.causal and not objective.writes and not objective.two_sided else "keep"
+    return "int8" if rows and not writes and settings.rounding == "exact" else "keep"
 
 
 def keeps_format(state: dict[str, Any], source: Path) -> bool:

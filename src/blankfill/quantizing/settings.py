@@ -51,7 +51,8 @@ class QuantizeSettings:
     """Type of the tables of tokens, and of dense layers between these and the other layers: 8 bits, or as they are."""
     activations: Activations | None = None
     """Type of the inputs of layers of 8 bits: as they are, or 8 bits with a scale for each row. None: 8 bits for models
-    that read in both directions and do not write (BERT), else as they are."""
+    that read in both directions and do not write (BERT), and for fine-tuned models of tasks without writing; else as
+    they are."""
     calibration: tuple[Path, ...] = ()
     """Files of text for methods that need the inputs of layers; none: the text of the run."""
     calibration_rows: int = 128
