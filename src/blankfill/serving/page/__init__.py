@@ -1,0 +1,45 @@
+"""The page for browsers: one HTML document that needs no other file, put together from the parts beside this one.
+
+The parts are joined as they are: `style.css`, the scripts in the order of `SCRIPTS`, and `page.html`, which has a place
+for each. So the page works offline and has no build step. Its Content-Security-Policy allows exactly these scripts and
+this style, by their checksums.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+SCRIPTS: tuple[str, ...] = ("core.js", "start.js")
+"""The scripts in order: what panels share, the panels, and the start of the page."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The document, and the value of its Content-Security-Policy."""
+
+    document: bytes
+    policy: str
+
+
+@cache
+def page() -> Page:
+    """Return the page."""
+    here = files("blankfill.serving.page")
+    style = here.joinpath("style.css").read_text("utf-8")
+    script = "\n".join(here.joinpath(name).read_text("utf-8") for name in SCRIPTS)
+    frame = here.joinpath("page.html").read_text("utf-8")
+    document = frame.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)
+    policy = (
+        f"default-src 'none'; connect-src 'self'; img-src data: blob:; script-src {_sum(script)}; "
+        f"style-src {_sum(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return Page(document.encode(), policy)
+
+
+def _sum(text: str) -> str:
+    """Return the source of a policy that allows one inline text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

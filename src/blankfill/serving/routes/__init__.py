@@ -1,0 +1,7 @@
+"""The routes, a file for each group; `ROUTERS` lists them in the order of the description at /docs."""
+
+from __future__ import annotations
+
+from blankfill.serving.routes import fill, health, models, page
+
+ROUTERS = [health.router, models.router, fill.router, page.router]

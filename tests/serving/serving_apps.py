@@ -1,0 +1,28 @@
+"""Applications of small models for the tests of the server, in the process of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+from blankfill.serving.app import create_app
+from blankfill.serving.served import ModelSet, ModelSource
+from blankfill.serving.settings import ServeSettings
+from blankfill.serving.state import Phase, ServerState
+
+
+@contextmanager
+def client_of(models: Mapping[str, Path], **settings: object) -> Iterator[TestClient]:
+    """A client of a server with some models; settings: those of `ServeSettings`."""
+    chosen = ServeSettings(**settings)  # type: ignore[arg-type]
+    chosen.check()
+    sources = {name: ModelSource(name, path, device="cpu", threads=1) for name, path in models.items()}
+    state = ServerState(ModelSet(sources, chosen), chosen)
+    state.models.open_all()
+    state.phase = Phase.READY
+    with TestClient(create_app(state), raise_server_exceptions=False) as client:
+        yield client
+    state.models.close(30)
