@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from blankfill.serving.routes import fill, health, models, page
+from blankfill.serving.routes import embeddings, fill, health, models, page, rerank, score, tasks, tokens
 
-ROUTERS = [health.router, models.router, fill.router, page.router]
+ROUTERS = [
+    health.router, models.router, fill.router, embeddings.router, rerank.router, tasks.router, score.router,
+    tokens.router, page.router,
+]  # fmt: skip
