@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from blankfill.serving.batches import Batches, Job, Kind
 from blankfill.serving.errors import busy
+from blankfill.serving.metrics import Metrics
 from blankfill.serving.settings import ServeSettings
 
 Input = TypeVar("Input")
@@ -47,8 +48,8 @@ class Stepper(Protocol):
 class Engine:
     """The thread that computes with a model, and what waits for it."""
 
-    def __init__(self, name: str, settings: ServeSettings) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+        self.name, self.settings, self.metrics = name, settings, metrics
         self.batches = Batches(settings.batch_tokens)
         self.steppers: list[Stepper] = []
         self._wakes = threading.Condition()
@@ -60,6 +61,16 @@ class Engine:
     def waiting(self) -> int:
         """Number of jobs that wait."""
         return len(self.batches)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Number of rows that write now."""
+        return sum(getattr(stepper, "slots_in_use", 0) for stepper in self.steppers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def check_room(self, count: int) -> None:
         """Raise ApiError (429) when `count` more jobs have no room in the queue."""
@@ -122,6 +133,8 @@ class Engine:
             with self._wakes:
                 batch = self.batches.take()
             if batch:
+                if self.metrics is not None:
+                    self.metrics.batch(self.name, len(batch), sum(job.size for job in batch))
                 compute(batch)
 
 

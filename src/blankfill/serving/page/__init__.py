@@ -34,12 +34,12 @@ def page() -> Page:
     frame = here.joinpath("page.html").read_text("utf-8")
     document = frame.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)
     policy = (
-        f"default-src 'none'; connect-src 'self'; img-src data: blob:; script-src {_sum(script)}; "
-        f"style-src {_sum(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; connect-src 'self'; img-src data: blob:; script-src {source_of(script)}; "
+        f"style-src {source_of(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Page(document.encode(), policy)
 
 
-def _sum(text: str) -> str:
+def source_of(text: str) -> str:
     """Return the source of a policy that allows one inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

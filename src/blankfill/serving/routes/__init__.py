@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from blankfill.serving.routes import fill, health, models, page
+from blankfill.serving.routes import fill, health, metrics, models, page, reference
 
-ROUTERS = [health.router, models.router, fill.router, page.router]
+ROUTERS = [health.router, models.router, fill.router, metrics.router, page.router, reference.router]
