@@ -34,7 +34,7 @@ from blankfill.corpus.unknown import counting, uncounted
 from blankfill.errors import UserError, setting
 from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
-from blankfill.generation.sampling import SampledRow
+from blankfill.generation.sampling import Penalties, SampledRow
 from blankfill.generation.scheduler import NOT_FINITE, SLOTS, Scheduler
 from blankfill.generation.text_stream import Detokenizer, Stream
 from blankfill.generation.write import MOST_COLUMNS
@@ -142,7 +142,7 @@ class Chat:
         self.speaker, self.template, self.options = speaker, template, options or ChatOptions()
         self.options.check()
         template.check()
-        self.process, self.allow_unknown = process, allow_unknown
+        self.process, self.allow_unknown, self.quiet = process, allow_unknown, False
         rows = speaker.model.config.vocab_size
         self.stop = template.next_question(speaker.tokenizer) if not speaker.tuned else ""
         """The text at which an answer of a pretrained model ends, since it does not know where to end."""
@@ -203,16 +203,17 @@ class Chat:
 
     def read(self, messages: Sequence[Message]) -> Prompt:
         """Return `prompt`. Raises UserError also for a last message that is unknown to the tokenizer."""
-        with counting("the message", allow=self.allow_unknown):
+        with counting("the message", allow=self.allow_unknown, quiet=self.quiet):
             prompt = self.prompt(messages)
             self.speaker.tokenizer.encode_plain([messages[-1].content])
         return prompt
 
-    def with_options(self, options: ChatOptions) -> Chat:
-        """Return the same with other options. Raises ConfigError for values out of range."""
+    def with_options(self, options: ChatOptions, allow_unknown: bool = False) -> Chat:
+        """Return the same for a server, with other options and without notices. Raises ConfigError for values out of
+        range."""
         options.check()
         chat = copy.copy(self)
-        chat.options = options
+        chat.options, chat.allow_unknown, chat.quiet = options, allow_unknown, True
         return chat
 
     def answer_many(self, dialogues: Sequence[Sequence[Message]], cancel: CancelFlag | None = None) -> list[Reply]:
@@ -233,15 +234,18 @@ class Answering:
     `reply` is the answer so far; of one that was not iterated to its end, "cancelled".
     """
 
+    dropped = 0
+    """Its pieces have no white space at their beginning; log-probabilities count characters from the first token."""
+
     def __init__(
         self, chat: Chat, messages: Sequence[Message], prompt: Prompt, cancel: CancelFlag | None = None,
-        number: int = 0, stops: Sequence[str] = (),
+        number: int = 0, stops: Sequence[str] = (), penalties: Penalties | None = None,
     ) -> None:  # fmt: skip
         """prompt: of the messages. number: of the sample. stops: texts that end the answer."""
         speaker = chat.speaker
         self.prompt, self.row, self.most = prompt, prompt.row, prompt.most
         self.ends, self.cancel, self.path = chat.ends, cancel, speaker.path
-        self.sampled = SampledRow(chat.options.sampling, self.prompt.ids, chat.banned_V, number)
+        self.sampled = SampledRow(chat.options.sampling, prompt.ids, chat.banned_V, number, penalties)
         self._speaker, self._messages, self._finish, self._tokens = speaker, tuple(messages), "cancelled", 0
         self._words = Detokenizer(speaker.tokenizer)
         self._stream = answer_stream([chat.stop, *stops], chat.process)
@@ -258,6 +262,11 @@ class Answering:
         return Reply(
             text, self._finish, self._tokens, prompt.row.columns, prompt.dropped, (*self._messages, *said)
         )  # fmt: skip
+
+    @property
+    def length(self) -> int:
+        """Number of characters of its tokens so far, with white space around the text."""
+        return self._stream.length
 
     @property
     def stopped(self) -> bool:

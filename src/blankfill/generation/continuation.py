@@ -15,7 +15,7 @@ Not here: the loop (`scheduler`, `write`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +31,6 @@ from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
-    from blankfill.corpus.tokenizer import Tokenizer
 
 
 class WrittenText(Protocol):
@@ -41,7 +40,14 @@ class WrittenText(Protocol):
     sampled: SampledRow
     most: int
     """Largest number of its tokens."""
-    ends: Collection[int]
+    ends: list[int]
+    dropped: int
+    """Number of characters at the beginning of its tokens that it does not have."""
+
+    @property
+    def length(self) -> int:
+        """Number of characters of its tokens so far, up to the text that has ended it."""
+        ...
 
     @property
     def stopped(self) -> bool:
@@ -171,7 +177,8 @@ class Continuation:
         self.ids: list[int] = []
         """The tokens so far."""
         self._words, self._stream = Detokenizer(reader.loaded.tokenizer, prompt.ids), Stream(stops)
-        self._begun = not prompt.trimmed
+        self._begun, self.dropped = not prompt.trimmed, 0
+        """dropped: number of characters at its beginning that the prompt has already."""
 
     @property
     def stopped(self) -> bool:
@@ -179,9 +186,9 @@ class Continuation:
         return self._stream.stopped
 
     @property
-    def text(self) -> str:
-        """The text so far, with what is held back at a possible stop."""
-        return self._stream.text
+    def length(self) -> int:
+        """Number of characters of its tokens so far, up to the text that has ended it."""
+        return self.dropped + self._stream.length
 
     def add(self, token: int) -> str:
         """Take a token; returns the text that is now certain."""
@@ -195,7 +202,8 @@ class Continuation:
     def _led(self, piece: str) -> str:
         """Return a piece without the space that the prompt has already."""
         if piece and not self._begun:
-            piece, self._begun = piece.removeprefix(" "), True
+            self._begun, self.dropped = True, piece.startswith(" ")
+            return piece.removeprefix(" ")
         return piece
 
 
@@ -219,11 +227,3 @@ def shortened(reader: PromptReader, prompt: Prompt, new_tokens: int) -> tuple[Pr
         else:
             high, row = middle, tried
     return None if row is None else (replace(prompt, ids=prompt.ids[high:], cut=high), row)
-
-
-def decoded(tokenizer: Tokenizer, before: Sequence[int], token: int) -> str:
-    """Return the text that a token adds after others."""
-    tail = list(before[-8:])
-    text = tokenizer.decode(tail) if tail else ""
-    more = tokenizer.decode([*tail, token])
-    return more[len(text) :] if more.startswith(text) else tokenizer.decode([token])

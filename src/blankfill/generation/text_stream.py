@@ -50,6 +50,11 @@ class Stream:
         self._raw = self._shown = ""
 
     @property
+    def length(self) -> int:
+        """Number of characters before they are processed, with what is held back."""
+        return len(self._raw)
+
+    @property
     def text(self) -> str:
         """The text so far, with what is held back."""
         return self._processed(self._raw)
@@ -162,3 +167,12 @@ def _after(text: str, count: int) -> int:
             return index
         count -= not character.isspace()
     return len(text)
+
+
+def token_text(tokenizer: Tokenizer, before: Sequence[int], token: int) -> str:
+    """Return the text that a token adds behind others; the name of a special token."""
+    tail = list(before[-8:])
+    text = tokenizer.decode(tail) if tail else ""
+    more = tokenizer.decode([*tail, token])
+    added = more[len(text) :] if more.startswith(text) else tokenizer.decode([token])
+    return added or tokenizer.token(token)

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from blankfill.serving.batches import Batches, Job, Kind
@@ -37,6 +37,11 @@ class Stepper(Protocol):
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Number of texts or answers that have not begun."""
         ...
 
     def step(self) -> None:
@@ -58,8 +63,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Number of jobs that wait."""
-        return len(self.batches)
+        """Number of jobs and answers that wait."""
+        return len(self.batches) + sum(stepper.waiting for stepper in self.steppers)
 
     def check_room(self, count: int) -> None:
         """Raise ApiError (429) when `count` more jobs have no room in the queue."""
@@ -88,10 +93,14 @@ class Engine:
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
         """Add jobs to the queue."""
+        self.hand_over(lambda: self.batches.add(jobs))
+
+    def hand_over(self, put: Callable[[], None]) -> None:
+        """Call a function that adds work for the thread, and let it look for work."""
         with self._wakes:
             if self._closing:
                 raise RuntimeError(f"the model {self.name} is closed")
-            self.batches.add(jobs)
+            put()
             self._wakes.notify()
 
     def wake(self) -> None:
