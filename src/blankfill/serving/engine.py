@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from blankfill.serving.batches import Batches, Job, Kind, Owner
@@ -39,6 +39,11 @@ class Stepper(Protocol):
         """Whether there is anything to do."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Number of texts or answers that have not begun."""
+        ...
+
     def step(self) -> None:
         """Do one step. It must not raise: an error belongs to the requests that it concerns."""
         ...
@@ -58,8 +63,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Number of jobs that wait."""
-        return len(self.batches)
+        """Number of jobs and answers that wait."""
+        return len(self.batches) + sum(stepper.waiting for stepper in self.steppers)
 
     @property
     def slots_in_use(self) -> int:
@@ -98,10 +103,14 @@ class Engine:
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
         """Add jobs to the queue."""
+        self.hand_over(lambda: self.batches.add(jobs))
+
+    def hand_over(self, put: Callable[[], None]) -> None:
+        """Call a function that adds work for the thread, and let it look for work."""
         with self._wakes:
             if self._closing:
                 raise RuntimeError(f"the model {self.name} is closed")
-            self.batches.add(jobs)
+            put()
             self._wakes.notify()
 
     def drop(self, owner: Owner[Any]) -> None:
