@@ -14,8 +14,8 @@ from functools import cache
 from importlib.resources import files
 
 SHARED = ("core.js", "texts.js", "parts.js", "code.js", "connection.js", "shell.js")
-PANELS: tuple[str, ...] = ()
-SCRIPTS: tuple[str, ...] = (*SHARED, *PANELS, "start.js")
+FILL = ("blanked.js", "sheet.js", "fill.js")
+SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, "start.js")
 """The scripts in order: what panels share, the panels, and the start of the page."""
 
 
