@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from blankfill.serving.routes import fill, health, models, page
+from blankfill.serving.routes import fill, health, inspect, models, page
 
-ROUTERS = [health.router, models.router, fill.router, page.router]
+ROUTERS = [health.router, models.router, fill.router, inspect.router, page.router]
