@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-SCRIPTS: tuple[str, ...] = ("core.js", "start.js")
+SHARED = ("core.js", "texts.js", "parts.js", "code.js", "connection.js", "shell.js")
+PANELS: tuple[str, ...] = ()
+SCRIPTS: tuple[str, ...] = (*SHARED, *PANELS, "start.js")
 """The scripts in order: what panels share, the panels, and the start of the page."""
 
 
@@ -35,7 +37,8 @@ def page() -> Page:
     document = frame.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)
     policy = (
         f"default-src 'none'; connect-src 'self'; img-src data: blob:; script-src {_sum(script)}; "
-        f"style-src {_sum(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"style-src {_sum(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     return Page(document.encode(), policy)
 
