@@ -14,10 +14,11 @@ from functools import cache
 from importlib.resources import files
 
 SHARED = ("core.js", "texts.js", "parts.js", "code.js", "connection.js", "shell.js")
-PANELS: tuple[str, ...] = (
-    "talks.js", "written.js", "write.js", "chat.js", "vectors.js", "map.js", "embed.js", "square.js", "inside.js",
-)  # fmt: skip
-SCRIPTS: tuple[str, ...] = (*SHARED, *PANELS, "start.js")
+FILL = ("blanked.js", "sheet.js", "fill.js")
+WRITE = ("talks.js", "written.js", "write.js", "chat.js")
+EMBED = ("vectors.js", "map.js", "embed.js")
+INSIDE = ("square.js", "inside.js")
+SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, *WRITE, *EMBED, *INSIDE, "start.js")
 """The scripts in order: what panels share, the panels, and the start of the page."""
 
 

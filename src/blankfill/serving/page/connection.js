@@ -7,7 +7,7 @@
     const { el, fill, t, api, failureListeners } = blankfill;
     const FIRST_WAIT = 1000, LONGEST_WAIT = 8000; // milliseconds
 
-    const state = { phase: "start", models: [], version: 0 };
+    const state = { phase: "start", models: [] };
     const listeners = new Set();
     const banner = el("div", { class: "banner", role: "status", hidden: true });
     let timer = 0;
@@ -48,14 +48,13 @@
         const phase = await health();
         if (phase !== "up") return become(phase);
         try {
-            const { data } = await api("/v1/models");
-            state.models = data;
-            state.version += 1;
-            listeners.forEach((listener) => listener(data));
-            become("up");
+            state.models = (await api("/v1/models")).data;
         } catch (failure) {
             if (failure.status !== 401 && failure.status !== 0) become("gone");
+            return;
         }
+        become("up");
+        listeners.forEach((listener) => listener(state.models));
     }
 
     async function health() {

@@ -126,6 +126,13 @@
         };
     }
 
+    /** Draw the inside of an element anew, and give the focus back to the element with the same `data-key`. */
+    function refocused(root, draw) {
+        const key = root.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+        draw();
+        if (key !== undefined) root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+    }
+
     /** Let the browser save a text as a file. */
     function download(name, text, type = "text/plain") {
         const url = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
@@ -133,5 +140,5 @@
         setTimeout(() => URL.revokeObjectURL(url), 10_000);
     }
 
-    Object.assign(blankfill, { field, menu, textarea, errorSpot, runner, bar, bars, empty, later, download });
+    Object.assign(blankfill, { field, menu, textarea, errorSpot, runner, bar, bars, empty, later, refocused, download });
 })();
