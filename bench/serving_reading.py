@@ -133,8 +133,8 @@ async def _connection(server: Server, texts: Iterator[str], end: float, times: l
             body = json.dumps({**server.extra, "input": next(texts)}).encode()
             begun = time.perf_counter()
             writer.write(
-                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-                % (server.path.encode(), len(body), body)
+                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (server.path.encode(), server.port, len(body), body)
             )
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
