@@ -111,7 +111,7 @@ def test_workers_that_cannot_open_a_model_end_the_server(tmp_path: Path) -> None
 
 
 class Pipe:
-    """A pipe to a worker that writes down what it is told, and says what it is given."""
+    """A pipe to a worker that writes down the words that it gets, and has messages to read."""
 
     def __init__(self, *messages: Any) -> None:
         self.words: list[bytes] = []
