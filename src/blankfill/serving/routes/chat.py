@@ -28,8 +28,8 @@ from blankfill.serving.openai import (
     usage,
     writing_of,
 )
-from blankfill.serving.schemas import Body
 from blankfill.serving.requests import counted
+from blankfill.serving.schemas import Body
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import State
