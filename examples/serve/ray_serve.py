@@ -32,8 +32,13 @@ class Forward:
     """The application of the replica that gets a request."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
-        await serve.get_replica_context().servable_object.app(scope, receive, send)
+        """Answer a request; and Ray, which begins before the replica is made, that there is nothing to begin with."""
+        if scope["type"] == "lifespan":
+            for word in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{word}.complete"})
+            return
+        await serve.get_replica_context().servable_object.server(scope, receive, send)
 
 
 @serve.deployment(
@@ -56,7 +61,7 @@ class Blankfill:
         self.state = ServerState(ModelSet({source.name: source for source in sources}, settings), settings)
         self.state.models.open_all()
         self.state.phase = Phase.READY
-        self.app = create_app(self.state)
+        self.server = create_app(self.state)
 
     async def reconfigure(self, config: dict[str, Any] | None) -> None:
         """Open the model again where its files have changed: `serve deploy` with another `user_config`."""

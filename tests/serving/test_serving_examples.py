@@ -120,7 +120,20 @@ def test_a_replica_on_ray_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     body = json.dumps({"input": "the old [MASK] boat"}).encode()
     key = [*JSON, (b"authorization", b"Bearer a-key")]
 
+    async def begin_and_end() -> list[str]:
+        sent: list[str] = []
+
+        async def receive() -> dict[str, str]:
+            return {}
+
+        async def send(message: dict[str, str]) -> None:
+            sent.append(message["type"])
+
+        await program.noted.application({"type": "lifespan"}, receive, send)
+        return sent
+
     async def run() -> None:
+        assert await begin_and_end() == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
         assert (await call(program.noted.application, "/v1/fill", [body])).status == 401
         answer = await call(program.noted.application, "/v1/fill", [body], headers=key)
         assert answer.status == 200 and answer.json()["data"][0]["blanks"]
