@@ -30,6 +30,7 @@ from blankfill.serving.openai import (
     usage,
     writing_of,
 )
+from blankfill.serving.requests import counted
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import State
@@ -194,6 +195,7 @@ class Completion:
         self.body, self.plans, self.writing = body, plans, writing
         self.identity = Identity.new(served, "cmpl", "text_completion", writing.model)
         self.prompt_tokens = sum(plan.texts[0].row.columns for plan in plans)
+        counted(read=self.prompt_tokens)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
