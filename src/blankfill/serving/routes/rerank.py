@@ -104,7 +104,9 @@ async def rerank(body: RerankRequest, state: State) -> Response:
 async def _by_vectors(served: ServedModel, body: RerankRequest) -> tuple[list[float], int, Sequence[bool]]:
     """Return the cosine of each document with the query, 0 where it is below."""
     kind = embedding.kind_of(served, "mean", True)
-    queried = await embedding.read_texts(served, kind.embedder, [body.query], body.truncate, body.allow_unknown, "query")
+    queried = await embedding.read_texts(
+        served, kind.embedder, [body.query], body.truncate, body.allow_unknown, "query"
+    )
     given = await embedding.read_texts(
         served, kind.embedder, body.documents, body.truncate, body.allow_unknown, "documents"
     )
