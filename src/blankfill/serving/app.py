@@ -1,4 +1,4 @@
-"""The application: routes, what stands before them (limits, keys, headers), and how errors are answered.
+"""The application: routes, the layers before them (limits, keys, headers), and how errors are answered.
 
 From the outside to the routes a request passes `Access` (log, numbers, headers), CORS where origins are given, `Hosts`,
 `Keys`, `Limits`. None of them waits for a whole answer, so that streams pass as they are written.

@@ -221,13 +221,14 @@ def announce(settings: ServeSettings, port: int, models: Sequence[Mapping[str, A
     }  # fmt: skip
     for model in models:
         say(f"model {model['name']}: {', '.join(model['abilities'])}")
+    size, seconds_at_most = f"{settings.max_body_bytes / MIB:,.3g} MiB", f"{settings.request_timeout:g} s"
     say(
-        f"limits of a request: {settings.max_body_bytes / MIB:,.3g} MiB, {settings.max_texts:,} texts, "
-        f"{settings.max_tokens:,} tokens to read, {settings.max_new_tokens:,} to write, {settings.request_timeout:g} s; "
-        f"for a model, {settings.max_queue:,} texts wait and {settings.slots} answers are written at a time"
+        f"limits of a request: {size}, {settings.max_texts:,} texts, {settings.max_tokens:,} tokens to read, "
+        f"{settings.max_new_tokens:,} to write, {seconds_at_most}; for a model, {settings.max_queue:,} texts wait and "
+        f"{settings.slots} answers are written at a time"
     )
     keys = "requests need a key" if settings.api_keys else "requests need no key"
-    say(f"ready after {seconds:.1f} s: the API at {url}/v1 ({keys}), its description at {url}/docs, the page at {url}/")
+    say(f"ready after {seconds:.1f} s: the page at {url}/, the API at {url}/v1 ({keys}), described at {url}/docs")
     if is_json():
         show_json(
             {"url": url, "host": settings.host, "port": port, "workers": settings.workers, "models": list(models),
