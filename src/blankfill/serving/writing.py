@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from blankfill.generation.continuation import WrittenText
 from blankfill.generation.logprobs import Logprobs
-from blankfill.generation.scheduler import NOT_FINITE, Scheduler, Update
+from blankfill.generation.scheduler import NOT_FINITE, PIECE, Scheduler, Update
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.engine import Engine
 from blankfill.serving.errors import ApiError
@@ -39,7 +39,10 @@ log = logging.getLogger("blankfill.serving")
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer with log-probabilities. offset: characters of the answer before it. likeliest: the texts of `logprobs.ids`."""
+    """A token of an answer with its log-probabilities.
+
+    offset: characters of the answer before it. likeliest: the texts of `logprobs.ids`.
+    """
 
     id: int
     text: str
@@ -59,6 +62,8 @@ class Piece:
     finish: str | None
     count: int
     error: Exception | None = None
+    prompt: Sequence[Logprobs] = ()
+    """In the first piece of an answer that wants them: the log-probabilities of the tokens of its row but the first."""
 
 
 class Inbox:
@@ -95,6 +100,7 @@ class Whole:
     tokens: Sequence[Token]
     finish: str
     count: int
+    prompt: Sequence[Logprobs] = ()
 
 
 async def collected(inbox: Inbox, answers: int) -> list[Whole]:
@@ -106,7 +112,7 @@ async def collected(inbox: Inbox, answers: int) -> list[Whole]:
     return [
         Whole(
             "".join(piece.text for piece in made), [token for piece in made for token in piece.tokens],
-            made[-1].finish or "stop", made[-1].count,
+            made[-1].finish or "stop", made[-1].count, made[0].prompt,
         )
         for made in parts
     ]  # fmt: skip
@@ -123,10 +129,13 @@ class Answer:
         *,
         stream: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> None:
         """index: in the request. stream: whether to hand over pieces, and not the whole alone. logprobs: number of
-        likeliest tokens with log-probabilities; None: no log-probabilities."""
-        self.index, self.text, self.logprobs = index, text, logprobs
+        likeliest tokens with log-probabilities; None: no log-probabilities. prompt_logprobs: whether those of the
+        prompt are wanted too."""
+        self.index, self.text, self.logprobs, self.prompt_logprobs = index, text, logprobs, prompt_logprobs
+        self._prompt: Sequence[Logprobs] = ()
         self.dropped = False
         self.handle = -1
         self.inbox: Inbox | None = None
@@ -151,6 +160,7 @@ class Answer:
         if update.token is not None:
             self._count += 1
             piece = self.text.add(update.token)
+            self._prompt = update.prompt or self._prompt
             if update.logprobs is not None:
                 self._tokens.append(self._scored(update.token, update.logprobs))
         finish = "end" if self.text.stopped else update.finish
@@ -166,8 +176,9 @@ class Answer:
             tokens = [token for token in tokens if token.offset < self.text.length]
         if self.text.dropped:
             tokens = [replace(token, offset=max(0, token.offset - self.text.dropped)) for token in tokens]
+        prompt, self._prompt = self._prompt, ()
         reason = None if finish is None else "stop" if finish == "end" else "length"
-        return Piece(self.index, text, tokens, reason, self._count)
+        return Piece(self.index, text, tokens, reason, self._count, prompt=prompt)
 
     def failed(self, error: Exception) -> Piece:
         """Return the piece of an answer that fails."""
@@ -268,7 +279,9 @@ class Writing:
                 continue
             text = answer.text
             try:
-                answer.handle = self._scheduler.join(text.row, text.sampled, text.most, text.ends, answer.logprobs)
+                answer.handle = self._scheduler.join(
+                    text.row, text.sampled, text.most, text.ends, answer.logprobs, answer.prompt_logprobs
+                )
             except Exception as error:
                 log.exception("a row cannot join the model %s", self.engine.name)
                 pieces.append((answer, answer.failed(error)))
@@ -276,7 +289,7 @@ class Writing:
             self._rows[answer.handle] = answer
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(self.model, self.engine.settings.slots, self.pad, finite=True)
+        return Scheduler(self.model, self.engine.settings.slots, self.pad, finite=True, piece=PIECE)
 
 
 def _deliver(pieces: Sequence[tuple[Answer, Piece]]) -> None:
