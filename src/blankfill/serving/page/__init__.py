@@ -16,8 +16,15 @@ from importlib.resources import files
 SHARED = ("core.js", "texts.js", "parts.js", "code.js", "connection.js", "shell.js")
 FILL = ("blanked.js", "sheet.js", "fill.js")
 PREDICT = ("predictions.js", "predict.js")
-SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, *PREDICT, "start.js")
+WRITE = ("talks.js", "written.js", "write.js", "chat.js")
+EMBED = ("vectors.js", "map.js", "embed.js")
+INSIDE = ("square.js", "inside.js")
+SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, *PREDICT, *WRITE, *EMBED, *INSIDE, "start.js")
 """The scripts in order: what panels share, the panels, and the start of the page."""
+
+
+STYLES = ("style.css", "panels.css")
+"""The style sheets in order: the frame's and what panels share, then those of panels."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Page:
 def page() -> Page:
     """Return the page."""
     here = files("blankfill.serving.page")
-    style = here.joinpath("style.css").read_text("utf-8")
+    style = "\n".join(here.joinpath(name).read_text("utf-8") for name in STYLES)
     script = "\n".join(here.joinpath(name).read_text("utf-8") for name in SCRIPTS)
     frame = here.joinpath("page.html").read_text("utf-8")
     document = frame.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)

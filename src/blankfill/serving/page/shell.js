@@ -78,7 +78,7 @@
 
     /** Show the panel of the address. */
     function route() {
-        const id = location.hash.replace(/^#\/?/, "").split("/")[0];
+        const id = location.hash.replace(/^#\/?/, "").split(/[/?]/)[0];
         const possible = blankfill.panels.find((panel) => modelsFor(panel).length > 0);
         const chosen = blankfill.panels.find((panel) => panel.id === id) ?? possible ?? blankfill.panels[0];
         if (!chosen) return;

@@ -15,7 +15,7 @@ from blankfill.tasks.datasets.row_formats import NEEDED
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models")
+@router.get("/models", summary="The models of the server, and what each can do")
 async def models(state: State) -> dict[str, Any]:
     """List the models."""
     return {"object": "list", "data": [described(model) for model in state.models]}
