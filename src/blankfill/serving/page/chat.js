@@ -47,17 +47,7 @@
     });
 
     const kept = saved("chat", { draft: "", talk: "" });
-    let talk = reopened("chat", kept.talk);
-
-    /** Return the talk that was shown last, or a new one. A text that was not finished then will not be. */
-    function reopened(kind, id) {
-        const found = talks.list(kind).find((one) => one.id === id) ?? talks.begin(kind);
-        for (const node of Object.values(found.nodes)) {
-            if (node.role === "assistant" && node.finish === null) node.finish = "interrupted";
-        }
-        return found;
-    }
-    blankfill.written.reopened = reopened;
+    let talk = talks.reopened("chat", kept.talk);
 
     function render(root, context) {
         let editing = null; // id of the message that is edited
@@ -118,10 +108,12 @@
             runner.run();
         }
 
-        const messagesTo = (node) => [
-            ...(talk.system?.trim() ? [{ role: "system", content: talk.system.trim() }] : []),
-            ...talks.path(talk, node.id).map(({ role, text }) => ({ role, content: text })),
-        ];
+        /** Return the conversation up to a message, as a request has it. */
+        function messagesTo(node) {
+            const system = talk.system?.trim();
+            const messages = talks.path(talk, node.id).map(({ role, text }) => ({ role, content: text }));
+            return system ? [{ role: "system", content: system }, ...messages] : messages;
+        }
 
         async function answer(signal) {
             const [mine, asked] = [talk, target ?? question()];

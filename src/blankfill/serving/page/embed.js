@@ -174,7 +174,9 @@
             changed();
         }
 
-        const current = () => file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        function current() {
+            return file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        }
 
         function changed() {
             if (shown) fill(stale, t("embed.changed"));

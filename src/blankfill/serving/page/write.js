@@ -43,7 +43,7 @@
     });
 
     const kept = saved("write", { draft: "", talk: "" });
-    let talk = written.reopened("write", kept.talk);
+    let talk = talks.reopened("write", kept.talk);
 
     function render(root, context) {
         let live = null; // {node, body} of what is being written
