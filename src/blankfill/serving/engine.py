@@ -17,11 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from blankfill.serving.batches import Batches, Job, Kind
+from blankfill.serving.batches import Batches, Job, Kind, Owner
 from blankfill.serving.errors import busy
 from blankfill.serving.settings import ServeSettings
 
@@ -75,16 +74,16 @@ class Engine:
         Raises ApiError (429) when the queue is full. Cancelling the call drops what has not been computed.
         """
         self.check_room(len(items))
+        if not items:
+            return []
         loop = asyncio.get_running_loop()
-        owner = object()
-        now = time.monotonic()
-        jobs = [Job(kind, item, kind.size(item), owner, loop.create_future(), loop, now) for item in items]
-        self.add(jobs)
+        owner: Owner[Output] = Owner(loop.create_future(), loop, [None] * len(items), len(items))
+        self.add([Job(kind, item, kind.size(item), owner, number) for number, item in enumerate(items)])
         try:
-            return [await job.future for job in jobs]
+            return await owner.future
         finally:
-            for job in jobs:
-                job.drop()
+            if owner.left:
+                self.drop(owner)
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
         """Add jobs to the queue."""
@@ -93,6 +92,11 @@ class Engine:
                 raise RuntimeError(f"the model {self.name} is closed")
             self.batches.add(jobs)
             self._wakes.notify()
+
+    def drop(self, owner: Owner[Any]) -> None:
+        """Drop the jobs of a request that have not been computed."""
+        with self._wakes:
+            self.batches.drop(owner)
 
     def wake(self) -> None:
         """Let the thread look for work; called when a stepper has become busy."""
@@ -132,9 +136,13 @@ def compute(batch: Sequence[Job[Any, Any]]) -> None:
         results = batch[0].kind.compute([job.item for job in batch])
     except Exception as error:
         results = [error] * len(batch)
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job[Any, Any], Any]]] = {}
+    owners: dict[Owner[Any], list[tuple[int, Any]]] = {}
     for job, result in zip(batch, results, strict=True):
-        by_loop.setdefault(job.loop, []).append((job, result))
+        owners.setdefault(job.owner, []).append((job.number, result))
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Owner[Any], list[tuple[int, Any]]]]] = {}
+    for owner, numbered in owners.items():
+        if not owner.dropped:
+            by_loop.setdefault(owner.loop, []).append((owner, numbered))
     for loop, pairs in by_loop.items():
         try:
             loop.call_soon_threadsafe(_deliver, pairs)
@@ -142,12 +150,7 @@ def compute(batch: Sequence[Job[Any, Any]]) -> None:
             log.debug("results for a closed event loop are dropped")
 
 
-def _deliver(pairs: Sequence[tuple[Job[Any, Any], Any]]) -> None:
-    """Set results in the event loop."""
-    for job, result in pairs:
-        if job.future.done():
-            continue
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
+def _deliver(pairs: Sequence[tuple[Owner[Any], list[tuple[int, Any]]]]) -> None:
+    """Give results to their requests, in the event loop."""
+    for owner, numbered in pairs:
+        owner.deliver(numbered)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from blankfill.serving.routes import fill, health, inspect, models, page
+from blankfill.serving.routes import embeddings, fill, health, inspect, models, page, rerank, score, tasks, tokens
 
-ROUTERS = [health.router, models.router, fill.router, inspect.router, page.router]
+ROUTERS = [
+    health.router, models.router, fill.router, embeddings.router, rerank.router, tasks.router, score.router,
+    tokens.router, inspect.router, page.router,
+]  # fmt: skip
