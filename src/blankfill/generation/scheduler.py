@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from blankfill.data.packing import padded_batches
+from blankfill.generation.logprobs import Logprobs, logprobs_of
 from blankfill.generation.sampling import SampledRow, Sampler, Sampling
 from blankfill.generation.slots import Slots
 from blankfill.model.transformer import Transformer
@@ -41,18 +42,21 @@ NOT_FINITE = "not finite"
 class Update:
     """The result of a step for one row.
 
-    token: the new token; None when the row ended without one. finish: None while the row continues; "end" (it generated
-    one of its ends, which is not returned as a token), "length" (it has max_new_tokens), "positions" (the model has no
-    more positions), "not finite" (the model's scores are no finite numbers, where that is checked) or "cancelled".
+    token: the new token; None when the row ended without one. logprobs: of it, for a row that wants them. finish:
+    None while the row continues; "end" (it generated one of its ends, which is not returned as a token), "length" (it
+    has max_new_tokens), "positions" (the model has no more positions), "not finite" (the model's scores are no finite
+    numbers, where that is checked) or "cancelled".
     """
 
     token: int | None
     finish: str | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(eq=False)
 class _Row:
-    """A row that waits or generates. left: number of tokens that it may still generate; limit: why it will end then."""
+    """A row that waits or generates. left: number of tokens that it may still generate; limit: why it will end then.
+    logprobs: see `join`."""
 
     handle: int
     context: DecoderInput
@@ -60,6 +64,7 @@ class _Row:
     ends: Collection[int]
     left: int
     limit: str
+    logprobs: int | None
 
 
 class Scheduler:
@@ -87,6 +92,11 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     @property
+    def waiting(self) -> int:
+        """Number of rows that wait for a slot."""
+        return len(self._waiting)
+
+    @property
     def free(self) -> int:
         """Number of rows that can join without waiting."""
         return max(0, self._slots.free - len(self._waiting))
@@ -103,25 +113,31 @@ class Scheduler:
         sampling: Sampling | SampledRow,
         max_new_tokens: int,
         ends: Collection[int] = (),
+        logprobs: int | None = None,
     ) -> int:
         """Add a row; returns its handle.
 
         sampling: settings for choosing tokens; a `SampledRow` (see `sampled`) also has the tokens so far, the tokens
         that are never generated, and the number of the sample. max_new_tokens: largest number of tokens, at least 1.
-        ends: tokens that end the row.
+        ends: tokens that end the row. logprobs: how many of the likeliest tokens each update has with their
+        log-probabilities, beside the chosen one; None: no log-probabilities.
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         sampled = sampling if isinstance(sampling, SampledRow) else self.sampled(sampling)
         most = decoder_input.room + 1
         limit = "positions" if most < max_new_tokens else "length"
-        row = _Row(next(self._handles), decoder_input, sampled, ends, min(max_new_tokens, most), limit)
+        row = _Row(next(self._handles), decoder_input, sampled, ends, min(max_new_tokens, most), limit, logprobs)
         self._waiting.append(row)
         return row.handle
 
     def cancel(self, handle: int) -> None:
         """Stop a row: the next step returns its last update. No effect on a finished row."""
         self._cancelled.append(handle)
+
+    def release(self) -> None:
+        """Give the buffers back. Raises ValueError while any row generates."""
+        self._slots.release()
 
     def step(self) -> dict[int, Update]:
         """Generate a token in each running row, after cancelled rows left and waiting rows joined; returns the
@@ -138,6 +154,7 @@ class Scheduler:
             failed = (~finite_BV.all(1)).nonzero()[:, 0].tolist()
             scores_BV = scores_BV.masked_fill(~finite_BV, 0.0)  # so that a token can be chosen, which is not used
         ids = self._sampler(scores_BV)
+        logprobs = self._logprobs(scores_BV, ids)
         over = []
         for k, (row, token) in enumerate(zip(self._running, ids, strict=True)):
             if k in failed:
@@ -149,13 +166,23 @@ class Scheduler:
                 over.append(k)
                 continue
             row.left -= 1
-            updates[row.handle] = Update(token, None if row.left else row.limit)
+            updates[row.handle] = Update(token, None if row.left else row.limit, logprobs.get(k))
             if not row.left:
                 over.append(k)
         self._ids = ids
         for k in reversed(over):
             self._leave(k)
         return updates
+
+    def _logprobs(self, scores_BV: Tensor, ids: Sequence[int]) -> dict[int, Logprobs]:
+        """Return the log-probabilities of the new tokens of the rows that want them, by number."""
+        wanted = {k: row.logprobs for k, row in enumerate(self._running) if row.logprobs is not None}
+        if not wanted:
+            return {}
+        rows = [*wanted]
+        scores_BV = scores_BV if len(rows) == len(ids) else scores_BV[rows]
+        made = logprobs_of(scores_BV, [ids[k] for k in rows], [*wanted.values()])
+        return dict(zip(rows, made, strict=True))
 
     def _admit(self) -> list[Tensor]:
         """Read as many waiting rows as have room; returns the scores of their first tokens."""

@@ -223,7 +223,7 @@ class Slots:
         self.model, self.slots, self.pad = evaluation_view(model), slots, pad
         self.device, self.dtype = model.device, model.dtype
         self._window = Window()
-        self._columns = columns + model.prefix_length if columns else 0
+        self._first_columns = self._columns = columns + model.prefix_length if columns else 0
         self._cache: list[SlotCache] = []
         self._bias = torch.empty(0, dtype=self.dtype, device=self.device)
         self._starts: list[int] = []
@@ -348,6 +348,16 @@ class Slots:
             self._sources.leave(row)
             self._reading = self._sources.reading() if last else None
         self._set_first()
+
+    def release(self) -> None:
+        """Give the buffers back; the next rows that join get new ones. Raises ValueError while rows generate."""
+        if self.rows:
+            raise ValueError(f"the buffers of {self.rows} rows are in use")
+        self._window.first = self._window.end = 0
+        self._columns, self._cache = self._first_columns, []
+        self._bias = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._sources, self._reading = _Sources(self.slots), None
+        self._padded = False
 
     def _set_first(self) -> None:
         """Set the beginning of the window to that of the longest row."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from blankfill.serving.batches import Batches, Job, Kind, Owner
 from blankfill.serving.errors import busy
+from blankfill.serving.metrics import Metrics
 from blankfill.serving.settings import ServeSettings
 
 Input = TypeVar("Input")
@@ -38,6 +39,11 @@ class Stepper(Protocol):
         """Whether there is anything to do."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Number of texts or answers that have not begun."""
+        ...
+
     def step(self) -> None:
         """Do one step. It must not raise: an error belongs to the requests that it concerns."""
         ...
@@ -46,8 +52,8 @@ class Stepper(Protocol):
 class Engine:
     """The thread that computes with a model, and what waits for it."""
 
-    def __init__(self, name: str, settings: ServeSettings) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+        self.name, self.settings, self.metrics = name, settings, metrics
         self.batches = Batches(settings.batch_tokens)
         self.steppers: list[Stepper] = []
         self._wakes = threading.Condition()
@@ -57,8 +63,18 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Number of jobs that wait."""
-        return len(self.batches)
+        """Number of jobs and answers that wait."""
+        return len(self.batches) + sum(stepper.waiting for stepper in self.steppers)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Number of rows that write now."""
+        return sum(getattr(stepper, "slots_in_use", 0) for stepper in self.steppers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def check_room(self, count: int) -> None:
         """Raise ApiError (429) when `count` more jobs have no room in the queue."""
@@ -87,10 +103,14 @@ class Engine:
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
         """Add jobs to the queue."""
+        self.hand_over(lambda: self.batches.add(jobs))
+
+    def hand_over(self, put: Callable[[], None]) -> None:
+        """Call a function that adds work for the thread, and let it look for work."""
         with self._wakes:
             if self._closing:
                 raise RuntimeError(f"the model {self.name} is closed")
-            self.batches.add(jobs)
+            put()
             self._wakes.notify()
 
     def drop(self, owner: Owner[Any]) -> None:
@@ -126,6 +146,8 @@ class Engine:
             with self._wakes:
                 batch = self.batches.take()
             if batch:
+                if self.metrics is not None:
+                    self.metrics.batch(self.name, len(batch), sum(job.size for job in batch))
                 compute(batch)
 
 
