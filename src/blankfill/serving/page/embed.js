@@ -16,7 +16,7 @@
             "embed.lines": "Lines",
             "embed.placeholder": "One text on each line. An empty line begins a new group, with a colour of its own.",
             "embed.file": "Open a file",
-            "embed.file.hint": "Read by the browser; only its lines go to the server as texts.",
+            "embed.file.hint": "A file is read by the browser; only its lines go to the server, as texts.",
             "embed.file.name": "{name}: {count} {count:line|lines}",
             "embed.file.close": "Close the file",
             "embed.file.large": "{name} is too large; open a text file of at most {most} MB.",
@@ -54,7 +54,7 @@
             "embed.lines": "各行文字",
             "embed.placeholder": "每行一段文字。空行之后是新的一组，颜色不同。",
             "embed.file": "打开文件",
-            "embed.file.hint": "由浏览器读取；只有各行文字会发给服务。",
+            "embed.file.hint": "文件由浏览器读取；只有各行文字会发给服务。",
             "embed.file.name": "{name}：{count} 行",
             "embed.file.close": "关闭文件",
             "embed.file.large": "{name} 太大；请打开不超过 {most} MB 的文本文件。",
@@ -174,7 +174,9 @@
             changed();
         }
 
-        const current = () => file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        function current() {
+            return file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        }
 
         function changed() {
             if (shown) fill(stale, t("embed.changed"));
@@ -211,7 +213,7 @@
             result.classList.add("stale");
             try {
                 const paired = lines.slice(0, MOST_PAIRED);
-                const pairs = await vectors.nearestPairs(own.slice(0, MOST_PAIRED), paired.map((line) => line.text), PAIRS, signal);
+                const pairs = await vectors.nearestPairs(own.slice(0, MOST_PAIRED), paired.map((line) => line.text), Math.min(PAIRS, lines.length), signal);
                 const chosen = vectors.spread(lines.length, MOST_POINTS);
                 const axes = await vectors.principalAxes(chosen.map((k) => own[k]), signal);
                 const points = chosen.map((k) => {
@@ -246,7 +248,7 @@
         function draw() {
             const { lines, pairs, points } = shown;
             const info = el("div", { class: "map-info", role: "status" });
-            const map = blankfill.textMap(points, { choose });
+            const map = blankfill.textMap(points, { choose, width: root.clientWidth });
             const cells = pairs.map(([value, i, j]) => el("tr", {}, el("td", {}, lines[i].text), el("td", {}, lines[j].text), el("td", { class: "figure" }, similarity(value))));
             const heads = ["embed.pairs.one", "embed.pairs.other", "embed.similarity"].map((key) => el("th", { scope: "col" }, t(key)));
             const notes = [t("embed.map.hint")];

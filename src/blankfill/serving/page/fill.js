@@ -184,7 +184,7 @@
             const head = several && [el("h2", {}, name), el("p", { class: "prose filled" }, filledText(name))];
             return el("section", { class: several ? "card stack" : "stack", "aria-label": name }, head,
                 failure && el("p", { class: "error", role: "alert" }, failure),
-                input.blanks.map((blank, index) => block(name, blank, index)));
+                input.blanks.map((blank, index) => block(name, blank, index, several ? "h3" : "h2")));
         }
 
         /** Return the text with the fills of a model, each marked. */
@@ -196,12 +196,12 @@
             });
         }
 
-        /** Return the candidates of one blank. */
-        function block(name, blank, index) {
+        /** Return the candidates of one blank. heading: its tag. */
+        function block(name, blank, index, heading) {
             const before = blank.typed ? null : input.text.slice(blank.start, blank.end);
             const known = results.get(name)?.get(blank.id);
-            const heading = el("div", { class: "blank-head" },
-                el("h3", {}, el("span", { class: "blank-number", "aria-hidden": "true" }, index + 1),
+            const head = el("div", { class: "blank-head" },
+                el(heading, {}, el("span", { class: "blank-number", "aria-hidden": "true" }, index + 1),
                     el("span", { class: "sr-only" }, t("fill.blank", { number: index + 1 })),
                     before === null ? t("fill.typed") : el("span", { class: "was" }, before)),
                 stepper(name, blank));
@@ -211,7 +211,7 @@
                 chips.unshift(chip(name, blank, { text: blank.fixed, probability: null }, before, "own"));
             }
             return el("div", { class: "blank-block", role: "group", "aria-label": t("fill.blank-named", { number: index + 1, word: before ?? "____" }) },
-                heading, el("div", { class: "chips" }, chips.length ? chips : el("span", { class: "hint" }, t(computing ? "running" : "fill.waiting"))),
+                head, el("div", { class: "chips" }, chips.length ? chips : el("span", { class: "hint" }, t(computing ? "running" : "fill.waiting"))),
                 known?.shares ? el("p", { class: "hint" }, t("fill.shares")) : null);
         }
 
@@ -276,8 +276,7 @@
             "fill.tokens": "{count} {count:token|tokens}",
             "fill.shorter": "Shorter blank",
             "fill.longer": "Longer blank",
-            "fill.blanked": "blank {number}, was {word}",
-            "fill.blanked.filled": "blank {number}, was {word}, now {fill}",
+            "fill.blanked": " (blank {number}, was {word})",
         },
         zh: {
             "fill.title": "填空",
@@ -313,8 +312,7 @@
             "fill.tokens": "{count} 个词元",
             "fill.shorter": "缩短此空",
             "fill.longer": "加长此空",
-            "fill.blanked": "第 {number} 空，原为 {word}",
-            "fill.blanked.filled": "第 {number} 空，原为 {word}，现为 {fill}",
+            "fill.blanked": "（第 {number} 空，原为 {word}）",
         },
     });
 })();

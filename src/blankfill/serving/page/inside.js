@@ -234,14 +234,14 @@
         let chosen = -1;
 
         function chip(column, k) {
-            const places = Object.entries(column.positions).map(([name, place]) => `${name} ${place}`);
-            const note = column.predicts ? t("inside.key.predicts") : null;
-            const facts = [t("inside.chosen", column), column.role === "text" ? null : t(`inside.key.${column.role}`), note, ...places];
+            const note = [column.role === "text" ? null : t(`inside.key.${column.role}`), column.predicts ? t("inside.key.predicts") : null].filter(Boolean);
+            const unseen = (text) => el("span", { class: "sr-only" }, text);
             return el("button", {
-                class: `chip ${column.role} ${column.predicts ? "predicts" : ""}`, type: "button", tabindex: k === 0 ? "0" : "-1",
-                "aria-label": facts.filter(Boolean).join(", "), onfocus: () => choose(k), onpointerenter: () => choose(k), onkeydown: (event) => move(event, k),
-            }, el("span", { class: "word" }, column.token), el("span", { class: "id" }, String(column.id)),
-                el("span", { class: "places" }, Object.values(column.positions).join(" · ")));
+                class: "cell", type: "button", tabindex: k === 0 ? "0" : "-1", dataset: { role: column.role, predicts: String(column.predicts) },
+                onfocus: () => choose(k), onpointerenter: () => choose(k), onkeydown: (event) => move(event, k),
+            }, unseen(`${t("inside.table.column")} ${column.column}: `), el("span", { class: "word" }, column.token), unseen(", id "), el("span", { class: "id" }, String(column.id)),
+            unseen(`, ${row.channels.join(" · ")}: `), el("span", { class: "places" }, row.channels.map((name) => column.positions[name]).join(" · ")),
+            note.length ? unseen(`, ${note.join(", ")}`) : null);
         }
 
         function move(event, k) {
@@ -277,11 +277,11 @@
             const own = chips.filter((_, k) => columns[k].side === side);
             if (!own.length) return null;
             return el("section", {}, side && el("h3", {}, t(`inside.side.${side}`)),
-                el("div", { class: "chips", role: "group", "aria-label": [side && t(`inside.side.${side}`), t("inside.tokens")].filter(Boolean).join(": ") }, own));
+                el("div", { class: "cells", role: "group", "aria-label": [side && t(`inside.side.${side}`), t("inside.tokens")].filter(Boolean).join(": ") }, own));
         });
         const kinds = ["blank", "special", "unknown"].filter((role) => columns.some((column) => column.role === role));
-        const keys = el("p", { class: "keys-row hint" }, kinds.map((role) => el("span", {}, el("i", { class: `swatch ${role}` }), t(`inside.key.${role}`))),
-            columns.some((column) => column.predicts) ? el("span", {}, el("i", { class: "swatch predicts" }), t("inside.key.predicts")) : null,
+        const keys = el("p", { class: "keys-row hint" }, kinds.map((role) => el("span", {}, el("i", { class: "swatch", dataset: { role } }), t(`inside.key.${role}`))),
+            columns.some((column) => column.predicts) ? el("span", {}, el("i", { class: "swatch", dataset: { predicts: "true" } }), t("inside.key.predicts")) : null,
             el("span", {}, `${columns.length ? "#" : ""} · ${row.channels.join(" · ")}`));
         const layers = row.near && el("div", { class: "choices", role: "group" }, [["all", row.sees], ["near", row.near]].map(([name, lines]) => el("button", {
             class: "choice", type: "button", "aria-pressed": String(lines === grid), onclick: (event) => {

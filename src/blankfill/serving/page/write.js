@@ -9,7 +9,7 @@
             "write.run": "Write",
             "write.text": "Text",
             "write.placeholder": "Begin a text. Ctrl+Enter lets the model continue it.",
-            "write.new": "New text",
+            "write.new": "New",
             "write.empty": "The model continues your text. GLM, T5 and BART also write into a blank, [MASK], inside it.",
             "write.example.1": "It was a bright morning, and the old boat",
             "write.example.2": "Once upon a time there was a [MASK], and nobody knew why.",
@@ -27,7 +27,7 @@
             "write.run": "写",
             "write.text": "文字",
             "write.placeholder": "写个开头，按 Ctrl+Enter 让模型接着写。",
-            "write.new": "新文字",
+            "write.new": "新建",
             "write.empty": "模型会接着你的文字写下去。GLM、T5 和 BART 还能在文字中间的空白 [MASK] 处书写。",
             "write.example.1": "那是一个晴朗的早晨，那条旧船",
             "write.example.2": "从前有一个[MASK]，谁也不知道为什么。",
@@ -43,7 +43,7 @@
     });
 
     const kept = saved("write", { draft: "", talk: "" });
-    let talk = written.reopened("write", kept.talk);
+    let talk = talks.reopened("write", kept.talk);
 
     function render(root, context) {
         let live = null; // {node, body} of what is being written
@@ -112,7 +112,6 @@
                 node.finish ??= "stop";
             } catch (error) {
                 node.finish = error.name === "AbortError" ? "stopped" : "error";
-                if (node.finish === "error") node.error = error.message;
                 throw error;
             } finally {
                 if (live?.node === node) live = null;

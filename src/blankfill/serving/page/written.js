@@ -27,7 +27,8 @@
             "written.bad": "{name}: {value} is not a number.",
             "written.finish.length": "The length limit was reached.",
             "written.finish.stopped": "Stopped.",
-            "written.finish.error": "The text broke off: {error}",
+            "written.finish.error": "The text broke off.",
+            "written.finish.none": "There was no answer.",
             "written.finish.interrupted": "The page was left before the text was finished.",
             "written.history": "History",
             "written.history.empty": "Nothing yet. What you write here is kept in this browser only.",
@@ -72,7 +73,8 @@
             "written.bad": "{name}：{value} 不是数字。",
             "written.finish.length": "已达到长度上限。",
             "written.finish.stopped": "已停止。",
-            "written.finish.error": "文字中断了：{error}",
+            "written.finish.error": "文字中断了。",
+            "written.finish.none": "没有得到回答。",
             "written.finish.interrupted": "文字写完之前页面被关闭。",
             "written.history": "历史",
             "written.history.empty": "还没有内容。你在这里写的只保存在此浏览器中。",
@@ -112,6 +114,7 @@
     function settings(name, changed) {
         const values = saved(name, USUAL);
         const node = el("details", { class: "settings" });
+        const more = el("div", { class: "stack" }); // what a panel adds
         const draw = () => {
             const inputs = NUMBERS.map(([key, limits]) => field(t(`written.${key}`), el("input", {
                 type: "number", inputmode: "decimal", name: key, ...limits, value: values[key], placeholder: t("written.default"),
@@ -129,7 +132,7 @@
                 changed();
             } }, t("written.reset"));
             fill(node, el("summary", {}, t("written.settings")), el("div", { class: "grid" }, inputs, stop),
-                el("div", { class: "toolbar" }, el("label", { class: "check" }, box, t("written.probabilities")), reset));
+                el("div", { class: "toolbar" }, el("label", { class: "check" }, box, t("written.probabilities")), reset), more);
         };
         draw();
 
@@ -145,7 +148,7 @@
             return stop.length ? { ...given, stop } : given;
         }
 
-        return { node, fields, get probabilities() { return values.probabilities; } };
+        return { node, more, fields, get probabilities() { return values.probabilities; } };
     }
 
     // ---- Requests ----------------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@
     /** Return a sentence on how a text ended, or null for one that ended by itself. */
     function finishOf(node) {
         if (!node.finish || node.finish === "stop") return null;
-        if (node.finish === "error") return t("written.finish.error", { error: node.error ?? "" });
+        if (node.finish === "error" && !node.text) return t("written.finish.none");
         return t(`written.finish.${node.finish}`);
     }
 
@@ -196,7 +199,7 @@
                 class: "tok", role: "option", tabindex: k === 0 ? "0" : "-1", "aria-selected": "false", onfocus: () => choose(k), onclick: () => span.focus(),
                 onpointerenter: () => choose(k), "aria-label": t("written.token", { token: shownToken(text), share: percent(share) }),
             }, text);
-            span.style.setProperty("--unsure", String(Math.round(Math.min(1, -logprob / 6) * 70)));
+            span.style.setProperty("--unsure", String(Math.round(Math.min(1, -logprob / 6) * 45)));
             return span;
         });
         const move = (k) => (event) => {
