@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from serving_apps import client, client_of, state_of
 from blankfill.serving.metrics import Metrics
 from blankfill.serving.page.reference import reference
 from blankfill.serving.reference import ERRORS, EXAMPLES
-from blankfill.serving.requests import RunningRequest, current
+from blankfill.serving.requests import RunningRequest, counted, current
 from written_models import write_model
 
 
@@ -50,7 +49,7 @@ def test_requests_and_batches_are_counted(filled: TestClient) -> None:
     assert values["blankfill_requests_total method=POST route=/v1/fill status=400"] == 1
     assert values["blankfill_requests_total method=other route=other status=404"] == 2
     assert values["blankfill_request_seconds_count route=/v1/fill"] == 3
-    assert values["blankfill_batch_texts_count model=small"] == 3
+    assert values["blankfill_batch_texts_count model=small"] == 2
     assert values["blankfill_model_loads_total model=small result=opened"] == 1
     assert values["blankfill_model_load_seconds model=small"] > 0
     assert values["blankfill_requests_running"] == 1
@@ -59,36 +58,58 @@ def test_requests_and_batches_are_counted(filled: TestClient) -> None:
 
 
 def test_tokens_are_counted_for_the_model_and_for_the_request() -> None:
-    metrics, request = Metrics(), RunningRequest()
+    metrics = Metrics()
+    request = RunningRequest(count=metrics.tokens)
+    counted(read=100)  # outside of a request
     token = current.set(request)
     try:
-        metrics.read("a", 5)
-        metrics.read("a", 2)
-        metrics.written("a", 3)
-        metrics.texts("a", 4)
+        counted(read=100)  # of no model
+        request.model = "a"
+        counted(read=5)
+        counted(2, 3)
     finally:
         current.reset(token)
-    thread = threading.Thread(target=metrics.read, args=("a", 10))  # as the thread of a model does
-    thread.start()
-    thread.join()
+    metrics.texts("a", 4)
     values = numbers(metrics.text().decode())
-    assert values["blankfill_tokens_read_total model=a"] == 17
+    assert values["blankfill_tokens_read_total model=a"] == 7
     assert values["blankfill_tokens_written_total model=a"] == 3
     assert values["blankfill_texts_total model=a"] == 4
-    assert (request.model, request.read, request.written) == ("a", 7, 3)
+    assert (request.read, request.written) == (7, 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_of_answers_are_those_of_their_usage(tmp_path: Path, stream: bool) -> None:
+    with client_of({"writer": write_model(tmp_path, "gpt2")}) as made:
+        body = {"prompt": "the old boat", "max_tokens": 3, "stream": stream, "temperature": 0}
+        answer = made.post("/v1/completions", json=body)
+        assert answer.status_code == 200
+        values = numbers(made.get("/metrics").text)
+    if not stream:
+        usage = answer.json()["usage"]
+        assert values["blankfill_tokens_read_total model=writer"] == usage["prompt_tokens"] > 0
+        assert values["blankfill_tokens_written_total model=writer"] == usage["completion_tokens"] > 0
+    assert 1 <= values["blankfill_tokens_written_total model=writer"] <= 3
+    assert values["blankfill_tokens_read_total model=writer"] > 0
+
+
+def test_tokens_of_texts_are_those_of_their_usage(filled: TestClient) -> None:
+    usage = filled.post("/v1/embeddings", json={"input": ["the old boat", "the lamp"]}).json()["usage"]
+    values = numbers(filled.get("/metrics").text)
+    assert values["blankfill_tokens_read_total model=small"] == usage["prompt_tokens"] > 0
+    assert values["blankfill_texts_total model=small"] == 2
 
 
 def test_servers_in_one_process_count_apart() -> None:
     first, second = Metrics(), Metrics()
-    first.read("a", 5)
-    assert "blankfill_tokens_read_total" not in "".join(numbers(second.text().decode()))
+    first.tokens("a", 5, 0)
+    assert "blankfill_tokens_read_total{" not in second.text().decode()
 
 
 SHARED = """
 import os, sys
 from blankfill.serving.metrics import Metrics
 metrics = Metrics()
-metrics.read("a", 5)
+metrics.tokens("a", 5, 0)
 metrics.observe([], 2)
 if sys.argv[1] == "last":
     print(metrics.text().decode())

@@ -53,7 +53,7 @@ class Access:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        request, status = RunningRequest(), 0
+        request, status = RunningRequest(count=self.state.metrics.tokens), 0
         for name, value in scope["headers"]:
             if name == b"x-request-id" and REQUEST_ID.fullmatch(given := value.decode("latin-1")):
                 request.id = given

@@ -19,7 +19,7 @@ from blankfill.serving.memory import check_fits, need_of
 from blankfill.serving.served import ModelSet, ModelSource
 from blankfill.serving.settings import MIB, ServeSettings
 from blankfill.serving.state import ServerState
-from blankfill.system.console import is_json, is_quiet, say, show_json
+from blankfill.system.console import complain, is_json, is_quiet, say, show_json
 from blankfill.system.environment import usable_cores
 from blankfill.system.stopping import Stop, StoppedError
 from blankfill.system.threads import choose_threads, from_variables
@@ -242,12 +242,20 @@ def url_of(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
+class Lines(logging.Handler):
+    """Writes the log on standard error, as notices are written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        complain(self.format(record))
+
+
 def log_to_standard_error() -> None:
     """Let the log of the server stand on standard error with the time, and without requests where notices are
     dropped."""
     logger = logging.getLogger("blankfill.serving")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = Lines()
         form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
         form.converter = time.gmtime
         handler.setFormatter(form)

@@ -29,6 +29,7 @@ from blankfill.generation.scheduler import NOT_FINITE, PIECE, Scheduler, Update
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.engine import Engine
 from blankfill.serving.errors import ApiError
+from blankfill.serving.requests import counted
 
 if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
@@ -88,6 +89,7 @@ class Inbox:
             pieces, self._pieces = self._pieces, []
             if error := next((piece.error for piece in pieces if piece.error is not None), None):
                 raise error
+            counted(written=sum(piece.count for piece in pieces if piece.finish is not None))
             self._open -= sum(piece.finish is not None for piece in pieces)
             yield pieces
 
@@ -236,6 +238,11 @@ class Writing:
                 answer.dropped = True
             self._gone.extend(answers)
             self.engine.wake()
+
+    @property
+    def slots_in_use(self) -> int:
+        """Number of answers that are written now."""
+        return min(len(self._rows), self.engine.settings.slots)
 
     def step(self) -> None:
         """Let rows join and leave, and write a token of each."""

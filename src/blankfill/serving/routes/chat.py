@@ -29,6 +29,7 @@ from blankfill.serving.openai import (
     writing_of,
 )
 from blankfill.serving.schemas import Body
+from blankfill.serving.requests import counted
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import State
@@ -170,6 +171,7 @@ class ChatCompletion:
 
     def __init__(self, served: ServedModel, body: ChatRequest, prompt: Prompt, writing: Writing) -> None:
         self.served, self.body, self.prompt, self.writing = served, body, prompt, writing
+        counted(read=prompt.row.columns)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
