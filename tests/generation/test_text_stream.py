@@ -56,3 +56,4 @@ def test_the_text_of_a_token_depends_on_those_before_it() -> None:
     ids = BYTES.encode("the cat 猫")
     assert "".join(token_text(BYTES, ids[:k], id) for k, id in enumerate(ids)).startswith("the cat ")
     assert token_text(BYTES, [], BYTES.id("<|endoftext|>") or 0) == "<|endoftext|>"
+    assert token_text(BYTES, ids, BYTES.size) == f"[{BYTES.size}]"  # a row of padding in the table of tokens

@@ -170,7 +170,10 @@ def _after(text: str, count: int) -> int:
 
 
 def token_text(tokenizer: Tokenizer, before: Sequence[int], token: int) -> str:
-    """Return the text that a token adds behind others; the name of a special token."""
+    """Return the text that a token adds behind others; the name of a special token, and the number of one that the
+    tokenizer does not have."""
+    if token >= tokenizer.size:
+        return f"[{token}]"
     tail = list(before[-8:])
     text = tokenizer.decode(tail) if tail else ""
     more = tokenizer.decode([*tail, token])

@@ -11,12 +11,14 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from blankfill.chatting.engine import Answering, Chat, Prompt
+from blankfill.chatting.engine import Answering, Chat, Prompt, TooLongError
 from blankfill.chatting.messages import Message, messages_of
 from blankfill.chatting.templates import BUILT_IN
+from blankfill.errors import UserError, in_keys
 from blankfill.generation.sampling import Penalties
 from blankfill.serving.abilities import Ability
 from blankfill.serving.clients import DONE, EventStream, event, unless_gone
+from blankfill.serving.errors import ApiError
 from blankfill.serving.openai import (
     Identity,
     WritingBody,
@@ -146,7 +148,12 @@ def laid_out(chat: Chat, body: ChatRequest, penalties: Penalties | None, setting
     """Lay out a conversation for its answers. Raises ApiError and UserError."""
     messages: list[Message] = messages_of([{"role": made.role, "content": made.text} for made in body.messages])
     stops = body.stops()
-    prompt = chat.read(messages)
+    try:
+        prompt = chat.read(messages)
+    except TooLongError as error:
+        raise unsuitable("messages", in_keys(error.sentence), "context_length_exceeded") from None
+    except UserError as error:
+        raise ApiError(400, in_keys(error.sentence), "invalid_request", "messages") from None
     check_prompt_tokens(prompt.row.columns, settings, "messages")
     if prompt.dropped and not body.truncate:
         raise unsuitable("messages", _too_long(chat, messages), "context_length_exceeded")

@@ -160,7 +160,7 @@ def laid_out(
     check_prompt_tokens(sum(len(prompt.ids) + len(prompt.behind) for prompt in read), settings, "prompt")
     plans = []
     for number, prompt in enumerate(read):
-        fitted, row = in_context(reader, prompt, number, body)
+        fitted, row = in_context(reader, prompt, number, body, settings.batch_tokens)
         if body.scores_prompt and not is_readable_in_pieces(reader.loaded.model, row):
             raise unsuitable(
                 "logprobs", f"a {reader.loaded.objective.name} model does not read prompts from left to right, so it "
@@ -186,28 +186,35 @@ def read_prompt(reader: PromptReader, body: CompletionRequest, prompt: str | lis
 
 
 def in_context(
-    reader: PromptReader, prompt: Prompt, number: int, body: CompletionRequest
+    reader: PromptReader, prompt: Prompt, number: int, body: CompletionRequest, at_once: int
 ) -> tuple[Prompt, DecoderInput]:
-    """Return a prompt that fits into the model's context, with its row.
+    """Return a prompt that fits into the model's context, with its row. at_once: largest number of columns of a row
+    that cannot be read in pieces.
 
     Raises ApiError (422) for one that does not, unless it may be cut: then its first tokens are left out, so that the
     new tokens have room, or half of the context where they are more.
     """
+    model, sentence = reader.loaded.model, ""
+    most = 0
+    try:
+        row = reader.row(prompt)
+        if row.columns > at_once and not is_readable_in_pieces(model, row):
+            most = at_once
+            sentence = f"the text has {row.columns:,} tokens, and the server reads {most:,} at once; shorten it"
+        elif not body.truncate:
+            return prompt, row
+    except UserError as error:
+        sentence = in_keys(error.sentence)
+        if shortened(reader, prompt, 1) is None:
+            raise
     if not body.truncate:
-        try:
-            return prompt, reader.row(prompt)
-        except UserError as error:
-            if shortened(reader, prompt, 1) is None:
-                raise
-            raise unsuitable(
-                "prompt", f"text {number + 1}: {in_keys(error.sentence)}, or set truncate to true",
-                "context_length_exceeded",
-            ) from None  # fmt: skip
-    least = shortened(reader, prompt, 1)
+        message = f"text {number + 1}: {sentence}, or set truncate to true"
+        raise unsuitable("prompt", message, "context_length_exceeded")
+    least = shortened(reader, prompt, 1, most)
     if least is None:
-        return prompt, reader.row(prompt)  # raises the error
+        raise unsuitable("prompt", f"text {number + 1}: {sentence}", "context_length_exceeded")
     half = max(1, (least[1].columns + least[1].room) // 2)
-    return shortened(reader, prompt, min(max(1, body.new_tokens), half)) or least
+    return shortened(reader, prompt, min(max(1, body.new_tokens), half), most) or least
 
 
 class Completion:
