@@ -17,8 +17,8 @@ from blankfill.finetuning.run import finetune
 from blankfill.tasks.options import FinetuneOptions
 from small_tasks import write_lines, writing_model
 
-QUESTION = [{"role": "user", "content": "the cat sat on the mat"}]
-TALK = [
+QUESTION: list[Any] = [{"role": "user", "content": "the cat sat on the mat"}]
+TALK: list[Any] = [
     {"role": "system", "content": "the dog ran"}, *QUESTION, {"role": "assistant", "content": "a dog"},
     {"role": "user", "content": "on the mat"},
 ]  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_client_of_openai_chats(client: openai.OpenAI) -> None:
     assert last.choices == [] and last.usage == made.usage
     # the answer can be sent back as the client has it
     back = [*TALK, choice.message.model_dump(), {"role": "user", "content": "a dog"}]
-    assert client.chat.completions.create(messages=back, **options).choices  # type: ignore[arg-type]
+    assert client.chat.completions.create(messages=back, **options).choices
 
 
 def test_a_content_may_be_a_list_of_texts(server: Server) -> None:

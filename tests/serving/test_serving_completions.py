@@ -85,7 +85,7 @@ def test_prompts_are_texts_token_ids_or_lists_of_them(server: Server) -> None:
     assert [choice["index"] for choice in made["choices"]] == [0, 1, 2, 3]
     assert made["usage"]["prompt_tokens"] == 2 + sum(map(len, ids)) and made["usage"]["completion_tokens"] == 24
     assert texts(server.post("completions", prompt=ids, n=2, **options)) == texts(made)
-    sampling = {"seed": 2, "temperature": 1.0}
+    sampling: dict[str, Any] = {"seed": 2, "temperature": 1.0}
     expected = MODEL.generate_many([prompts[0], prompts[0], prompts[1], prompts[1]], 6, **sampling)
     plain = server.post("completions", prompt=prompts, n=2, max_tokens=6, seed=2)
     assert texts(plain) == [generation.text for generation in expected]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
-_WINDOW = 256
+_WINDOW = 128
 _WORD = 64
 """Characters at the end of a text among which the last word is sought first."""
 
