@@ -207,7 +207,7 @@ class Chat:
 
     def read(self, messages: Sequence[Message]) -> Prompt:
         """Return `prompt`. Raises UserError also for a last message that is unknown to the tokenizer."""
-        with counting("the message", allow=self.allow_unknown, quiet=self.quiet):
+        with counting("the message", allow=self.allow_unknown, notes=not self.quiet):
             prompt = self.prompt(messages)
             self.speaker.tokenizer.encode_plain([messages[-1].content])
         return prompt

@@ -76,25 +76,39 @@ class Embedder:
         """D, the length of a vector."""
         return self.model.config.hidden_size
 
-    @torch.inference_mode()
+    @property
+    def room(self) -> int:
+        """Largest number of tokens of a text, without those that frame it."""
+        return self.longest - len(self.frame[0]) - len(self.frame[1])
+
     def vectors(self, texts: Sequence[str], first: int = 1) -> Vectors:
         """Return the vectors of texts, in their order.
 
         UserError for a text without a token where the model reads no frame; it calls the texts by number from `first`.
         """
-        rows, cut = self._rows(texts)
-        lengths = np.array([len(row) for row in rows], np.int64)
-        if len(rows) and lengths.min() == 0:
-            raise UserError(
-                f"text {int(lengths.argmin()) + first} is empty, and {self.path} reads only the tokens of a text; "
-                "leave it out"
-            )
+        encoded = self.tokenizer.encode_batch(texts)
+        cut = sum(len(ids) > self.room for ids in encoded)
+        rows = [self.framed(ids) for ids in encoded]
+        empty = next((number for number, row in enumerate(rows, first) if not row), None)
+        if empty is not None:
+            raise UserError(f"text {empty} is empty, and {self.path} reads only the tokens of a text; leave it out")
+        return Vectors(self.of_rows(rows), cut)
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Return the row of a text's ids: cut to the room, with the special tokens of training around it."""
+        before, after = self.frame
+        return [*before, *ids[: self.room], *after]
+
+    @torch.inference_mode()
+    def of_rows(self, rows: Sequence[Sequence[int]]) -> Float32:
+        """Return the vectors of rows that `framed` has made, none of them empty: float32[N, D]."""
         out = np.empty((len(rows), self.width), np.float32)
-        order = list(padded_batches(lengths))
-        batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
+        order = list(padded_batches(np.array([len(row) for row in rows], np.int64)))
+        made = (self._batch([rows[k] for k in chosen]) for chosen in order)
+        batches = prefetch(made) if len(order) > 2 else made
         for chosen, batch in zip(order, batches, strict=True):
             out[chosen] = self._pool(*batch).float().cpu().numpy()
-        return Vectors(out, cut)
+        return out
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
         """Return the ids before and after a text, as the objective frames it in training; where the tokenizer has no
@@ -108,13 +122,6 @@ class Embedder:
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
             "every text; use the tokenizer that the model was trained with"
         )
-
-    def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        before, after = self.frame
-        room = self.longest - len(before) - len(after)
-        encoded = self.tokenizer.encode_batch(texts)
-        cut = sum(len(ids) > room for ids in encoded)
-        return [[*before, *ids[:room], *after] for ids in encoded], cut
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return ids padded on the right, int64[B, T], and lengths, int64[B]."""

@@ -42,6 +42,8 @@ def abilities_of(model: Model) -> frozenset[Ability]:
     abilities = {Ability.TOKENIZE}
     if model.is_fine_tuned and model.task.kind in TASK_ABILITIES:
         abilities.add(TASK_ABILITIES[model.task.kind])
+        if model.task.kind == "regress" or (model.task.kind == "classify" and len(model.labels) == 2):
+            abilities.add(Ability.RERANK)
     if model.is_pretrained:
         objective = model.loaded.objective
         abilities.add(Ability.EMBED)

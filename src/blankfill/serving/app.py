@@ -1,18 +1,29 @@
-"""The application: routes, what stands before them (limits, keys, headers), and how errors are answered."""
+"""The application: routes, what stands before them (limits, keys, headers), and how errors are answered.
+
+From the outside to the routes a request passes `Access` (log, numbers, headers), CORS where origins are given, `Hosts`,
+`Keys`, `Limits`. None of them waits for a whole answer, so that streams pass as they are written.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from blankfill._version import __version__
 from blankfill.errors import UserError, in_keys
-from blankfill.serving.errors import ApiError, invalid
+from blankfill.serving.access import Access
+from blankfill.serving.auth import OWN_NAMES, Hosts, Keys
+from blankfill.serving.errors import ApiError, invalid, unreadable
+from blankfill.serving.limits import Limits
+from blankfill.serving.reference import described_api, operation_ids
 from blankfill.serving.routes import ROUTERS
+from blankfill.serving.settings import ServeSettings, is_local
 from blankfill.serving.state import ServerState
 
 log = logging.getLogger("blankfill.serving")
@@ -20,16 +31,39 @@ log = logging.getLogger("blankfill.serving")
 
 def create_app(state: ServerState) -> FastAPI:
     """Make the application of a server."""
-    app = FastAPI(title="blankfill", version=__version__, redoc_url=None)
+    app = FastAPI(
+        title="blankfill", version=__version__, docs_url=None, redoc_url=None,
+        generate_unique_id_function=operation_ids(),
+    )  # fmt: skip
     app.state.server = state
     for router in ROUTERS:
         app.include_router(router)
+    described_api(app, bool(state.settings.api_keys))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _failure)
+    settings = state.settings
+    app.add_middleware(Limits, state=state)  # the last one added is the first that a request passes
+    if settings.api_keys:
+        app.add_middleware(Keys, keys=settings.api_keys)
+    if names := host_names(settings):
+        app.add_middleware(Hosts, names=names)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), allow_headers=("*",),
+            expose_headers=("X-Request-ID", "Retry-After"),
+        )  # fmt: skip
+    app.add_middleware(Access, state=state)
     return app
+
+
+def host_names(settings: ServeSettings) -> tuple[str, ...]:
+    """Return the names under which a server answers; none where it answers under every name."""
+    if not is_local(settings.host):
+        return settings.allowed_hosts
+    own = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return (*OWN_NAMES, own, *settings.allowed_hosts)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -44,15 +78,19 @@ async def _user_error(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.__cause__, json.JSONDecodeError):
+        return unreadable(error.__cause__).response()
     return invalid(error.errors()).response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return ApiError(error.status_code, str(error.detail), code).response()
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return ApiError(500, "the server failed; its log says why", "internal_error").response()
+    if error.status_code == 400 and error.__cause__ is not None:  # the body could not be read
+        return unreadable(error.__cause__).response()
+    if error.status_code == 404:
+        return ApiError(404, "there is no such path; /docs lists the paths", "not_found").response()
+    if error.status_code == 405:
+        response = ApiError(405, "the path has no such method; /docs lists them", "method_not_allowed").response()
+        response.headers.update(error.headers or {})
+        return response
+    return ApiError(error.status_code, str(error.detail), "http_error").response()

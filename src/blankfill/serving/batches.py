@@ -1,14 +1,18 @@
-"""The queue of a model: jobs wait, and those of one kind and of similar length are computed together.
+"""The queue of a model: jobs wait, and those of one kind are computed together, fairly for the requests.
 
-The job that has waited longest is always in the next batch, with those of its kind that are nearest to it in length, up
-to a number of tokens; so little of a batch is padding, and no job waits for ever.
+A batch holds jobs of one kind up to a number of tokens. Requests take turns: each gives one job, the next in order of
+length, until the batch is full; so a request of thousands of texts does not hold up a request of one. Kinds take turns
+as well. Taking a batch costs time in proportion to the batch and not to the queue, and dropped jobs cost nothing.
+
+Not here: padding. What computes a batch sorts its rows by length, or packs them (`kinds`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 Input = TypeVar("Input", contravariant=True)
@@ -30,23 +34,45 @@ class Kind(Protocol[Input, Output]):
 
 
 @dataclass(eq=False)
+class Owner(Generic[O]):
+    """A request that waits for the results of its jobs. results: so far; left: number of jobs that are not done."""
+
+    future: asyncio.Future[list[O]]
+    loop: asyncio.AbstractEventLoop
+    results: list[O | None]
+    left: int
+    dropped: bool = False
+
+    def deliver(self, results: Sequence[tuple[int, O | Exception]]) -> None:
+        """Take the results of some jobs, by their number; called in the event loop of the request."""
+        if self.future.done():
+            return
+        for number, result in results:
+            if isinstance(result, Exception):
+                self.future.set_exception(result)
+                return
+            self.results[number] = result
+        self.left -= len(results)
+        if not self.left:
+            self.future.set_result(self.results)  # type: ignore[arg-type]
+
+
+@dataclass(eq=False, slots=True)
 class Job(Generic[I, O]):
-    """One item to compute. size: in tokens. owner: the request, shared by its jobs. queued: when, in seconds."""
+    """One item to compute. number: its place among the items of its owner. size: in tokens."""
 
     kind: Kind[I, O]
     item: I
     size: int
-    owner: object
-    future: asyncio.Future[O]
-    loop: asyncio.AbstractEventLoop
-    queued: float
-    dropped: bool = False
+    owner: Owner[O]
+    number: int
 
-    def drop(self) -> None:
-        """Drop the job, if it has not been computed."""
-        self.dropped = True
-        if not self.future.done():
-            self.future.cancel()
+
+@dataclass(eq=False)
+class _Queue:
+    """The jobs of one kind, by their owners; the owner whose turn it is comes first."""
+
+    owners: OrderedDict[Owner[Any], deque[Job[Any, Any]]] = field(default_factory=OrderedDict)
 
 
 class Batches:
@@ -54,30 +80,63 @@ class Batches:
 
     def __init__(self, batch_tokens: int) -> None:
         self.batch_tokens = batch_tokens
-        self._waiting: list[Job[Any, Any]] = []
+        self.tokens = 0
+        """Number of tokens that wait."""
+        self._count = 0
+        self._queues: OrderedDict[Kind[Any, Any], _Queue] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._count
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
-        """Add jobs behind the others."""
-        self._waiting += jobs
+        """Add jobs; those of an owner are computed in the order of their length."""
+        for job in sorted(jobs, key=_size) if len(jobs) > 1 else jobs:
+            queue = self._queues.get(job.kind)
+            if queue is None:
+                queue = self._queues[job.kind] = _Queue()
+            waiting = queue.owners.get(job.owner)
+            if waiting is None:
+                waiting = queue.owners[job.owner] = deque()
+            waiting.append(job)
+            self._count += 1
+            self.tokens += job.size
+
+    def drop(self, owner: Owner[Any]) -> None:
+        """Remove the jobs of an owner that still wait."""
+        owner.dropped = True
+        for kind, queue in list(self._queues.items()):
+            for job in queue.owners.pop(owner, ()):
+                self._count -= 1
+                self.tokens -= job.size
+            if not queue.owners:
+                del self._queues[kind]
 
     def take(self) -> list[Job[Any, Any]]:
         """Remove and return the jobs of the next batch; none when nothing waits."""
-        self._waiting = [job for job in self._waiting if not job.dropped]
-        if not self._waiting:
+        if not self._queues:
             return []
-        first = self._waiting[0]
-        alike = [job for job in self._waiting if job.kind is first.kind]
-        alike.sort(key=lambda job: (abs(job.size - first.size), job.queued))
+        kind, queue = next(iter(self._queues.items()))
         batch: list[Job[Any, Any]] = []
-        longest = 0
-        for job in alike:
-            longest = max(longest, job.size)
-            if batch and longest * (len(batch) + 1) > self.batch_tokens:
+        tokens, owners = 0, queue.owners
+        while owners:
+            owner, waiting = next(iter(owners.items()))
+            if batch and tokens + waiting[0].size > self.batch_tokens:
                 break
+            job = waiting.popleft()
             batch.append(job)
-        taken = set(map(id, batch))
-        self._waiting = [job for job in self._waiting if id(job) not in taken]
+            tokens += job.size
+            if waiting:
+                owners.move_to_end(owner)
+            else:
+                del owners[owner]
+        if owners:
+            self._queues.move_to_end(kind)
+        else:
+            del self._queues[kind]
+        self._count -= len(batch)
+        self.tokens -= tokens
         return batch
+
+
+def _size(job: Job[Any, Any]) -> int:
+    return job.size

@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from blankfill.serving.batches import Batches, Job, Kind
+from blankfill.serving.batches import Batches, Job, Kind, Owner
 from blankfill.serving.errors import busy
+from blankfill.serving.metrics import Metrics
 from blankfill.serving.settings import ServeSettings
 
 Input = TypeVar("Input")
@@ -52,8 +52,8 @@ class Stepper(Protocol):
 class Engine:
     """The thread that computes with a model, and what waits for it."""
 
-    def __init__(self, name: str, settings: ServeSettings) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+        self.name, self.settings, self.metrics = name, settings, metrics
         self.batches = Batches(settings.batch_tokens)
         self.steppers: list[Stepper] = []
         self._wakes = threading.Condition()
@@ -65,6 +65,16 @@ class Engine:
     def waiting(self) -> int:
         """Number of jobs and answers that wait."""
         return len(self.batches) + sum(stepper.waiting for stepper in self.steppers)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Number of rows that write now."""
+        return sum(getattr(stepper, "slots_in_use", 0) for stepper in self.steppers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def check_room(self, count: int) -> None:
         """Raise ApiError (429) when `count` more jobs have no room in the queue."""
@@ -80,16 +90,16 @@ class Engine:
         Raises ApiError (429) when the queue is full. Cancelling the call drops what has not been computed.
         """
         self.check_room(len(items))
+        if not items:
+            return []
         loop = asyncio.get_running_loop()
-        owner = object()
-        now = time.monotonic()
-        jobs = [Job(kind, item, kind.size(item), owner, loop.create_future(), loop, now) for item in items]
-        self.add(jobs)
+        owner: Owner[Output] = Owner(loop.create_future(), loop, [None] * len(items), len(items))
+        self.add([Job(kind, item, kind.size(item), owner, number) for number, item in enumerate(items)])
         try:
-            return [await job.future for job in jobs]
+            return await owner.future
         finally:
-            for job in jobs:
-                job.drop()
+            if owner.left:
+                self.drop(owner)
 
     def add(self, jobs: Sequence[Job[Any, Any]]) -> None:
         """Add jobs to the queue."""
@@ -102,6 +112,11 @@ class Engine:
                 raise RuntimeError(f"the model {self.name} is closed")
             put()
             self._wakes.notify()
+
+    def drop(self, owner: Owner[Any]) -> None:
+        """Drop the jobs of a request that have not been computed."""
+        with self._wakes:
+            self.batches.drop(owner)
 
     def wake(self) -> None:
         """Let the thread look for work; called when a stepper has become busy."""
@@ -131,6 +146,8 @@ class Engine:
             with self._wakes:
                 batch = self.batches.take()
             if batch:
+                if self.metrics is not None:
+                    self.metrics.batch(self.name, len(batch), sum(job.size for job in batch))
                 compute(batch)
 
 
@@ -141,9 +158,13 @@ def compute(batch: Sequence[Job[Any, Any]]) -> None:
         results = batch[0].kind.compute([job.item for job in batch])
     except Exception as error:
         results = [error] * len(batch)
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job[Any, Any], Any]]] = {}
+    owners: dict[Owner[Any], list[tuple[int, Any]]] = {}
     for job, result in zip(batch, results, strict=True):
-        by_loop.setdefault(job.loop, []).append((job, result))
+        owners.setdefault(job.owner, []).append((job.number, result))
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Owner[Any], list[tuple[int, Any]]]]] = {}
+    for owner, numbered in owners.items():
+        if not owner.dropped:
+            by_loop.setdefault(owner.loop, []).append((owner, numbered))
     for loop, pairs in by_loop.items():
         try:
             loop.call_soon_threadsafe(_deliver, pairs)
@@ -151,12 +172,7 @@ def compute(batch: Sequence[Job[Any, Any]]) -> None:
             log.debug("results for a closed event loop are dropped")
 
 
-def _deliver(pairs: Sequence[tuple[Job[Any, Any], Any]]) -> None:
-    """Set results in the event loop."""
-    for job, result in pairs:
-        if job.future.done():
-            continue
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
+def _deliver(pairs: Sequence[tuple[Owner[Any], list[tuple[int, Any]]]]) -> None:
+    """Give results to their requests, in the event loop."""
+    for owner, numbered in pairs:
+        owner.deliver(numbered)

@@ -12,6 +12,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from blankfill.errors import LONGEST_LINE
+
+LONGEST_NAME = 100
+"""Characters of the name of a field in a message; a request may have longer ones."""
 INVALID = "invalid_request_error"
 
 
@@ -37,7 +41,15 @@ class ApiError(Exception):
     def to_json(self) -> dict[str, Any]:
         """Return the body of the response."""
         kind = INVALID if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else shown(self.param)
+        return {"error": {"message": shown(self.message), "type": kind, "param": param, "code": self.code}}
+
+
+def shown(text: str) -> str:
+    """Return a text that an answer can have: without its middle when it is long, and without half characters."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} … {text[-LONGEST_LINE // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def busy(message: str, retry_after: int = 1) -> ApiError:
@@ -50,6 +62,18 @@ def too_large(message: str, param: str | None = None) -> ApiError:
     return ApiError(413, message, "request_too_large", param)
 
 
+def unreadable(error: BaseException | None) -> ApiError:
+    """Return the error of a body that cannot be read as JSON. error: what was raised, where it is known."""
+    why = "it is not JSON"
+    if isinstance(error, RecursionError):
+        why = "it is nested too deeply"
+    elif isinstance(error, UnicodeDecodeError):
+        why = "it is not UTF-8"
+    elif isinstance(error, ValueError) and "digit" in str(error):
+        why = "it has a number of too many digits"
+    return ApiError(400, f"the body cannot be read: {why}; send JSON in UTF-8", "invalid_json")
+
+
 def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """Return the error of a body that is not as the description says. problems: as pydantic lists them."""
     sentences = [f"{_place(problem['loc'])}: {_lowered(str(problem['msg']))}" for problem in problems[:5]]
@@ -60,7 +84,8 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
 
 def _place(location: Sequence[str | int]) -> str:
     """Return the place of a field, such as `messages.0.role`."""
-    return ".".join(str(part) for part in location if part != "body") or "body"
+    place = ".".join(str(part) for part in location if part != "body") or "body"
+    return place if len(place) <= LONGEST_NAME else f"{place[:LONGEST_NAME]}…"
 
 
 def _lowered(message: str) -> str:

@@ -4,6 +4,7 @@ quick."""
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,9 @@ from blankfill.errors import ConfigError, setting
 from blankfill.system.bounds import Bound, above, at_least, out_of_bounds
 
 MIB = 2**20
+KEY = re.compile(r"[!-~]+")
+"""An API key: visible characters of ASCII, as headers can have them."""
+ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 LOCAL_NAMES = ("localhost",)
 """Host names that other machines cannot reach."""
 
@@ -35,6 +39,7 @@ class ServeSettings:
         "slots": at_least(1, 1024),
         "request_timeout": above(0),
         "shutdown_timeout": at_least(0),
+        "workers": at_least(1, 1024),
     }
 
     host: str = "127.0.0.1"
@@ -45,6 +50,8 @@ class ServeSettings:
     """Keys of which a request must have one as `Authorization: Bearer KEY`; none: no key is needed."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages on other hosts that browsers let use the server, such as https://example.org."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names under which the server answers, such as example.org behind a proxy."""
     max_body_bytes: int = 8 * MIB
     """Largest size of a request's body."""
     max_texts: int = 2048
@@ -63,6 +70,10 @@ class ServeSettings:
     """Seconds after which a request ends with an error."""
     shutdown_timeout: float = 30.0
     """Seconds that running requests have to finish when the server is stopped."""
+    workers: int = 1
+    """Number of processes that share the address, each with all models."""
+    force: bool = False
+    """Whether to open models that need more memory than is free."""
     log_texts: bool = False
     """Whether the texts of requests may stand in the log."""
 
@@ -83,6 +94,27 @@ class ServeSettings:
                 f"{setting('host', self.host)} can be reached from other machines, and the server has no key; give "
                 f"{setting('api_key_file')} with a key in it, or listen on 127.0.0.1"
             )
+        if any(not KEY.fullmatch(key) for key in self.api_keys):
+            problems.append(
+                f"a key of {setting('api_key')} or {setting('api_key_file')} cannot be sent in a header; use letters, "
+                "digits and signs of ASCII without spaces"
+            )
+        for origin in self.cors_origins:
+            if origin == "*" and not self.api_keys:
+                problems.append(
+                    f"{setting('cors_origins', '*')} lets every web page use the server, and the server has no key; "
+                    f"give {setting('api_key_file')}, or name the origins"
+                )
+            elif origin != "*" and not ORIGIN.fullmatch(origin):
+                problems.append(
+                    f"{setting('cors_origins')} has {origin[:100]!r}; an origin is a scheme and a host without a path, "
+                    "such as https://example.org"
+                )
+        for name in self.allowed_hosts:
+            if not is_host_name(name):
+                problems.append(
+                    f"{setting('allowed_hosts')} has {name[:100]!r}; give names without a port, such as example.org"
+                )
         return problems
 
     def check(self) -> None:
@@ -97,3 +129,13 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host in LOCAL_NAMES
+
+
+def is_host_name(name: str) -> bool:
+    """Return whether a text can be the name in a header Host: a name or an address, without a port."""
+    if name.startswith("[") and name.endswith("]"):
+        try:
+            return ipaddress.ip_address(name[1:-1]).version == 6
+        except ValueError:
+            return False
+    return bool(name) and name.isascii() and all(letter.isalnum() or letter in "-._" for letter in name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from blankfill.serving.metrics import Metrics
+from blankfill.serving.requests import RunningRequest
 from blankfill.serving.served import ModelSet
 from blankfill.serving.settings import ServeSettings
 
@@ -24,9 +27,30 @@ class ServerState:
 
     def __init__(self, models: ModelSet, settings: ServeSettings) -> None:
         self.models, self.settings = models, settings
+        self.metrics: Metrics = models.metrics
         self.phase = Phase.LOADING
-        self.running = 0
+        self.requests: set[RunningRequest] = set()
+        """The requests that run."""
+        self.idle = asyncio.Event()
+        """Set while no request runs."""
+        self.idle.set()
+
+    @property
+    def running(self) -> int:
         """Number of requests that run."""
+        return len(self.requests)
+
+    def began(self, request: RunningRequest) -> None:
+        """Count a request that runs."""
+        self.requests.add(request)
+        self.idle.clear()
+
+    def ended(self, request: RunningRequest) -> None:
+        """Let go of a request, and of the models that it held."""
+        self.requests.discard(request)
+        request.release()
+        if not self.requests:
+            self.idle.set()
 
 
 def _state(request: Request) -> ServerState:

@@ -1,1 +1,3 @@
-document.getElementById("app").textContent = "blankfill";
+/* The start of the page, after all panels are registered. */
+"use strict";
+blankfill.start();

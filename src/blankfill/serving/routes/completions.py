@@ -155,7 +155,7 @@ def laid_out(
 ) -> list[Plan]:
     """Lay out prompts for their answers. Raises ApiError and UserError."""
     sampling, stops = Sampling(**body.sampling()), body.stops()
-    with counting("the prompt" if len(prompts) == 1 else "the prompts", allow=body.allow_unknown, quiet=True):
+    with counting("the prompt" if len(prompts) == 1 else "the prompts", allow=body.allow_unknown, notes=False):
         read = [read_prompt(reader, body, prompt) for prompt in prompts]
     check_prompt_tokens(sum(len(prompt.ids) + len(prompt.behind) for prompt in read), settings, "prompt")
     plans = []

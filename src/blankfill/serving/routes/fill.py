@@ -2,73 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+import threading
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
+from starlette.responses import Response
 
+from blankfill.corpus.unknown import counting
 from blankfill.errors import UserError
-from blankfill.generation.blanks import FillResult
-from blankfill.inference import Model
+from blankfill.generation.fill import BlankedText
 from blankfill.serving.abilities import Ability
-from blankfill.serving.schemas import Body, ModelName, Texts, listed
+from blankfill.serving.answers import rows_of
+from blankfill.serving.inputs import Texts, aside, check_count, check_tokens, in_place
+from blankfill.serving.kinds.fill import FillKind
+from blankfill.serving.schemas import Body, ModelName
 from blankfill.serving.state import State
 
 router = APIRouter(prefix="/v1", tags=["blanks"])
 
 
 class FillRequest(Body):
-    """A text with blanks, or several."""
+    """Texts whose blanks are filled."""
 
     model: ModelName = None
     input: Texts
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
-    lengths: str | None = None
-    length_penalty: Annotated[float, Field(ge=0, le=100)] = 0.0
-    allow_unknown: bool = False
+    top_k: Annotated[int, Field(ge=1, le=1000, description="Number of candidates for each blank.")] = 5
+    lengths: Annotated[
+        str | None, Field(description="Numbers of tokens that a blank may have, such as 2 or 1-3.", max_length=32)
+    ] = None
+    length_penalty: Annotated[
+        float, Field(ge=0, le=100, description="Above 0, longer fills of GLM, T5 and BART rank higher.")
+    ] = 0.0
+    allow_unknown: Annotated[bool, Field(description="Also texts that are mostly unknown to the tokenizer.")] = False
 
 
-@dataclass(frozen=True)
-class FillItem:
-    """A text to fill, with its options."""
-
-    text: str
-    options: tuple[tuple[str, Any], ...]
-
-
-class FillKind:
-    """Fills the blanks of texts with one model."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def size(self, item: FillItem) -> int:
-        """Return about the number of tokens."""
-        return len(item.text)
-
-    def compute(self, items: Sequence[FillItem]) -> list[FillResult | Exception]:
-        """Fill each text."""
-        results: list[FillResult | Exception] = []
-        for item in items:
-            try:
-                results.append(self.model.fill(item.text, **dict(item.options)))
-            except UserError as error:
-                results.append(error)
-        return results
-
-
-@router.post("/fill")
-async def fill(body: FillRequest, state: State) -> dict[str, Any]:
-    """Fill the blanks of a text, written [MASK], ____ or [MASK:3]."""
+@router.post("/fill", response_model=None)
+async def fill(body: FillRequest, state: State) -> Response:
+    """Fill the blanks of texts, written [MASK], ____ or [MASK:3]."""
     served = state.models.named(body.model, Ability.FILL)
-    texts = listed(body.input, state.settings)
-    options = (
-        ("top_k", body.top_k), ("lengths", body.lengths), ("length_penalty", body.length_penalty),
-        ("allow_unknown", body.allow_unknown),
-    )  # fmt: skip
-    kind = served.part("fill", lambda served: FillKind(served.model))
-    results = await served.engine.compute(kind, [FillItem(text, options) for text in texts])
-    data = [{"index": index, **result.to_json()} for index, result in enumerate(results)]
-    return {"object": "list", "model": served.name, "data": data}
+    texts = body.input
+    check_count(len(texts), served.settings)
+    served.engine.check_room(len(texts))
+    kind = served.part("fill", lambda served: FillKind(served.model.filler))
+    cancel = threading.Event()
+
+    def prepared() -> list[BlankedText]:
+        made = []
+        with counting("the texts", allow=body.allow_unknown, notes=False):
+            for number, text in enumerate(texts):
+                try:
+                    made.append(kind.filler.prepare(text, body.top_k, body.lengths, body.length_penalty, cancel))
+                except UserError as error:
+                    raise in_place(error, number, len(texts)) from error
+        return made
+
+    items = await aside(prepared, texts)
+    tokens = check_tokens(list(map(kind.size, items)), served.settings)
+    try:
+        results = await served.engine.compute(kind, items)
+    finally:
+        cancel.set()  # what is still computed is for nobody
+    return rows_of(served, [result.to_json() for result in results], tokens)

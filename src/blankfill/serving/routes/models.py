@@ -12,7 +12,7 @@ from blankfill.serving.state import State
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models")
+@router.get("/models", summary="The models of the server, and what each can do")
 async def models(state: State) -> dict[str, Any]:
     """List the models."""
     return {"object": "list", "data": [described(model) for model in state.models]}
