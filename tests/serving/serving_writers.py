@@ -94,7 +94,7 @@ class Server:
 def in_process(models: Mapping[str, Model | Path], **settings: Any) -> Iterator[Server]:
     """A server without a socket."""
     state = state_of(models, settings)
-    with TestClient(create_app(state), raise_server_exceptions=False) as client:
+    with TestClient(create_app(state), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield Server(state, client)
     state.models.close(30)
 
@@ -109,7 +109,7 @@ def listening(models: Mapping[str, Model | Path], **settings: Any) -> Iterator[S
     thread = threading.Thread(target=server.run, args=([door],))
     thread.start()
     try:
-        yield Server(state, TestClient(app), f"http://127.0.0.1:{door.getsockname()[1]}")
+        yield Server(state, TestClient(app, "http://127.0.0.1"), f"http://127.0.0.1:{door.getsockname()[1]}")
     finally:
         server.should_exit = True
         thread.join(LONG)

@@ -111,6 +111,11 @@ class Scheduler:
         return bool(self._running or self._waiting or self._long)
 
     @property
+    def running(self) -> int:
+        """Number of rows that have a slot."""
+        return len(self._running) + (self._long is not None)
+
+    @property
     def waiting(self) -> int:
         """Number of rows that wait for a slot."""
         return len(self._waiting)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -19,8 +19,8 @@ from blankfill.generation.pieces import is_readable_in_pieces
 from blankfill.generation.sampling import Penalties, SampledRow, Sampling
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.abilities import Ability
-from blankfill.serving.clients import DONE, EventStream, event, unless_gone
 from blankfill.serving.errors import too_large
+from blankfill.serving.events import DONE, EventStream, event
 from blankfill.serving.openai import (
     MOST_ANSWERS,
     Identity,
@@ -118,7 +118,7 @@ class Plan:
 
 
 @router.post("/completions", response_model=None)
-async def completions(body: CompletionRequest, state: State, request: Request) -> Response:
+async def completions(body: CompletionRequest, state: State) -> Response:
     """Continue a text, or fill its blank with a long text (GLM, T5)."""
     served = state.models.named(body.model, Ability.COMPLETE)
     settings = state.settings
@@ -143,7 +143,7 @@ async def completions(body: CompletionRequest, state: State, request: Request) -
     completion = Completion(loaded.tokenizer, body, plans, writing, Identity.new(served, PREFIX, OBJECT, loaded.model))
     if body.stream:
         return EventStream(completion.events(answers))
-    return JSONResponse(await unless_gone(request, completion.whole(answers)))
+    return JSONResponse(await completion.whole(answers))
 
 
 def laid_out(
@@ -234,7 +234,7 @@ class Completion:
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt_tokens) as inbox:
             made = await collected(inbox, len(answers))
         written, choices = self.body.written, []
         for number, plan in enumerate(self.plans):
@@ -247,11 +247,11 @@ class Completion:
         count = sum(answer.count for answer in made) if self.body.new_tokens else 0
         return self.identity.to_json(choices=choices, usage=usage(self.prompt_tokens, count))
 
-    async def events(self, answers: Sequence[Answer]) -> AsyncIterator[bytes]:
+    async def events(self, answers: Sequence[Answer]) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream."""
         body = self.body
         counts, begun = [0] * len(answers), set[int]()
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt_tokens) as inbox:
             if not body.scores_prompt:
                 yield b"".join(self._first(answer.index) for answer in answers)
             async for pieces in inbox:
