@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blankfill.adapt.prefix import add_prefix
-from blankfill.generation.logprobs import Logprobs
+from blankfill.generation.logprobs import Logprobs, logprobs_of
 from blankfill.generation.pieces import is_readable_in_pieces
 from blankfill.generation.sampling import Sampling
 from blankfill.generation.scheduler import Scheduler, Update
@@ -158,3 +158,15 @@ def test_a_loop_that_is_never_idle_halves_its_buffers() -> None:
     assert slots._columns == 64
     finish(scheduler, updates)
     assert_same(updates[handle], alone(GPT, prompt(4), GREEDY, 60))
+
+
+def test_log_probabilities_are_those_of_all_scores() -> None:
+    scores_BV = 5 * torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected_BV = scores_BV.float().log_softmax(-1)
+    made = logprobs_of(scores_BV, [4, 5, 6], [0, 2, 50])
+    assert [len(row.ids) for row in made] == [0, 2, 40]
+    for row, token, expected_V in zip(made, [4, 5, 6], expected_BV, strict=True):
+        assert row.chosen == pytest.approx(float(expected_V[token]), abs=1e-5)
+        assert row.values == pytest.approx(expected_V.topk(len(row.ids)).values.tolist(), abs=1e-5)
+        assert [float(expected_V[id]) for id in row.ids] == pytest.approx(row.values, abs=1e-5)
+    assert [row.ids for row in logprobs_of(scores_BV, [1, 2, 3], [0, 0, 0])] == [(), (), ()]

@@ -111,6 +111,11 @@ class Scheduler:
         return bool(self._running or self._waiting or self._long)
 
     @property
+    def running(self) -> int:
+        """Number of rows that have a slot."""
+        return len(self._running) + (self._long is not None)
+
+    @property
     def waiting(self) -> int:
         """Number of rows that wait for a slot."""
         return len(self._waiting)
@@ -182,7 +187,8 @@ class Scheduler:
             return updates
         scores_BV = scores[0] if len(scores) == 1 else torch.cat(scores)
         failed: Collection[int] = ()
-        if self._finite and not (finite_BV := scores_BV.isfinite()).all():
+        if self._finite and not scores_BV.sum(dtype=torch.float32).isfinite():  # quicker than a look at each score
+            finite_BV = scores_BV.isfinite()
             failed = (~finite_BV.all(1)).nonzero()[:, 0].tolist()
             scores_BV = scores_BV.masked_fill(~finite_BV, 0.0)  # so that a token can be chosen, which is not used
         ids = self._sampler(scores_BV)

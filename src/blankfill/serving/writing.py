@@ -3,7 +3,7 @@
 A handler lays out the rows of its request and starts them; the thread of the model calls `Writing.step`, and what a
 step has written is handed to each event loop in one call.
 
-    with writing.running(answers) as inbox:  # dropped rows leave at the next step
+    with writing.running(answers, tokens) as inbox:  # dropped rows leave at the next step
         async for pieces in inbox:           # until every answer has finished
             ...
 
@@ -145,7 +145,7 @@ class Answer:
         self._pieces: list[str] = []
         self._tokens: list[Token] = []
         self._ids: list[int] = list(text.sampled.history)[-8:]
-        self._count = self._offset = 0
+        self.count = self._offset = 0
 
     def take(self, update: Update) -> Piece | None:
         """Take the result of a step; returns what is to be handed over, if anything."""
@@ -153,14 +153,14 @@ class Answer:
             return self.failed(
                 ApiError(
                     500,
-                    f"the model's scores are not finite numbers after {self._count} tokens of the answer; with weights "
+                    f"the model's scores are not finite numbers after {self.count} tokens of the answer; with weights "
                     "in fp16 they may be too large, so serve it with dtype fp32 or bf16",
                     "scores_not_finite",
                 )
             )
         piece = ""
         if update.token is not None:
-            self._count += 1
+            self.count += 1
             piece = self.text.add(update.token)
             self._prompt = update.prompt or self._prompt
             if update.logprobs is not None:
@@ -180,11 +180,11 @@ class Answer:
             tokens = [replace(token, offset=max(0, token.offset - self.text.dropped)) for token in tokens]
         prompt, self._prompt = self._prompt, ()
         reason = None if finish is None else "stop" if finish == "end" else "length"
-        return Piece(self.index, text, tokens, reason, self._count, prompt=prompt)
+        return Piece(self.index, text, tokens, reason, self.count, prompt=prompt)
 
     def failed(self, error: Exception) -> Piece:
         """Return the piece of an answer that fails."""
-        return Piece(self.index, "", (), "error", self._count, error)
+        return Piece(self.index, "", (), "error", self.count, error)
 
     def _scored(self, token: int, logprobs: Logprobs) -> Token:
         likeliest = tuple(token_text(self._tokenizer, self._ids, id) for id in logprobs.ids)
@@ -217,23 +217,34 @@ class Writing:
         return len(self._incoming) + self._scheduler.waiting
 
     @property
+    def slots_in_use(self) -> int:
+        """Number of answers that are read or written now."""
+        return self._scheduler.running
+
+    @property
     def rows(self) -> int:
         """Number of answers that are known to the thread: that wait, are read, or write."""
         return len(self._rows)
 
     @contextmanager
-    def running(self, answers: Sequence[Answer]) -> Iterator[Inbox]:
-        """Write answers, and drop what is left of them at the end of the block. Called in the event loop."""
-        inbox, seconds = Inbox(len(answers)), self.engine.settings.request_timeout
+    def running(self, answers: Sequence[Answer], read: int = 0) -> Iterator[Inbox]:
+        """Write answers, and drop what is left of them at the end of the block. Called in the event loop.
+
+        read: number of tokens of the prompts, for the numbers of the server.
+        """
+        inbox = Inbox(len(answers))
         for answer in answers:
             answer.inbox = inbox
-        late = ApiError(504, f"the request has taken {seconds:g} seconds; ask for fewer tokens", "timeout")
-        timer = inbox.loop.call_later(seconds, inbox.put, Piece(0, "", (), None, 0, late))
+        name, metrics = self.engine.name, self.engine.metrics
         self.engine.hand_over(lambda: self._incoming.extend(answers))
+        if metrics is not None:
+            metrics.texts(name, len(answers))
+            metrics.read(name, read)
         try:
             yield inbox
         finally:
-            timer.cancel()
+            if metrics is not None:
+                metrics.written(name, sum(answer.count for answer in answers))
             for answer in answers:
                 answer.dropped = True
             self._gone.extend(answers)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -19,8 +19,8 @@ from blankfill.generation.pieces import is_readable_in_pieces
 from blankfill.generation.sampling import Penalties, SampledRow, Sampling
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.abilities import Ability
-from blankfill.serving.clients import DONE, EventStream, event, unless_gone
 from blankfill.serving.errors import too_large
+from blankfill.serving.events import DONE, EventStream, event
 from blankfill.serving.openai import (
     MOST_ANSWERS,
     Identity,
@@ -119,7 +119,7 @@ class Plan:
 
 
 @router.post("/completions", response_model=None)
-async def completions(body: CompletionRequest, state: State, request: Request) -> Response:
+async def completions(body: CompletionRequest, state: State) -> Response:
     """Continue a text, or fill its blank with a long text (GLM, T5)."""
     served = state.models.named(body.model, Ability.COMPLETE)
     settings = state.settings
@@ -144,7 +144,7 @@ async def completions(body: CompletionRequest, state: State, request: Request) -
     completion = Completion(loaded.tokenizer, body, plans, writing, Identity.new(served, PREFIX, OBJECT, loaded.model))
     if body.stream:
         return EventStream(completion.events(answers))
-    return JSONResponse(await unless_gone(request, completion.whole(answers)))
+    return JSONResponse(await completion.whole(answers))
 
 
 def laid_out(
@@ -161,7 +161,7 @@ def laid_out(
     check_prompt_tokens(sum(len(prompt.ids) + len(prompt.behind) for prompt in read), settings, "prompt")
     plans = []
     for number, prompt in enumerate(read):
-        fitted, row = in_context(reader, prompt, number, body)
+        fitted, row = in_context(reader, prompt, number, body, settings.batch_tokens)
         if body.scores_prompt and not is_readable_in_pieces(reader.loaded.model, row):
             raise unsuitable(
                 "logprobs", f"a {reader.loaded.objective.name} model does not read prompts from left to right, so it "
@@ -187,28 +187,35 @@ def read_prompt(reader: PromptReader, body: CompletionRequest, prompt: str | lis
 
 
 def in_context(
-    reader: PromptReader, prompt: Prompt, number: int, body: CompletionRequest
+    reader: PromptReader, prompt: Prompt, number: int, body: CompletionRequest, at_once: int
 ) -> tuple[Prompt, DecoderInput]:
-    """Return a prompt that fits into the model's context, with its row.
+    """Return a prompt that fits into the model's context, with its row. at_once: largest number of columns of a row
+    that cannot be read in pieces.
 
     Raises ApiError (422) for one that does not, unless it may be cut: then its first tokens are left out, so that the
     new tokens have room, or half of the context where they are more.
     """
+    model, sentence = reader.loaded.model, ""
+    most = 0
+    try:
+        row = reader.row(prompt)
+        if row.columns > at_once and not is_readable_in_pieces(model, row):
+            most = at_once
+            sentence = f"the text has {row.columns:,} tokens, and the server reads {most:,} at once; shorten it"
+        elif not body.truncate:
+            return prompt, row
+    except UserError as error:
+        sentence = in_keys(error.sentence)
+        if shortened(reader, prompt, 1) is None:
+            raise
     if not body.truncate:
-        try:
-            return prompt, reader.row(prompt)
-        except UserError as error:
-            if shortened(reader, prompt, 1) is None:
-                raise
-            raise unsuitable(
-                "prompt", f"text {number + 1}: {in_keys(error.sentence)}, or set truncate to true",
-                "context_length_exceeded",
-            ) from None  # fmt: skip
-    least = shortened(reader, prompt, 1)
+        message = f"text {number + 1}: {sentence}, or set truncate to true"
+        raise unsuitable("prompt", message, "context_length_exceeded")
+    least = shortened(reader, prompt, 1, most)
     if least is None:
-        return prompt, reader.row(prompt)  # raises the error
+        raise unsuitable("prompt", f"text {number + 1}: {sentence}", "context_length_exceeded")
     half = max(1, (least[1].columns + least[1].room) // 2)
-    return shortened(reader, prompt, min(max(1, body.new_tokens), half)) or least
+    return shortened(reader, prompt, min(max(1, body.new_tokens), half), most) or least
 
 
 class Completion:
@@ -229,7 +236,7 @@ class Completion:
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt_tokens) as inbox:
             made = await collected(inbox, len(answers))
         written, choices = self.body.written, []
         for number, plan in enumerate(self.plans):
@@ -242,11 +249,11 @@ class Completion:
         count = sum(answer.count for answer in made) if self.body.new_tokens else 0
         return self.identity.to_json(choices=choices, usage=usage(self.prompt_tokens, count))
 
-    async def events(self, answers: Sequence[Answer]) -> AsyncIterator[bytes]:
+    async def events(self, answers: Sequence[Answer]) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream."""
         body = self.body
         counts, begun = [0] * len(answers), set[int]()
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt_tokens) as inbox:
             if not body.scores_prompt:
                 yield b"".join(self._first(answer.index) for answer in answers)
             async for pieces in inbox:
