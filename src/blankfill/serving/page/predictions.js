@@ -136,7 +136,7 @@
             el("p", { class: "sr-only" }, t("predicted.entities", { count: found.length })),
             found.length ? el("ul", { class: "legend" }, types.map((type) => el("li", { class: `key ${hue(type)}` }, type, el("span", { class: "key-count" }, count(type))))) : el("p", {}, t("predicted.no-entity")),
             el("p", { class: "prose marked card" }, marked(text, placed).map((part) => (part.mark
-                ? el("mark", { class: `entity ${hue(part.mark.type)}` }, part.text, el("span", { class: "entity-type" }, part.mark.type)) : part.text))),
+                ? el("mark", { class: `entity ${hue(part.mark.type)}` }, part.text, " ", el("span", { class: "entity-type" }, part.mark.type)) : part.text))),
         ];
     }
 
