@@ -208,7 +208,7 @@
 
         async function compare(signal) {
             const lines = current();
-            if (lines.length < 2) throw new Error(t("embed.none"));
+            if (lines.length < 2) throw new blankfill.ApiFailure(t("embed.none"), 422);
             const own = await read(lines, signal);
             result.classList.add("stale");
             try {
@@ -230,9 +230,9 @@
 
         async function search(signal) {
             const text = kept.query.trim();
-            if (!text) throw new Error(t("embed.search.none"));
+            if (!text) throw new blankfill.ApiFailure(t("embed.search.none"), 422);
             const lines = current();
-            if (!lines.length) throw new Error(t("embed.none"));
+            if (!lines.length) throw new blankfill.ApiFailure(t("embed.none"), 422);
             const own = await read(lines, signal);
             const [wanted] = await read([{ text }], signal);
             hits = { entries: vectors.ranked(wanted, own, HITS).map(([value, k]) => [value, lines[k]]) };

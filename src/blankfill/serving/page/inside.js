@@ -145,7 +145,7 @@
         try {
             return JSON.parse(text);
         } catch (error) {
-            throw new Error(t("inside.json", { why: error.message }));
+            throw new blankfill.ApiFailure(t("inside.json", { why: error.message }), 422);
         }
     }
 
@@ -196,7 +196,7 @@
         }
 
         async function work(signal) {
-            if (!kept.input.trim()) throw new Error(t("inside.none"));
+            if (!kept.input.trim()) throw new blankfill.ApiFailure(t("inside.none"), 422);
             const body = { model: context.model().id, input: inputOf(kept.input), use: kept.use };
             if (kept.truncate) body.truncate = true;
             context.showCode({ path: "/v1/inspect", body });
@@ -276,7 +276,7 @@
         const sides = [null, "encoder", "decoder"].map((side) => {
             const own = chips.filter((_, k) => columns[k].side === side);
             if (!own.length) return null;
-            return el("section", {}, side && el("h3", {}, t(`inside.side.${side}`)),
+            return el("section", {}, side && el("h2", {}, t(`inside.side.${side}`)),
                 el("div", { class: "cells", role: "group", "aria-label": [side && t(`inside.side.${side}`), t("inside.tokens")].filter(Boolean).join(": ") }, own));
         });
         const kinds = ["blank", "special", "unknown"].filter((role) => columns.some((column) => column.role === role));
@@ -295,7 +295,7 @@
             positions: Object.entries(row.next.positions).map(([name, place]) => `${name} ${place}`).join(", "), room: row.next.room,
         }), row.next.query_token ? ` ${t("inside.next.query", { token: row.next.query_token })}` : "");
         const view = el("div", { class: "stack" }, sides, keys, next, info,
-            el("section", { class: "stack" }, el("h3", {}, t("inside.rule")),
+            el("section", { class: "stack" }, el("h2", {}, t("inside.rule")),
                 el("p", { class: "hint" }, t("inside.rule.how"), columns[0]?.side ? ` ${t("inside.rule.cross")}` : ""), layers || null, square.node),
             el("details", {}, el("summary", {}, t("inside.table")), table(row)));
         const first = columns.findIndex((column) => column.predicts);
