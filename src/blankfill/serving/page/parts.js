@@ -101,10 +101,10 @@
         return el("span", { "aria-hidden": "true", ...attributes, class: `bar ${attributes.class ?? ""}` }, inner);
     }
 
-    /** Return a table of bars: rows `[name, share]` or `[name, share, shown]`. label: of the table. strong: indices of rows to stress. */
+    /** Return a table of bars: rows `[name, share]` or `[name, share, shown]`. label: of the table. strong: index of a row to stress, or several. */
     function bars(rows, { label, strong = [] } = {}) {
         const lines = rows.map(([name, share, shown = percent(share)], index) =>
-            el("tr", { class: strong.includes(index) ? "strong" : null },
+            el("tr", { class: [strong].flat().includes(index) ? "strong" : null },
                 el("th", { scope: "row" }, name), el("td", { class: "bar-cell" }, bar(share)), el("td", { class: "figure" }, shown)));
         return el("table", { class: "bars", "aria-label": label }, el("tbody", {}, lines));
     }
