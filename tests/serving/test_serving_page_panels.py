@@ -1,4 +1,5 @@
-"""The panels Write, Chat, Embed and Look inside in Chromium, with real models; the server is also killed in a stream."""
+"""The panels Write, Chat, Embed and Look inside in Chromium; the server is also killed while it
+writes."""
 
 from __future__ import annotations
 
@@ -154,8 +155,7 @@ def say(page: Any, text: str) -> None:
     count = page.locator("#panel-chat .message.assistant").count()
     page.fill("#panel-chat .composer textarea", text)
     page.keyboard.press("Enter")
-    until(page, f"document.querySelectorAll('#panel-chat .message.assistant .said')[{count}]?.textContent.length > 2"
-    )
+    until(page, f"document.querySelectorAll('#panel-chat .message.assistant .said')[{count}]?.textContent.length > 2")
 
 
 def stop(page: Any, panel: str) -> None:
@@ -204,6 +204,7 @@ def test_a_blank_is_written_where_it_stands(seen: Any) -> None:
     page = seen.go("write")
     page.click("#panel-write summary")
     page.fill("#panel-write input[name=max_tokens]", "5")
+    page.fill("#panel-write input[name=seed]", "5")
     write(page, "the [MASK] sat on the mat", "glm")
     ended(page, "write")
     parts = page.locator("#panel-write .said > span")
@@ -278,7 +279,11 @@ def test_enter_that_ends_the_input_of_a_word_sends_nothing(seen: Any) -> None:
 
 def test_what_a_model_writes_is_never_markup(seen: Any) -> None:
     page = seen.go("chat")
-    event = {"choices": [{"index": 0, "delta": {"content": "<img src=x onerror=alert(1)>\n**bold**"}, "finish_reason": "stop"}]}
+    event = {
+        "choices": [
+            {"index": 0, "delta": {"content": "<img src=x onerror=alert(1)>\n**bold**"}, "finish_reason": "stop"}
+        ]
+    }
     page.route("**/v1/chat/completions", lambda route: route.fulfill(
         status=200, content_type="text/event-stream", body=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n"
     ))  # fmt: skip
@@ -388,6 +393,7 @@ def test_lines_are_compared_mapped_and_searched(seen: Any) -> None:
     page.wait_for_selector("#panel-embed .map")
     assert page.locator("#panel-embed .dot").count() == 4
     assert page.locator("#panel-embed .dot.g1").count() == 2
+    page.wait_for_selector("#panel-embed .pairs")
     pairs = page.locator("#panel-embed .pairs tbody tr").all_inner_texts()
     assert len(pairs) == 4  # equal lines are no pair
     values = [float(row.split()[-1]) for row in pairs]
@@ -412,7 +418,9 @@ def test_a_file_is_read_in_batches_and_its_vectors_are_kept(seen: Any, tmp_path:
     page.select_option("#panel-embed select", "bert")
     page.locator("#panel-embed input[type=file]").set_input_files(tmp_path / "lines.txt")
     sizes: list[int] = []
-    page.on("request", lambda request: "embeddings" in request.url and sizes.append(len(request.post_data_json["input"])))
+    page.on(
+        "request", lambda request: "embeddings" in request.url and sizes.append(len(request.post_data_json["input"]))
+    )
     page.locator("#panel-embed .primary").first.click()
     page.wait_for_selector("#panel-embed .map")
     assert sizes == [256, 256, 88]
@@ -441,7 +449,9 @@ def test_the_map_has_the_two_directions_of_largest_difference(seen: Any) -> None
     found = page.evaluate("""async () => {
         const { principalAxes, placed } = blankfill.vectors;
         const vectors = [];
-        for (let a = -5; a <= 5; a += 1) for (let b = -2; b <= 2; b += 1) vectors.push(Float32Array.from([b, 0.1 * ((a * b) % 3), 7, a]));
+        for (let a = -5; a <= 5; a += 1) {
+            for (let b = -2; b <= 2; b += 1) vectors.push(Float32Array.from([b, 0.1 * ((a * b) % 3), 7, a]));
+        }
         const axes = await principalAxes(vectors);
         return [axes.axes.map((axis) => Array.from(axis, (value) => Math.abs(value).toFixed(1))), axes.mean[2]];
     }""")
@@ -488,6 +498,16 @@ def test_a_link_shows_a_text_with_blanks(seen: Any, host: Host) -> None:
     page.fill("#panel-inside textarea", '[{"role": ')
     page.keyboard.press("Control+Enter")
     until(page, "document.querySelector('#panel-inside .error').textContent.includes('cannot be read')")
+
+
+def test_the_request_of_the_fill_panel_is_shown_from_the_inside(seen: Any) -> None:
+    page = seen.go("fill")
+    page.select_option("#panel-fill .toolbar select >> nth=0", "bert")
+    page.click("#panel-fill [data-act=inside]")
+    page.wait_for_selector(".toast.shown")  # nothing was asked for yet
+    page.evaluate("location.hash = '#/inside'")
+    page.wait_for_selector("#panel-inside textarea")
+    assert page.locator("#panel-inside textarea").input_value() == ""
 
 
 @pytest.mark.parametrize(("language", "width", "theme"), [("zh", 320, "dark"), ("en", 1280, "light")])
