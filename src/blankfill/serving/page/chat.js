@@ -54,6 +54,9 @@
     let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
     let talk = talks.reopened("chat", kept.talk);
 
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
+
     function render(root, context) {
         let editing = null; // id of the message that is edited
         let live = null; // {node, body} of the answer that is being written
@@ -130,6 +133,7 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             written.toEnd();
             log.setAttribute("aria-busy", "true");
@@ -158,6 +162,7 @@
                 }
                 const follows = written.atEnd();
                 written.storeTalk(mine, context.notify);
+                writing = live !== null;
                 if (talk === mine) redraw();
                 if (follows) written.toEnd();
             }

@@ -38,7 +38,7 @@
 
         run.node.append(clear);
         fill(root,
-            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, blankfill.insideButton(context.lastRequest), context.codeButton())),
+            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton(), blankfill.insideButton(context.lastRequest))),
             el("div", { class: "stack" }, draft, sheet.node, run.node, start, columns, settings()));
 
         // ---- Inputs

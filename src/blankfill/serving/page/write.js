@@ -46,6 +46,9 @@
     let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
     let talk = talks.reopened("write", kept.talk);
 
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
+
     function render(root, context) {
         let live = null; // {node, body} of what is being written
         let parent = null; // the message behind which the model writes next; null: the text in the field
@@ -98,6 +101,7 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             try {
                 const body = { model: mine.model, prompt, stream: true, ...settings.fields() };
@@ -119,6 +123,7 @@
                 if (live?.node === node) live = null;
                 if (!node.text && node.finish !== "stop") discard(mine, node);
                 written.storeTalk(mine, context.notify);
+                writing = live !== null;
                 if (talk === mine) redraw();
             }
         }
