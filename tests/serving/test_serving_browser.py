@@ -210,9 +210,7 @@ def choose(page: Any, model: str) -> None:
 
 
 @pytest.mark.parametrize(("language", "width"), SCREENS)
-def test_a_class_is_shown_with_what_each_word_contributed(
-    chromium: Any, url: str, language: str, width: int
-) -> None:
+def test_a_class_is_shown_with_what_each_word_contributed(chromium: Any, url: str, language: str, width: int) -> None:
     with visit(chromium, url, language=language, width=width) as seen:
         page = seen.go("predict")
         choose(page, "classes")
@@ -322,15 +320,36 @@ def test_a_server_that_comes_back_finds_what_was_typed(
         ahead.__exit__(None, None, None)
 
 
+@pytest.mark.parametrize(("phase", "said"), [("loading", "loads its models"), ("draining", "is being stopped")])
+def test_a_server_that_is_not_ready_is_waited_for(chromium: Any, url: str, phase: str, said: str) -> None:
+    with visit(chromium, url) as seen:
+        page = seen.page
+        page.route("**/health", lambda route: route.fulfill(status=503, json={"status": phase}))
+        page.goto(url)
+        page.wait_for_selector(".banner:not([hidden])")
+        assert said in page.locator(".banner").inner_text()
+        page.unroute("**/health")
+        page.wait_for_selector("#panel-fill textarea")
+        page.wait_for_selector(".banner", state="hidden")
+
+
+def test_a_long_text_is_kept_quick(chromium: Any, url: str) -> None:
+    with visit(chromium, url) as seen:
+        page = seen.go("fill")
+        write(page, "the old boat " * 2000)
+        page.wait_for_selector("#panel-fill .hint:has-text('Only the beginning')")
+        assert page.locator(".sheet .word").count() <= 3000
+
+
 def test_a_server_with_a_key_asks_for_it(chromium: Any, folders: Mapping[str, Path]) -> None:
-    with running({"bert": folders["bert"]}, threads=1, api_keys=("open sesame",)) as url:
+    with running({"bert": folders["bert"]}, threads=1, api_keys=("open-sesame",)) as url:
         with visit(chromium, url) as seen:
             page = seen.page
             page.goto(url)
             page.wait_for_selector(".banner:not([hidden])")
             assert TEXTS["en"]["key"] in page.locator(".banner").inner_text()
             page.click(".banner button")
-            page.fill("dialog input", "open sesame")
+            page.fill("dialog input", "open-sesame")
             page.keyboard.press("Enter")
             page.wait_for_selector("#panel-fill textarea")
             assert page.locator(".banner").is_hidden()
@@ -400,7 +419,9 @@ def test_the_code_of_a_request_is_the_request(
         sent = requests_of(page, "/v1/fill")
         write(page, "it's the \"old\" boat's lamp \\ near the sea")
         word(page, "sea").click()
-        page.wait_for_function("() => !document.querySelector('.busy') && document.querySelector('.error:not(:empty), .chip')")
+        page.wait_for_function(
+            "() => !document.querySelector('.busy') && document.querySelector('.error:not(:empty), .chip')"
+        )
         page.click("#panel-fill .toolbar .end button")
         page.click("dialog .choice >> nth=0")
         curl = page.locator("dialog code").inner_text()
@@ -453,6 +474,8 @@ def test_axe_finds_nothing(chromium: Any, url: str, theme: str, language: str, w
             for at, text in enumerate(texts):
                 page.fill(f"#panel-predict textarea >> nth={at}", text)
             page.keyboard.press("Control+Enter")
-            page.wait_for_function("() => document.querySelector('.result').children.length && !document.querySelector('.busy')")
+            page.wait_for_function(
+                "() => document.querySelector('.result').children.length && !document.querySelector('.busy')"
+            )
             assert seen.violations() == []
             assert seen.overflow() <= 0

@@ -78,7 +78,9 @@ def test_no_data_can_become_html(name: str) -> None:
                       "DOMParser", 'setAttribute("style"', "srcdoc"):  # fmt: skip
         assert forbidden not in script
     written = re.sub(r'\bstyle: "percent"', "", script)  # of numbers
-    assert not re.search(r"\bstyle: [\"'`]", written)  # the policy forbids the attribute; `style: {...}` sets properties
+    assert not re.search(
+        r"\bstyle: [\"'`]", written
+    )  # the policy forbids the attribute; `style: {...}` sets properties
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, *STYLES])

@@ -336,7 +336,7 @@ def test_the_history_is_listed_renamed_exported_read_again_and_deleted(seen: Any
 
 def test_old_talks_give_way_when_the_history_is_full(seen: Any) -> None:
     page = seen.go("chat")
-    kept = page.evaluate("""() => {
+    stored = page.evaluate("""() => {
         const { talks } = blankfill;
         let dropped = 0;
         for (let k = 0; k < 5; k += 1) {
@@ -346,7 +346,7 @@ def test_old_talks_give_way_when_the_history_is_full(seen: Any) -> None:
         }
         return [dropped, talks.list("chat").map((talk) => talk.nodes[talk.leaf].text[0])];
     }""")
-    assert kept == [2, ["4", "3", "2"]]
+    assert stored == [2, ["4", "3", "2"]]
 
 
 def test_a_server_that_is_killed_in_a_stream_comes_back(seen: Any, host: Host) -> None:
@@ -466,7 +466,7 @@ def test_reading_lines_can_be_stopped(seen: Any) -> None:
 
 def test_the_map_has_the_two_directions_of_largest_difference(seen: Any) -> None:
     page = seen.go("embed")
-    found = page.evaluate("""async () => {
+    result = page.evaluate("""async () => {
         const { principalAxes, placed } = blankfill.vectors;
         const vectors = [];
         for (let a = -5; a <= 5; a += 1) {
@@ -475,9 +475,9 @@ def test_the_map_has_the_two_directions_of_largest_difference(seen: Any) -> None
         const axes = await principalAxes(vectors);
         return [axes.axes.map((axis) => Array.from(axis, (value) => Math.abs(value).toFixed(1))), axes.mean[2]];
     }""")
-    assert found[0][0][3] == "1.0"
-    assert found[0][1][0] == "1.0"
-    assert found[1] == pytest.approx(7)
+    assert result[0][0][3] == "1.0"
+    assert result[0][1][0] == "1.0"
+    assert result[1] == pytest.approx(7)
 
 
 def test_a_request_is_shown_from_the_inside(seen: Any) -> None:
@@ -524,7 +524,7 @@ def test_the_request_of_the_fill_panel_is_shown_from_the_inside(seen: Any) -> No
     page = seen.go("fill")
     page.select_option("#panel-fill .toolbar select >> nth=0", "bert")
     page.click("#panel-fill [data-act=inside]")
-    page.wait_for_selector(".toast.shown")  # nothing was asked for yet
+    page.wait_for_selector(".toast.shown")  # there was no request yet
     page.evaluate("location.hash = '#/inside'")
     page.wait_for_selector("#panel-inside textarea")
     assert page.locator("#panel-inside textarea").input_value() == ""

@@ -21,6 +21,7 @@
             return { text, use: () => useExample(marked) };
         }));
         const columns = el("div", { class: "fill-columns" });
+        const long = el("p", { class: "hint", hidden: true }, t("fill.long"));
         let computing = false;
         const soon = later(350, () => hasOpen() && run.run());
         const second = menu([], input.second, (name) => { input.second = name; show(); soon(); }, { "aria-label": t("fill.second") });
@@ -39,7 +40,7 @@
         run.node.append(clear);
         fill(root,
             el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton(), blankfill.insideButton(context.lastRequest))),
-            el("div", { class: "stack" }, draft, sheet.node, run.node, start, columns, settings()));
+            el("div", { class: "stack" }, draft, sheet.node, long, run.node, start, columns, settings()));
 
         // ---- Inputs
 
@@ -164,7 +165,9 @@
             start.hidden = some;
             clear.hidden = !input.blanks.length;
             columns.classList.toggle("stale", computing);
-            sheet.show(some ? blanked.parts(input.text, input.blanks).slice(0, MOST_PIECES) : [], names.length === 1 ? (blank) => best(names[0], blank) : () => null);
+            const parts = some ? blanked.parts(input.text, input.blanks) : [];
+            long.hidden = parts.length <= MOST_PIECES;
+            sheet.show(parts.slice(0, MOST_PIECES), names.length === 1 ? (blank) => best(names[0], blank) : () => null);
             refocused(columns, () => fill(columns, input.blanks.length && some ? names.map((name) => column(name, names.length > 1)) : null));
         }
 
@@ -251,6 +254,7 @@
             "fill.examples": "She closed the {door} and listened to the {rain}.|The ship left the {harbour} before the storm.|春天来了，河边的{柳树}都绿了。",
             "fill.words": "Click a word to blank it, and again to restore it. Drag over several for one blank.",
             "fill.words.keys": "Arrow keys go from word to word, Space blanks or restores, Shift with an arrow takes in several, + and − change the length of a blank.",
+            "fill.long": "Only the beginning of a long text can be clicked; write ____ for a blank further down.",
             "fill.clear": "Restore all",
             "fill.compare": "Compare with",
             "fill.second": "Model to compare with",
@@ -287,6 +291,7 @@
             "fill.examples": "春天来了，河边的{柳树}都绿了。|他把{书}放在桌上，走到{窗}前。|She closed the {door} and listened to the {rain}.",
             "fill.words": "点击一个词把它挖空，再点一次恢复。拖过几个词，就成为一个空。",
             "fill.words.keys": "方向键在词之间移动，空格键挖空或恢复，Shift 加方向键选取多个，+ 和 − 改变空的长度。",
+            "fill.long": "长文本只有开头可以点击；后面的空请写成 ____。",
             "fill.clear": "全部恢复",
             "fill.compare": "对比",
             "fill.second": "用来对比的模型",

@@ -51,8 +51,8 @@
     /**
      * Return a button that runs something and one that stops it: `{node, error, run(), stop(), busy()}`.
      *
-     * work(signal): an async function; what it throws is shown in `error` (an `errorSpot`; node contains it). A run while
-     * another is under way stops the first. label: of the button. quiet: leave the message for screen readers to the panel.
+     * work(signal): an async function; what it throws is shown in `error` (an `errorSpot`; node contains it): an ApiFailure,
+     * or an Error whose message is a sentence for the user. A run while another is under way stops the first. label: of the button. quiet: leave the message for screen readers to the panel.
      */
     function runner(work, { label = t("run"), quiet = false } = {}) {
         const spot = errorSpot();
@@ -74,7 +74,7 @@
                 if (current === mine && !quiet) fill(status, t("done"));
             } catch (error) {
                 if (error.name !== "AbortError") {
-                    if (!(error instanceof blankfill.ApiFailure)) console.error(error);
+                    if (error.constructor !== Error && !(error instanceof blankfill.ApiFailure)) console.error(error);
                     if (current === mine) spot.show(error);
                 } else if (current === mine && !quiet) fill(status, t("stopped"));
             } finally {
