@@ -146,16 +146,16 @@ def meaning(path: str, answer: Answer) -> Any:
     return [choice["text"] for choice in values["choices"]]
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """Return whether two answers say the same, up to the last bits of their numbers."""
-    if isinstance(one, list):
-        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, np.ndarray):
-        return isinstance(other, np.ndarray) and bool(np.abs(one - other).max() < SAME)
-    if isinstance(one, dict):
-        shared = [text for text in one if text in other]  # the last candidates may change places
-        return bool(shared) and all(abs(one[text] - other[text]) < SAME for text in shared)
-    return bool(one == other)
+    if isinstance(first, list):
+        return isinstance(other, list) and len(first) == len(other) and all(map(same, first, other))
+    if isinstance(first, np.ndarray):
+        return isinstance(other, np.ndarray) and bool(np.abs(first - other).max() < SAME)
+    if isinstance(first, dict):
+        shared = [text for text in first if text in other]  # the last candidates may change places
+        return bool(shared) and all(abs(first[text] - other[text]) < SAME for text in shared)
+    return bool(first == other)
 
 
 def tasks_of(models: Sequence[dict[str, Any]], count: int, seed: int) -> list[Task]:

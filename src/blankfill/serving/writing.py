@@ -89,7 +89,6 @@ class Inbox:
             pieces, self._pieces = self._pieces, []
             if error := next((piece.error for piece in pieces if piece.error is not None), None):
                 raise error
-            counted(written=sum(piece.count for piece in pieces if piece.finish is not None))
             self._open -= sum(piece.finish is not None for piece in pieces)
             yield pieces
 
@@ -235,25 +234,18 @@ class Writing:
         inbox = Inbox(len(answers))
         for answer in answers:
             answer.inbox = inbox
-        name, metrics = self.engine.name, self.engine.metrics
         self.engine.hand_over(lambda: self._incoming.extend(answers))
-        if metrics is not None:
-            metrics.texts(name, len(answers))
-            metrics.read(name, read)
+        if self.engine.metrics is not None:
+            self.engine.metrics.texts(self.engine.name, len(answers))
+        counted(read=read)
         try:
             yield inbox
         finally:
-            if metrics is not None:
-                metrics.written(name, sum(answer.count for answer in answers))
+            counted(written=sum(answer.count for answer in answers))
             for answer in answers:
                 answer.dropped = True
             self._gone.extend(answers)
             self.engine.wake()
-
-    @property
-    def slots_in_use(self) -> int:
-        """Number of answers that are written now."""
-        return min(len(self._rows), self.engine.settings.slots)
 
     def step(self) -> None:
         """Let rows join and leave, and write a token of each."""

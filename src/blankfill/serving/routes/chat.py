@@ -31,7 +31,6 @@ from blankfill.serving.openai import (
     writing_of,
 )
 from blankfill.serving.schemas import Body
-from blankfill.serving.requests import counted
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import State
@@ -178,7 +177,6 @@ class ChatCompletion:
 
     def __init__(self, served: ServedModel, body: ChatRequest, prompt: Prompt, writing: Writing) -> None:
         self.served, self.body, self.prompt, self.writing = served, body, prompt, writing
-        counted(read=prompt.row.columns)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""

@@ -33,7 +33,6 @@ from blankfill.serving.openai import (
     usage,
     writing_of,
 )
-from blankfill.serving.requests import counted
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import State
 from blankfill.serving.writing import Answer, Piece, Token, Whole, Writing, collected
@@ -232,7 +231,6 @@ class Completion:
         self.tokenizer, self.body, self.plans = tokenizer, body, plans
         self.writing, self.identity = writing, identity
         self.prompt_tokens = sum(plan.texts[0].row.columns for plan in plans)
-        counted(read=self.prompt_tokens)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
