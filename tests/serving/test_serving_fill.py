@@ -17,6 +17,7 @@ from blankfill.generation import fill_places
 from blankfill.generation.blanks import FillResult
 from blankfill.generation.cancel import CancelledError
 from blankfill.inference import Model, load
+from blankfill.serving.kinds.fill import FillKind
 from written_models import write_model
 
 FAMILIES = ["bert", "gpt2", "glm", "modernbert"]
@@ -85,6 +86,15 @@ def test_the_error_of_a_text_leaves_the_others(alone: dict[str, Model]) -> None:
     long = filler.prepare("the [MASK] boat " * 12)
     first, second = filler.fill_blanked([long, filler.prepare(TEXTS[1])])
     assert isinstance(first, UserError) and isinstance(second, FillResult)
+
+
+def test_written_fills_count_their_beams(alone: dict[str, Model]) -> None:
+    sizes = {}
+    for family in ("bert", "glm"):
+        kind = FillKind(alone[family].filler)
+        item = kind.filler.prepare("the [MASK] boat [MASK:3]", top_k=5)
+        sizes[family] = kind.size(item), kind.tokens(item)
+    assert sizes == {"bert": (6, 6), "glm": (60, 6)}
 
 
 def test_options_reach_the_model(client: TestClient, alone: dict[str, Model]) -> None:

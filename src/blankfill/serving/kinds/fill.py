@@ -15,7 +15,13 @@ class FillKind:
         self.filler = filler
 
     def size(self, item: BlankedText) -> int:
-        """Return the number of tokens, one for each blank without a given length."""
+        """Return the number of tokens that are read: of each beam, where fills are written one text after another, so
+        that a batch of such texts does not hold up others for long."""
+        tokens = self.tokens(item)
+        return tokens if self.filler.format.fill_method == "places" else tokens * item.beams
+
+    def tokens(self, item: BlankedText) -> int:
+        """Return the number of tokens of a text, one for each blank without a given length."""
         return sum(map(len, item.runs)) + sum(1 if given is None else given[1] for given in item.ranges)
 
     def compute(self, items: Sequence[BlankedText]) -> list[FillResult | Exception]:

@@ -58,7 +58,7 @@ async def fill(body: FillRequest, state: State) -> Response:
         return made
 
     items = await aside(prepared, texts)
-    tokens = check_tokens(list(map(kind.size, items)), served.settings)
+    tokens = check_tokens(list(map(kind.tokens, items)), served.settings)
     try:
         results = await served.engine.compute(kind, items)
     finally:
