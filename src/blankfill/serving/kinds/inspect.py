@@ -157,7 +157,7 @@ class InspectKind:
         row, tokenizer = join_row([read.example]), self._tokenizer
         names, spell = channel_names(objective.channels, len(row.positions)), speller(tokenizer)
         shown = ShownRow("", 0, 0, 0, [read.example], tokenizer, tokenizer.vocabulary(), objective.channels)
-        kept = _kept(row.encoder, len(row) - row.encoder)
+        shown_columns = _kept(row.encoder, len(row) - row.encoder)
         numbers, predicts = row.numbers(), {row.encoder + column for column in read.predicts}
         blanks = shown.blanks
 
@@ -172,12 +172,12 @@ class InspectKind:
                 "horizon": int(row.rule.horizon[k]), "predicts": k in predicts,
             }  # fmt: skip
 
-        grid = np.ix_(kept, kept)
+        grid = np.ix_(shown_columns, shown_columns)
         near = {"near": bits(row.visible(config.window)[grid])} if config.window else {}
         return {
-            "index": index, "objective": objective.name, "length": len(row), "truncated": len(kept) < len(row),
+            "index": index, "objective": objective.name, "length": len(row), "truncated": len(shown_columns) < len(row),
             "channels": names, "position_scheme": _scheme(config), "window": config.window,
-            "columns": [column(k) for k in kept.tolist()], "sees": bits(row.visible()[grid]), **near,
+            "columns": [column(k) for k in shown_columns.tolist()], "sees": bits(row.visible()[grid]), **near,
             "next": self._next(read.following, names),
         }  # fmt: skip
 
