@@ -143,7 +143,7 @@ def test_chinese_characters_are_taken_by_dragging(chromium: Any, url: str) -> No
         page.wait_for_selector(".blank-block")
         assert "柳树" in page.locator(".blank-block h2").inner_text()
         page.wait_for_selector(".error:not(:empty)")  # the model knows no Chinese, and the server says so
-        assert sent[-1]["input"] == "春天来了，河边的[MASK]都绿了。"
+        assert sent[-1]["input"] == "春天来了，河边的[MASK:2]都绿了。"
         assert "unknown to the tokenizer" in page.locator(".error:not(:empty)").inner_text()
         assert seen.overflow() <= 0
 
@@ -157,12 +157,16 @@ def test_the_keyboard_blanks_several_words_and_changes_the_length(chromium: Any,
         for key in ("ArrowRight", "Shift+ArrowRight", "Space"):
             page.keyboard.press(key)
         filled(page)
-        assert sent[-1]["input"] == "the [MASK] sleeps on the sea."
-        assert page.locator(".stepper-value").inner_text() == "1 token"
-        page.keyboard.press("+")
+        assert sent[-1]["input"] == "the [MASK:2] sleeps on the sea."
+        assert page.locator(".stepper-value").inner_text() == "2 tokens"
+        page.keyboard.press("-")
         page.wait_for_timeout(500)
         filled(page)
-        assert sent[-1]["input"] == "the [MASK:2] sleeps on the sea."
+        assert sent[-1]["input"] == "the [MASK] sleeps on the sea."
+        assert page.locator(".stepper-value").inner_text() == "1 token"
+        page.select_option("#panel-fill .model select", "glm")
+        assert page.locator(".stepper-value").inner_text() == "free length"
+        page.locator(".gap-word").focus()
         page.keyboard.press("Space")
         assert page.locator(".blank-block").count() == 0
 
