@@ -83,8 +83,8 @@ class Visit:
         session = self.context.new_cdp_session(self.page)
         session.send("Page.setBypassCSP", {"enabled": True})
         self.page.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text("utf-8"))
-        found = self.page.evaluate("async () => (await axe.run(document)).violations")
-        return [f"{rule['id']}: {node['target']}" for rule in found for node in rule["nodes"]]
+        rules = self.page.evaluate("async () => (await axe.run(document)).violations")
+        return [f"{rule['id']}: {node['target']}" for rule in rules for node in rule["nodes"]]
 
     def close(self) -> None:
         """End the visit. Fails when the page had an error."""

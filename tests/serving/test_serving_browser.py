@@ -42,7 +42,8 @@ def chromium() -> Iterator[Any]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     root = tmp_path_factory.mktemp("models")
     made = {family: write_model(root / family, family) for family in ("bert", "glm")}
-    return made | {name: fine_tuned(root / name, "bert", task) for name, task in TASKS.items()}
+    longer = {"names": {"epochs": 12}}  # until it finds something
+    return made | {name: fine_tuned(root / name, "bert", task, longer.get(name)) for name, task in TASKS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,8 @@ def filled(page: Any) -> None:
     """Wait until every blank has candidates."""
     page.wait_for_function(
         "() => { const blocks = [...document.querySelectorAll('.blank-block')];"
-        " return blocks.length && blocks.every((b) => b.querySelector('.chip')) && !document.querySelector('.busy, .stale') }"
+        " return blocks.length && blocks.every((block) => block.querySelector('.chip'))"
+        " && !document.querySelector('.busy, .stale') }"
     )
 
 
@@ -141,7 +143,7 @@ def test_chinese_characters_are_taken_by_dragging(chromium: Any, url: str) -> No
         page.wait_for_selector(".blank-block")
         assert "柳树" in page.locator(".blank-block h2").inner_text()
         page.wait_for_selector(".error:not(:empty)")  # the model knows no Chinese, and the server says so
-        assert sent[-1]["input"] == "春天来了，河边的[MASK]都绿了。"
+        assert sent[-1]["input"] == "春天来了，河边的[MASK:2]都绿了。"
         assert "unknown to the tokenizer" in page.locator(".error:not(:empty)").inner_text()
         assert seen.overflow() <= 0
 
@@ -155,12 +157,16 @@ def test_the_keyboard_blanks_several_words_and_changes_the_length(chromium: Any,
         for key in ("ArrowRight", "Shift+ArrowRight", "Space"):
             page.keyboard.press(key)
         filled(page)
-        assert sent[-1]["input"] == "the [MASK] sleeps on the sea."
-        for _ in range(2):
-            page.keyboard.press("+")
+        assert sent[-1]["input"] == "the [MASK:2] sleeps on the sea."
+        assert page.locator(".stepper-value").inner_text() == "2 tokens"
+        page.keyboard.press("-")
         page.wait_for_timeout(500)
         filled(page)
-        assert sent[-1]["input"] == "the [MASK:2] sleeps on the sea."
+        assert sent[-1]["input"] == "the [MASK] sleeps on the sea."
+        assert page.locator(".stepper-value").inner_text() == "1 token"
+        page.select_option("#panel-fill .model select", "glm")
+        assert page.locator(".stepper-value").inner_text() == "free length"
+        page.locator(".gap-word").focus()
         page.keyboard.press("Space")
         assert page.locator(".blank-block").count() == 0
 
@@ -220,7 +226,7 @@ def test_a_class_is_shown_with_what_each_word_contributed(chromium: Any, url: st
         shares = page.locator(".bars .figure").all_inner_texts()
         assert len(shares) == 2 and all(share.endswith("%") for share in shares)
         words = page.locator(".effects .word")
-        assert words.all_inner_texts() == "the cat sat on a good mat".split()
+        assert words.all_inner_texts() == ["the", "cat", "sat", "on", "a", "good", "mat"]
         words.nth(0).focus()
         page.keyboard.press("ArrowRight")
         assert page.locator(".effect-note").inner_text().startswith("cat ")
@@ -234,19 +240,16 @@ def test_entities_are_marked_where_they_stand(chromium: Any, url: str, language:
     with visit(chromium, url, language=language, width=width) as seen:
         page = seen.go("predict")
         choose(page, "names")
-        text = "the cat sat on a mat"
+        text = "the cat sat on a fine mat"
         page.fill("#panel-predict textarea", text)
         with page.expect_response("**/v1/tag") as answered:
             page.keyboard.press("Control+Enter")
         entities = answered.value.json()["data"][0]["entities"]
+        assert entities
         page.wait_for_selector(".result .marked")
-        marks = page.locator(".entity").all_inner_texts()
-        assert [re.sub(r"\s+", " ", mark) for mark in marks] == [
-            f"{text[one['start'] : one['end']]} {one['type']}" for one in entities
-        ] or [mark.replace(one["type"], "").strip() for mark, one in zip(marks, entities, strict=True)] == [
-            text[one["start"] : one["end"]] for one in entities
-        ]
-        assert page.locator(".legend .key").count() == len({one["type"] for one in entities})
+        marks = [mark.split() for mark in page.locator(".entity").all_inner_texts()]
+        assert marks == [[*text[entity["start"] : entity["end"]].split(), entity["type"]] for entity in entities]
+        assert page.locator(".legend .key").count() == len({entity["type"] for entity in entities})
 
 
 @pytest.mark.parametrize(("language", "width"), SCREENS)
@@ -259,11 +262,12 @@ def test_the_answer_is_marked_in_its_context(chromium: Any, url: str, language: 
         page.fill("#panel-predict textarea >> nth=1", context)
         with page.expect_response("**/v1/answer") as answered:
             page.keyboard.press("Control+Enter")
-        best = [one for one in answered.value.json()["data"][0]["best"] if one["text"]]
+        best = [answer for answer in answered.value.json()["data"][0]["best"] if answer["text"]]
+        assert len(best) > 1
         page.wait_for_selector(".result .marked")
-        for at, one in enumerate(best[:3]):
+        for at, answer in enumerate(best[:3]):
             page.locator(".result .choice").nth(at).click()
-            assert page.locator("mark.answer").inner_text() == context[one["start"] : one["end"]]
+            assert page.locator("mark.answer").inner_text() == context[answer["start"] : answer["end"]]
         assert page.locator(".result .marked").inner_text() == context
         assert seen.overflow() <= 0
 
@@ -342,18 +346,18 @@ def test_a_long_text_is_kept_quick(chromium: Any, url: str) -> None:
 
 
 def test_a_server_with_a_key_asks_for_it(chromium: Any, folders: Mapping[str, Path]) -> None:
-    with running({"bert": folders["bert"]}, threads=1, api_keys=("open-sesame",)) as url:
-        with visit(chromium, url) as seen:
-            page = seen.page
-            page.goto(url)
-            page.wait_for_selector(".banner:not([hidden])")
-            assert TEXTS["en"]["key"] in page.locator(".banner").inner_text()
-            page.click(".banner button")
-            page.fill("dialog input", "open-sesame")
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#panel-fill textarea")
-            assert page.locator(".banner").is_hidden()
-            assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
+    locked = running({"bert": folders["bert"]}, threads=1, api_keys=("open-sesame",))
+    with locked as url, visit(chromium, url) as seen:
+        page = seen.page
+        page.goto(url)
+        page.wait_for_selector(".banner:not([hidden])")
+        assert TEXTS["en"]["key"] in page.locator(".banner").inner_text()
+        page.click(".banner button")
+        page.fill("dialog input", "open-sesame")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#panel-fill textarea")
+        assert page.locator(".banner").is_hidden()
+        assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
 
 
 def test_tabs_dialogs_and_settings_are_reached_by_keys(chromium: Any, url: str) -> None:
@@ -468,7 +472,7 @@ def test_axe_finds_nothing(chromium: Any, url: str, theme: str, language: str, w
         assert seen.overflow() <= 0
         page = seen.go("predict")
         for model, texts in {
-            "classes": ["the cat sat on a good mat"], "names": ["the cat sat"], "questions": ["who sat", "the cat sat"],
+            "classes": ["the cat sat on a good mat"], "names": ["the cat sat on a fine mat"], "questions": ["who sat", "the cat sat"],
         }.items():  # fmt: skip
             choose(page, model)
             for at, text in enumerate(texts):

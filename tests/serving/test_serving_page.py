@@ -1,4 +1,4 @@
-"""The page as a document: it needs no other file, its policy allows exactly its scripts, its texts are in both languages.
+"""The page as a document: it needs no other file, its policy allows exactly its scripts, both languages have all texts.
 
 Not here: the page in a browser (`test_serving_browser`).
 """
@@ -17,6 +17,7 @@ from serving_apps import client_of
 
 import blankfill.serving.page as parts
 from blankfill.serving.page import SCRIPTS, STYLES, page
+from head_models import fine_tuned
 from written_models import write_model
 
 FOLDER = Path(parts.__file__).parent
@@ -89,14 +90,14 @@ def test_a_part_can_be_read_at_a_sitting(name: str) -> None:
 
 
 def test_both_languages_have_the_same_texts() -> None:
-    found = 0
+    count = 0
     for script in scripts().values():
         keys = languages(script)
         assert keys["en"] == keys["zh"]
         assert len(set(keys["en"])) == len(keys["en"])
-        found += len(keys["en"])
+        count += len(keys["en"])
         assert keys["en"] or "texts({\n" not in script
-    assert found > 100
+    assert count > 100
 
 
 def test_every_text_that_a_script_names_is_there() -> None:
@@ -106,13 +107,18 @@ def test_every_text_that_a_script_names_is_there() -> None:
 
 
 def test_chinese_texts_are_chinese() -> None:
-    others = {"docs", "language", "language.label", "written.top_p"}  # names, and the switch to English
+    others = {"API", "Top p", "Top k", "English", "Switch to English"}
     for script in scripts().values():
         for body in (body for language, body in LANGUAGE.findall(script) if language == "zh"):
             for key, text in re.findall(r'^ {12}"([^"]+)": "(.*)",$', body, re.M):
-                assert re.search(r"[\u4e00-\u9fff]", text) or key in others, key
+                words = re.sub(r"\{\w+\}", "", text)  # without the places of values
+                assert re.search(r"[\u4e00-\u9fff]", words) or not re.search("[A-Za-z]", words) or words in others, key
 
 
-def test_a_model_says_what_its_task_is(client: TestClient) -> None:
+def test_a_model_says_what_the_page_needs_to_know(client: TestClient, tmp_path: Path) -> None:
     (model,) = client.get("/v1/models").json()["data"]
+    assert model["objective"] == "bert"
     assert "task" not in model
+    with client_of({"tuned": fine_tuned(tmp_path, "bert", "sst2")}) as tuned:
+        (model,) = tuned.get("/v1/models").json()["data"]
+    assert model["task"] == {"name": "sst2", "kind": "classify", "fields": ["text", "second"], "labels": ["0", "1"]}

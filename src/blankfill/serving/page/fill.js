@@ -6,6 +6,9 @@
     const MOST_PIECES = 3000; // of a text that can be clicked
     const LONGEST_BLANK = 12; // tokens that the buttons count up to
 
+    const FREE = new Set(["glm", "chatglm", "glm-130b", "t5", "bart"]); // objectives that choose the length of a blank
+    const WORD = new Set(["gpt"]); // those that write a word into it
+
     const input = saved("fill", { text: "", blanks: [], top: 5, lengths: "", penalty: "", unknown: false, compare: false, second: "" });
     const results = new Map(); // model → Map(blank id → {candidates, shares})
     const failures = new Map(); // model → sentence
@@ -60,17 +63,20 @@
             run.run();
         }
 
-        /** Blank a range of the text, or restore it. */
+        /** Blank a range of the text, or restore it. Several words are as many tokens, if the model does not choose the number. */
         function toggle(from, to) {
-            input.blanks = blanked.toggled(input.blanks, from, to);
+            const words = blanked.pieces(input.text.slice(from, to)).filter((piece) => !piece.space).length;
+            const length = words > 1 && !FREE.has(context.model()?.objective) ? Math.min(words, LONGEST_BLANK) : null;
+            input.blanks = blanked.toggled(input.blanks, from, to, length);
             show();
             soon();
         }
 
-        /** Change the number of tokens of a blank by one; none below 1. */
+        /** Change the number of tokens of a blank by one; the least is what the model does without a number. */
         function lengthen(blank, step) {
-            const length = Math.max(0, Math.min(LONGEST_BLANK, (blank.length ?? 0) + step)) || null;
-            change(blank, { length, fixed: null });
+            const least = FREE.has(context.model()?.objective) || WORD.has(context.model()?.objective) ? 0 : 1;
+            const length = Math.max(least, Math.min(LONGEST_BLANK, (blank.length ?? least) + step));
+            change(blank, { length: length > least ? length : null, fixed: null });
         }
 
         /** Choose a text for a blank, or take the choice back; the others are filled again. */
@@ -130,6 +136,7 @@
             show();
             if (signal.aborted) throw signal.reason;
             if (names.length === 1 && failures.has(names[0])) throw answers[0].reason;
+            return blanked.parts(input.text, input.blanks).map((part) => (part.blank ? best(names[0], part.blank)?.trim() ?? "____" : part.text)).join("");
         }
 
         /** Keep the answer of a model. */
@@ -227,11 +234,18 @@
             probability === null ? null : [el("span", { class: "chip-figure" }, percent(probability)), bar(probability)]);
         }
 
+        /** Return what a model writes into a blank without a number of tokens, or the user's setting for these. */
+        function usual(name) {
+            if (input.lengths.trim()) return t("fill.tokens", { count: input.lengths.trim() });
+            const objective = context.models().find((model) => model.id === name)?.objective;
+            return FREE.has(objective) ? t("fill.free") : WORD.has(objective) ? t("fill.word") : t("fill.tokens", { count: 1 });
+        }
+
         function stepper(name, blank) {
             const button = (step, text, label) => el("button", { type: "button", class: "quiet icon", "aria-label": label, dataset: { key: `${name}-${blank.id}-${step}` },
                 onclick: () => lengthen(blank, step) }, text);
             return el("div", { class: "stepper" }, button(-1, "−", t("fill.shorter")),
-                el("span", { class: "stepper-value", title: t("fill.auto.hint") }, blank.length ? t("fill.tokens", { count: blank.length }) : t("fill.auto")),
+                el("span", { class: "stepper-value" }, blank.length ? t("fill.tokens", { count: blank.length }) : usual(name)),
                 button(1, "+", t("fill.longer")));
         }
 
@@ -275,8 +289,8 @@
             "fill.fix": "Choose this; the other blanks are filled again",
             "fill.unfix": "Take the choice back",
             "fill.was": " (stood here)",
-            "fill.auto": "auto",
-            "fill.auto.hint": "auto: one token for masked models, one word for GPT, as many as the model writes for GLM, T5 and BART",
+            "fill.free": "free length",
+            "fill.word": "1 word",
             "fill.tokens": "{count} {count:token|tokens}",
             "fill.shorter": "Shorter blank",
             "fill.longer": "Longer blank",
@@ -312,8 +326,8 @@
             "fill.fix": "选定它；其余的空会重新填写",
             "fill.unfix": "取消选定",
             "fill.was": "（原来的词）",
-            "fill.auto": "自动",
-            "fill.auto.hint": "自动：掩码模型一个词元，GPT 一个词，GLM、T5 和 BART 由模型决定",
+            "fill.free": "长度不限",
+            "fill.word": "1 个词",
             "fill.tokens": "{count} 个词元",
             "fill.shorter": "缩短此空",
             "fill.longer": "加长此空",

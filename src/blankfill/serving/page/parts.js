@@ -51,7 +51,7 @@
     /**
      * Return a button that runs something and one that stops it: `{node, error, run(), stop(), busy()}`.
      *
-     * work(signal): an async function; what it throws is shown in `error` (an `errorSpot`; node contains it): an ApiFailure,
+     * work(signal): an async function that may return a sentence for screen readers; what it throws is shown in `error` (an `errorSpot`; node contains it): an ApiFailure,
      * or an Error whose message is a sentence for the user. A run while another is under way stops the first. label: of the button. quiet: leave the message for screen readers to the panel.
      */
     function runner(work, { label = t("run"), quiet = false } = {}) {
@@ -70,8 +70,8 @@
             end.disabled = false;
             if (!quiet) fill(status, t("running"));
             try {
-                await work(mine.signal);
-                if (current === mine && !quiet) fill(status, t("done"));
+                const said = await work(mine.signal);
+                if (current === mine && !quiet) fill(status, said ?? t("done"));
             } catch (error) {
                 if (error.name !== "AbortError") {
                     if (error.constructor !== Error && !(error instanceof blankfill.ApiFailure)) console.error(error);

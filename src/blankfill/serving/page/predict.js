@@ -134,6 +134,7 @@
             } finally {
                 show();
             }
+            return result.querySelector(".verdict")?.textContent ?? result.querySelector(".sr-only, p")?.textContent;
         }
 
         // ---- What is shown

@@ -39,7 +39,7 @@
         if (!choices) named.sort((a, b) => b[1] - a[1]);
         const head = several ? row.labels.join(", ") || t("predicted.no-label") : row.choice ?? row.label ?? (typeof row.score === "number" ? number(row.score) : row.score);
         return [
-            el("p", { class: "verdict prose", role: "status" }, head,
+            el("p", { class: "verdict prose" }, head,
                 !several && shares.length ? el("span", { class: "verdict-figure" }, percent(row.probabilities[row.label])) : null),
             shares.length ? bars(named.map(([name, share]) => [name, share]), { label: t("predicted.shares"), strong: named.flatMap(([, , name], index) => (chosen.has(name) ? [index] : [])) }) : null,
             several ? el("p", { class: "hint" }, t("predicted.threshold")) : null,
@@ -133,10 +133,10 @@
         const hue = (type) => `hue-${types.indexOf(type) % HUES}`;
         const count = (type) => found.filter((one) => one.type === type).length;
         return [
-            el("p", { class: "sr-only", role: "status" }, t("predicted.entities", { count: found.length })),
+            el("p", { class: "sr-only" }, t("predicted.entities", { count: found.length })),
             found.length ? el("ul", { class: "legend" }, types.map((type) => el("li", { class: `key ${hue(type)}` }, type, el("span", { class: "key-count" }, count(type))))) : el("p", {}, t("predicted.no-entity")),
             el("p", { class: "prose marked card" }, marked(text, placed).map((part) => (part.mark
-                ? el("mark", { class: `entity ${hue(part.mark.type)}` }, part.text, el("span", { class: "entity-type" }, part.mark.type)) : part.text))),
+                ? el("mark", { class: `entity ${hue(part.mark.type)}` }, part.text, " ", el("span", { class: "entity-type" }, part.mark.type)) : part.text))),
         ];
     }
 
@@ -146,7 +146,7 @@
         const best = (row.best ?? []).filter((one) => one.text);
         const context = el("p", { class: "prose marked card" });
         const mine = Number.isInteger(row.start) ? row : best.find((one) => one.text === row.answer) ?? null;
-        const head = el("p", { class: "verdict prose", role: "status" }, row.answer || t("predicted.no-answer"));
+        const head = el("p", { class: "verdict prose" }, row.answer || t("predicted.no-answer"));
         const buttons = best.map((one) => el("button", { type: "button", class: "choice", onclick: () => mark(one) }, one.text, el("span", { class: "chip-figure" }, ` ${number(one.score, { maximumFractionDigits: 2 })}`)));
         const mark = (one) => {
             const ranges = one && Number.isInteger(one.start) ? [one] : [];

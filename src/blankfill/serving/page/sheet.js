@@ -118,8 +118,8 @@
             const at = buttons.indexOf(event.target.closest("button"));
             if (at < 0 || event.button) return;
             dragged = true;
+            anchor = event.shiftKey ? anchor ?? place : at;
             place = at;
-            anchor = event.shiftKey ? anchor ?? at : at;
             event.target.closest("button").releasePointerCapture?.(event.pointerId);
         });
         words.addEventListener("pointermove", (event) => {
