@@ -51,7 +51,11 @@
     });
 
     const kept = saved("chat", { draft: "", talk: "", truncate: false });
+    let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
     let talk = talks.reopened("chat", kept.talk);
+
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
 
     function render(root, context) {
         let editing = null; // id of the message that is edited
@@ -72,6 +76,7 @@
         settings.more.append(el("label", { class: "check" }, box, t("chat.truncate")), field(t("chat.system"), system, t("chat.system.hint")));
         fill(root, el("div", { class: "toolbar" }, context.modelPicker(), begin, history, el("span", { class: "end" }, context.codeButton())),
             log, composer, settings.node);
+        redraw = draw;
         draw();
         return { run: send, stop: () => runner.stop() };
 
@@ -99,7 +104,7 @@
         /** Add what stands in the field to the conversation. */
         function question() {
             const text = kept.draft.trim();
-            if (!text) throw new Error(t("chat.none"));
+            if (!text) throw new blankfill.ApiFailure(t("chat.none"), 422);
             const last = talk.nodes[talk.leaf];
             const failed = last?.role === "assistant" && !last.text; // there is no answer to follow: ask anew
             const parent = failed ? talk.nodes[last.parent].parent : last?.role === "user" ? last.parent : (last?.id ?? null);
@@ -128,6 +133,7 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             written.toEnd();
             log.setAttribute("aria-busy", "true");
@@ -156,7 +162,8 @@
                 }
                 const follows = written.atEnd();
                 written.storeTalk(mine, context.notify);
-                if (talk === mine) draw();
+                writing = live !== null;
+                if (talk === mine) redraw();
                 if (follows) written.toEnd();
             }
         }
@@ -172,7 +179,7 @@
 
         function message(node) {
             const mine = node.role === "user";
-            const head = el("h3", { class: "eyebrow" }, mine ? t("talks.you") : (node.model || t("talks.model")));
+            const head = el("h2", { class: "eyebrow" }, mine ? t("talks.you") : (node.model || t("talks.model")));
             const article = el("article", { class: `message ${node.role}`, dataset: { node: node.id } }, head);
             if (editing === node.id) article.append(editor(node));
             else {

@@ -42,7 +42,7 @@
 
         run.node.append(clear);
         fill(root,
-            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton())),
+            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton(), blankfill.insideButton(context.lastRequest))),
             el("div", { class: "stack" }, draft, sheet.node, long, run.node, start, columns, settings()));
 
         // ---- Inputs

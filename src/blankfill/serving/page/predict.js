@@ -44,7 +44,7 @@
             el("div", { class: "stack" }, check("truncate", "predict.truncate"), check("unknown", "predict.unknown")));
         const start = el("div", {});
 
-        fill(root, el("div", { class: "toolbar" }, context.modelPicker(), el("span", { class: "end" }, context.codeButton())), about,
+        fill(root, el("div", { class: "toolbar" }, context.modelPicker(), el("span", { class: "end" }, context.codeButton(), blankfill.insideButton(context.lastRequest))), about,
             el("div", { class: "stack" }, fields, run.node, start, result, options));
         run.node.append(explain);
         context.onModelChange(modelChanged);

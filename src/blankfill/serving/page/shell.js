@@ -138,7 +138,7 @@
             return el("div", { class: "field inline model" }, el("label", { for: select.id }, t("model")), select, name);
         };
         const codeButton = () => el("button", { class: "quiet", type: "button", onclick: () => openCode(entry.request, notify) }, t("code"));
-        return { models, model, onModelChange: (listener) => entry.listeners.add(listener), notify, showCode, modelPicker, codeButton };
+        return { models, model, onModelChange: (listener) => entry.listeners.add(listener), notify, showCode, lastRequest: () => entry.request, modelPicker, codeButton };
     }
 
     /** Say something briefly, at the foot of the page and to screen readers. */

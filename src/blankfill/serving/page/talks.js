@@ -136,7 +136,7 @@
         let count = Math.min(all.length, MOST_TALKS);
         let size = sizes.slice(0, count).reduce((sum, one) => sum + one, 0);
         while (count > 1 && size > MOST_CHARACTERS) size -= sizes[--count];
-        while (count > 0 && !keep(KEY, all.slice(0, count))) count -= 1; // the browser's own limit
+        while (!keep(KEY, all.slice(0, count)) && count > 0) count -= 1; // the browser's own limit
         return all.length - count;
     }
 

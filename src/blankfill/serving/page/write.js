@@ -43,7 +43,11 @@
     });
 
     const kept = saved("write", { draft: "", talk: "" });
+    let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
     let talk = talks.reopened("write", kept.talk);
+
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
 
     function render(root, context) {
         let live = null; // {node, body} of what is being written
@@ -63,6 +67,7 @@
         const history = written.historyButton("write", { open, current: () => talk, begin: () => open(talks.begin("write")) });
         fill(root, el("div", { class: "toolbar" }, context.modelPicker(), begin, history, el("span", { class: "end" }, context.codeButton())),
             draft, el("div", { class: "under" }, runner.node), result, settings.node);
+        redraw = draw;
         draw();
         return { run: () => runner.run(), stop: () => runner.stop() };
 
@@ -82,7 +87,7 @@
 
         /** Return the message of the text in the field: the one that is there, or a new version of it. */
         function own() {
-            if (!kept.draft) throw new Error(t("write.none"));
+            if (!kept.draft) throw new blankfill.ApiFailure(t("write.none"), 422);
             const same = Object.values(talk.nodes).find((node) => node.parent === null && node.text === kept.draft);
             return same ?? talks.add(talk, null, "user", kept.draft);
         }
@@ -96,6 +101,7 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             try {
                 const body = { model: mine.model, prompt, stream: true, ...settings.fields() };
@@ -117,7 +123,8 @@
                 if (live?.node === node) live = null;
                 if (!node.text && node.finish !== "stop") discard(mine, node);
                 written.storeTalk(mine, context.notify);
-                if (talk === mine) draw();
+                writing = live !== null;
+                if (talk === mine) redraw();
             }
         }
 

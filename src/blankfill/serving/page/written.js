@@ -57,9 +57,9 @@
             "written.default": "按模型",
             "written.temperature": "温度",
             "written.temperature.hint": "0 每次取最可能的词元；越高越多样。",
-            "written.top_p": "Top p",
+            "written.top_p": "Top p（核采样）",
             "written.top_p.hint": "只从合计达到此概率的最可能词元中选。",
-            "written.top_k": "Top k",
+            "written.top_k": "Top k（前 k 个）",
             "written.top_k.hint": "只从这么多个最可能的词元中选。",
             "written.max_tokens": "最大长度",
             "written.max_tokens.hint": "以词元计。",
@@ -89,7 +89,7 @@
             "written.export.md": "存为 Markdown",
             "written.export.json": "存为 JSON",
             "written.import": "打开 JSON 文件",
-            "written.token": "{token}：{share}",
+            "written.token": "{token}，概率 {share}",
             "written.token.more": "此处的其他词元",
             "written.tokens": "词元及其概率；用方向键移动",
             "written.tokens.key": "浅色：模型很确定。深色：模型另有想法。",
@@ -141,7 +141,7 @@
             for (const [key] of NUMBERS) {
                 const text = String(values[key]).trim();
                 if (text === "") continue;
-                if (!Number.isFinite(Number(text))) throw new Error(t("written.bad", { name: t(`written.${key}`), value: text }));
+                if (!Number.isFinite(Number(text))) throw new blankfill.ApiFailure(t("written.bad", { name: t(`written.${key}`), value: text }), 422);
                 given[key] = Number(text);
             }
             const stop = values.stop.split("\n").filter((line) => line !== "");
@@ -218,7 +218,7 @@
             const rows = [...others].sort((a, b) => b[1] - a[1]).map(([other, value]) => [shownToken(other), Math.exp(value)]);
             const at = rows.findIndex(([other]) => other === shownToken(text));
             fill(info, el("p", {}, el("strong", {}, shownToken(text)), ` ${percent(Math.exp(logprob))}`),
-                rows.length ? blankfill.bars(rows, { label: t("written.token.more"), strong: at }) : null);
+                rows.length ? blankfill.bars(rows, { label: t("written.token.more"), strong: at < 0 ? [] : [at] }) : null);
         }
         const list = el("div", { class: "toks prose", role: "listbox", "aria-orientation": "horizontal", "aria-label": t("written.tokens") }, spans);
         return el("div", { class: "token-view" }, list, el("p", { class: "hint" }, t("written.tokens.key")), info);
