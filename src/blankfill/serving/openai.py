@@ -30,6 +30,7 @@ MOST_STOPS = 4
 LONGEST_STOP = 1000
 """Largest number of characters of a text that ends an answer."""
 SEEDS = 2**32
+"""Number of seeds; of a larger seed the last bits count."""
 
 
 def neutral(*values: Any) -> AfterValidator:
