@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
 
 
+class TooLongError(UserError):
+    """The last message of a conversation does not fit into the model's context."""
+
+
 @dataclass(frozen=True)
 class Speaker:
     """What an answer needs of a model.
@@ -160,9 +164,9 @@ class Chat:
         last = self._placed(messages, rounds)
         if isinstance(last, UserError):
             with_system = " with that of the system" if begin else ""
-            raise UserError(f"the message{with_system} does not fit into the model: {last.template}")
+            raise TooLongError(f"the message{with_system} does not fit into the model: {last.template}")
         if not last.most:
-            raise UserError(
+            raise TooLongError(
                 f"the message has {len(last.row):,} tokens with those around it, so that "
                 f"{setting('max_length', self.options.max_length)} leaves no room for an answer; shorten the message"
             )

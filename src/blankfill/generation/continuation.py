@@ -207,16 +207,18 @@ class Continuation:
         return piece
 
 
-def shortened(reader: PromptReader, prompt: Prompt, new_tokens: int) -> tuple[Prompt, DecoderInput] | None:
+def shortened(
+    reader: PromptReader, prompt: Prompt, new_tokens: int, most: int = 0
+) -> tuple[Prompt, DecoderInput] | None:
     """Return a prompt without the fewest first tokens, so that `new_tokens` have room, with its row; None when there is
-    no room."""
+    no room. most: largest number of columns that are read; 0: no limit but the model's."""
 
     def row_without(cut: int) -> DecoderInput | None:
         try:
             row = reader.format.continuation(prompt.ids[cut:], prompt.behind, prompt.role)
         except UserError:
             return None
-        return row if row.room + 1 >= new_tokens else None
+        return row if row.room + 1 >= new_tokens and (not most or row.columns <= most) else None
 
     low, high = 0, len(prompt.ids)
     row = row_without(high)

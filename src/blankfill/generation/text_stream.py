@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
 _UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
 _LONGEST_HELD = 80
-_WINDOW = 256
+_WINDOW = 128
 _WORD = 64
 """Characters at the end of a text among which the last word is sought first."""
 
@@ -170,7 +170,10 @@ def _after(text: str, count: int) -> int:
 
 
 def token_text(tokenizer: Tokenizer, before: Sequence[int], token: int) -> str:
-    """Return the text that a token adds behind others; the name of a special token."""
+    """Return the text that a token adds behind others; the name of a special token, and the number of one that the
+    tokenizer does not have."""
+    if token >= tokenizer.size:
+        return f"[{token}]"
     tail = list(before[-8:])
     text = tokenizer.decode(tail) if tail else ""
     more = tokenizer.decode([*tail, token])

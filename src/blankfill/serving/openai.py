@@ -29,7 +29,8 @@ MOST_ANSWERS = 128
 MOST_STOPS = 4
 LONGEST_STOP = 1000
 """Largest number of characters of a text that ends an answer."""
-SEEDS = 2**64
+SEEDS = 2**32
+"""Number of seeds; of a larger seed the last bits count."""
 
 
 def neutral(*values: Any) -> AfterValidator:
@@ -91,7 +92,7 @@ class WritingBody(Body):
     @property
     def drawn_seed(self) -> int:
         """The seed of the request; a random one where it gives none."""
-        return secrets.randbits(63) if self.seed is None else self.seed % SEEDS
+        return secrets.randbelow(SEEDS) if self.seed is None else self.seed % SEEDS
 
     def stops(self) -> list[str]:
         """Return the texts that end an answer. Raises ApiError (422)."""

@@ -3,7 +3,7 @@
 A handler lays out the rows of its request and starts them; the thread of the model calls `Writing.step`, and what a
 step has written is handed to each event loop in one call.
 
-    with writing.running(answers) as inbox:  # dropped rows leave at the next step
+    with writing.running(answers, tokens) as inbox:  # dropped rows leave at the next step
         async for pieces in inbox:           # until every answer has finished
             ...
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from blankfill.generation.continuation import WrittenText
 from blankfill.generation.logprobs import Logprobs
-from blankfill.generation.scheduler import NOT_FINITE, Scheduler, Update
+from blankfill.generation.scheduler import NOT_FINITE, PIECE, Scheduler, Update
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.engine import Engine
 from blankfill.serving.errors import ApiError
@@ -40,7 +40,10 @@ log = logging.getLogger("blankfill.serving")
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer with log-probabilities. offset: characters of the answer before it. likeliest: the texts of `logprobs.ids`."""
+    """A token of an answer with its log-probabilities.
+
+    offset: characters of the answer before it. likeliest: the texts of `logprobs.ids`.
+    """
 
     id: int
     text: str
@@ -60,6 +63,8 @@ class Piece:
     finish: str | None
     count: int
     error: Exception | None = None
+    prompt: Sequence[Logprobs] = ()
+    """In the first piece of an answer that wants them: the log-probabilities of the tokens of its row but the first."""
 
 
 class Inbox:
@@ -84,7 +89,6 @@ class Inbox:
             pieces, self._pieces = self._pieces, []
             if error := next((piece.error for piece in pieces if piece.error is not None), None):
                 raise error
-            counted(written=sum(piece.count for piece in pieces if piece.finish is not None))
             self._open -= sum(piece.finish is not None for piece in pieces)
             yield pieces
 
@@ -97,6 +101,7 @@ class Whole:
     tokens: Sequence[Token]
     finish: str
     count: int
+    prompt: Sequence[Logprobs] = ()
 
 
 async def collected(inbox: Inbox, answers: int) -> list[Whole]:
@@ -108,7 +113,7 @@ async def collected(inbox: Inbox, answers: int) -> list[Whole]:
     return [
         Whole(
             "".join(piece.text for piece in made), [token for piece in made for token in piece.tokens],
-            made[-1].finish or "stop", made[-1].count,
+            made[-1].finish or "stop", made[-1].count, made[0].prompt,
         )
         for made in parts
     ]  # fmt: skip
@@ -125,10 +130,13 @@ class Answer:
         *,
         stream: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
     ) -> None:
         """index: in the request. stream: whether to hand over pieces, and not the whole alone. logprobs: number of
-        likeliest tokens with log-probabilities; None: no log-probabilities."""
-        self.index, self.text, self.logprobs = index, text, logprobs
+        likeliest tokens with log-probabilities; None: no log-probabilities. prompt_logprobs: whether those of the
+        prompt are wanted too."""
+        self.index, self.text, self.logprobs, self.prompt_logprobs = index, text, logprobs, prompt_logprobs
+        self._prompt: Sequence[Logprobs] = ()
         self.dropped = False
         self.handle = -1
         self.inbox: Inbox | None = None
@@ -136,7 +144,7 @@ class Answer:
         self._pieces: list[str] = []
         self._tokens: list[Token] = []
         self._ids: list[int] = list(text.sampled.history)[-8:]
-        self._count = self._offset = 0
+        self.count = self._offset = 0
 
     def take(self, update: Update) -> Piece | None:
         """Take the result of a step; returns what is to be handed over, if anything."""
@@ -144,15 +152,16 @@ class Answer:
             return self.failed(
                 ApiError(
                     500,
-                    f"the model's scores are not finite numbers after {self._count} tokens of the answer; with weights "
+                    f"the model's scores are not finite numbers after {self.count} tokens of the answer; with weights "
                     "in fp16 they may be too large, so serve it with dtype fp32 or bf16",
                     "scores_not_finite",
                 )
             )
         piece = ""
         if update.token is not None:
-            self._count += 1
+            self.count += 1
             piece = self.text.add(update.token)
+            self._prompt = update.prompt or self._prompt
             if update.logprobs is not None:
                 self._tokens.append(self._scored(update.token, update.logprobs))
         finish = "end" if self.text.stopped else update.finish
@@ -168,12 +177,13 @@ class Answer:
             tokens = [token for token in tokens if token.offset < self.text.length]
         if self.text.dropped:
             tokens = [replace(token, offset=max(0, token.offset - self.text.dropped)) for token in tokens]
+        prompt, self._prompt = self._prompt, ()
         reason = None if finish is None else "stop" if finish == "end" else "length"
-        return Piece(self.index, text, tokens, reason, self._count)
+        return Piece(self.index, text, tokens, reason, self.count, prompt=prompt)
 
     def failed(self, error: Exception) -> Piece:
         """Return the piece of an answer that fails."""
-        return Piece(self.index, "", (), "error", self._count, error)
+        return Piece(self.index, "", (), "error", self.count, error)
 
     def _scored(self, token: int, logprobs: Logprobs) -> Token:
         likeliest = tuple(token_text(self._tokenizer, self._ids, id) for id in logprobs.ids)
@@ -206,32 +216,36 @@ class Writing:
         return len(self._incoming) + self._scheduler.waiting
 
     @property
+    def slots_in_use(self) -> int:
+        """Number of answers that are read or written now."""
+        return self._scheduler.running
+
+    @property
     def rows(self) -> int:
         """Number of answers that are known to the thread: that wait, are read, or write."""
         return len(self._rows)
 
     @contextmanager
-    def running(self, answers: Sequence[Answer]) -> Iterator[Inbox]:
-        """Write answers, and drop what is left of them at the end of the block. Called in the event loop."""
-        inbox, seconds = Inbox(len(answers)), self.engine.settings.request_timeout
+    def running(self, answers: Sequence[Answer], read: int = 0) -> Iterator[Inbox]:
+        """Write answers, and drop what is left of them at the end of the block. Called in the event loop.
+
+        read: number of tokens of the prompts, for the numbers of the server.
+        """
+        inbox = Inbox(len(answers))
         for answer in answers:
             answer.inbox = inbox
-        late = ApiError(504, f"the request has taken {seconds:g} seconds; ask for fewer tokens", "timeout")
-        timer = inbox.loop.call_later(seconds, inbox.put, Piece(0, "", (), None, 0, late))
         self.engine.hand_over(lambda: self._incoming.extend(answers))
+        if self.engine.metrics is not None:
+            self.engine.metrics.texts(self.engine.name, len(answers))
+        counted(read=read)
         try:
             yield inbox
         finally:
-            timer.cancel()
+            counted(written=sum(answer.count for answer in answers))
             for answer in answers:
                 answer.dropped = True
             self._gone.extend(answers)
             self.engine.wake()
-
-    @property
-    def slots_in_use(self) -> int:
-        """Number of answers that are written now."""
-        return min(len(self._rows), self.engine.settings.slots)
 
     def step(self) -> None:
         """Let rows join and leave, and write a token of each."""
@@ -275,7 +289,9 @@ class Writing:
                 continue
             text = answer.text
             try:
-                answer.handle = self._scheduler.join(text.row, text.sampled, text.most, text.ends, answer.logprobs)
+                answer.handle = self._scheduler.join(
+                    text.row, text.sampled, text.most, text.ends, answer.logprobs, answer.prompt_logprobs
+                )
             except Exception as error:
                 log.exception("a row cannot join the model %s", self.engine.name)
                 pieces.append((answer, answer.failed(error)))
@@ -283,7 +299,7 @@ class Writing:
             self._rows[answer.handle] = answer
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(self.model, self.engine.settings.slots, self.pad, finite=True)
+        return Scheduler(self.model, self.engine.settings.slots, self.pad, finite=True, piece=PIECE)
 
 
 def _deliver(pieces: Sequence[tuple[Answer, Piece]]) -> None:

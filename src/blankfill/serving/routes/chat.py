@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from blankfill.chatting.engine import Answering, Chat, Prompt
+from blankfill.chatting.engine import Answering, Chat, Prompt, TooLongError
 from blankfill.chatting.messages import Message, messages_of
 from blankfill.chatting.templates import BUILT_IN
+from blankfill.errors import UserError, in_keys
 from blankfill.generation.sampling import Penalties
 from blankfill.serving.abilities import Ability
-from blankfill.serving.clients import DONE, EventStream, event, unless_gone
+from blankfill.serving.errors import ApiError
+from blankfill.serving.events import DONE, EventStream, event
 from blankfill.serving.openai import (
     Identity,
     WritingBody,
@@ -28,7 +30,6 @@ from blankfill.serving.openai import (
     usage,
     writing_of,
 )
-from blankfill.serving.requests import counted
 from blankfill.serving.schemas import Body
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
@@ -110,7 +111,7 @@ class ChatRequest(WritingBody):
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat_completions(body: ChatRequest, state: State, request: Request) -> Response:
+async def chat_completions(body: ChatRequest, state: State) -> Response:
     """Answer a conversation."""
     served = state.models.named(body.model, Ability.CHAT)
     body.check(state.settings)
@@ -128,7 +129,7 @@ async def chat_completions(body: ChatRequest, state: State, request: Request) ->
     completion = ChatCompletion(served, body, texts[0].prompt, writing)
     if body.stream:
         return EventStream(completion.events(answers))
-    return JSONResponse(await unless_gone(request, completion.whole(answers)))
+    return JSONResponse(await completion.whole(answers))
 
 
 def chat_of(served: ServedModel, body: ChatRequest, settings: ServeSettings) -> Chat:
@@ -147,7 +148,12 @@ def laid_out(chat: Chat, body: ChatRequest, penalties: Penalties | None, setting
     """Lay out a conversation for its answers. Raises ApiError and UserError."""
     messages: list[Message] = messages_of([{"role": made.role, "content": made.text} for made in body.messages])
     stops = body.stops()
-    prompt = chat.read(messages)
+    try:
+        prompt = chat.read(messages)
+    except TooLongError as error:
+        raise unsuitable("messages", in_keys(error.sentence), "context_length_exceeded") from None
+    except UserError as error:
+        raise ApiError(400, in_keys(error.sentence), "invalid_request", "messages") from None
     check_prompt_tokens(prompt.row.columns, settings, "messages")
     if prompt.dropped and not body.truncate:
         raise unsuitable("messages", _too_long(chat, messages), "context_length_exceeded")
@@ -171,12 +177,11 @@ class ChatCompletion:
 
     def __init__(self, served: ServedModel, body: ChatRequest, prompt: Prompt, writing: Writing) -> None:
         self.served, self.body, self.prompt, self.writing = served, body, prompt, writing
-        counted(read=prompt.row.columns)
 
     async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the whole body of the response."""
         identity = Identity.new(self.served, "chatcmpl", "chat.completion", self.writing.model)
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt.row.columns) as inbox:
             made = await collected(inbox, len(answers))
         choices = [
             self._choice(
@@ -188,7 +193,7 @@ class ChatCompletion:
         count = sum(answer.count for answer in made)
         return identity.to_json(choices=choices, usage=usage(self.prompt.row.columns, count))
 
-    async def events(self, answers: Sequence[Answer]) -> AsyncIterator[bytes]:
+    async def events(self, answers: Sequence[Answer]) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream."""
         identity = Identity.new(self.served, "chatcmpl", "chat.completion.chunk", self.writing.model)
         more: dict[str, Any] = {"usage": None} if self.body.usage_wanted else {}
@@ -202,7 +207,7 @@ class ChatCompletion:
             delta = {"content": piece.text} if piece.text else {}
             return made(piece.index, delta, piece.tokens, piece.finish)
 
-        with self.writing.running(answers) as inbox:
+        with self.writing.running(answers, self.prompt.row.columns) as inbox:
             yield b"".join(made(answer.index, {"role": "assistant", "content": ""}) for answer in answers)
             async for pieces in inbox:
                 yield b"".join(map(of_piece, pieces))
