@@ -133,7 +133,8 @@ async def _connection(server: Server, texts: Iterator[str], end: float, times: l
             body = json.dumps({**server.extra, "input": next(texts)}).encode()
             begun = time.perf_counter()
             writer.write(
-                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s"
                 % (server.path.encode(), server.port, len(body), body)
             )
             head = await reader.readuntil(b"\r\n\r\n")
@@ -194,7 +195,8 @@ def measure(kind: str, args: argparse.Namespace) -> None:
         for number, ours in enumerate(args.ours):
             port = args.port + 1 + number
             command = [
-                sys.executable, "-m", "blankfill", "serve", "--model", f"m={ours}", "--port", str(port), "--threads", "1",
+                sys.executable, "-m", "blankfill", "serve", "--model", f"m={ours}", "--port", str(port), "--threads",
+                "1",
                 "--batch-tokens", str(args.batch_tokens),
             ]  # fmt: skip
             name = f"blankfill, {Path(ours).name}"

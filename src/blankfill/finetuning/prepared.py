@@ -49,10 +49,10 @@ def prepare(predictor: AnyPredictor, item: Item) -> PreparedItem:
 
 def predict_prepared(predictor: AnyPredictor, prepared: Sequence[PreparedItem]) -> list[Prediction]:
     """Return a prediction for each item of `prepare`."""
-    items = [one.item for one in prepared]
-    if not all(one.encoded for one in prepared):
+    items = [row.item for row in prepared]
+    if not all(row.encoded for row in prepared):
         return predictor.predict(items)
-    sets = [_joined([one.encoded[k] for one in prepared]) for k in range(len(members_of(predictor)))]
+    sets = [_joined([row.encoded[k] for row in prepared]) for k in range(len(members_of(predictor)))]
     if isinstance(predictor, EnsemblePredictor):
         return predictor.predict_encoded(sets)
     return predictor.predict_encoded(sets[0])
@@ -78,10 +78,11 @@ def _encoded(adapter: Adapter, item: Item) -> tuple[EncodedSet | None, bool]:
 def _joined(sets: Sequence[EncodedSet]) -> EncodedSet:
     """Return the encoded items of several sets of one item each as one set."""
     parts: list[Any] = []
-    for number, one in enumerate(sets):
-        for part in one.parts:
+    for number, own in enumerate(sets):
+        for part in own.parts:
             parts.append(dataclasses.replace(part, item=number) if hasattr(part, "item") else part)
-    return EncodedSet([item for one in sets for item in one.items], [row for one in sets for row in one.encoded], parts)
+    items = [item for own in sets for item in own.items]
+    return EncodedSet(items, [row for own in sets for row in own.encoded], parts)
 
 
 def finite(prediction: Prediction) -> bool:

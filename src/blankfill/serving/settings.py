@@ -62,7 +62,7 @@ class ServeSettings:
     """Largest number of tokens that a request may have written, all its answers together."""
     max_queue: int = 8192
     """Largest number of texts and answers that wait for a model."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     """Number of tokens, about, that are read in one batch."""
     slots: int = 16
     """Largest number of answers that a model writes at a time; more wait."""

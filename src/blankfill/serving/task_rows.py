@@ -38,17 +38,17 @@ def _given(value: Any) -> list[str | dict[str, Any]]:
     if not values:
         raise PydanticCustomError("texts", "the list is empty; give at least one text or object")
     checked: list[str | dict[str, Any]] = []
-    for number, one in enumerate(values):
+    for number, row in enumerate(values):
         name = "the value" if type(value) is not list else f"value {number}"
-        if type(one) is dict:
-            _check_object(one, name, DEEPEST)
-            checked.append(one)
-        elif type(one) is str:
-            checked.append(check_text(one, name))
+        if type(row) is dict:
+            _check_object(row, name, DEEPEST)
+            checked.append(row)
+        elif type(row) is str:
+            checked.append(check_text(row, name))
         else:
             raise PydanticCustomError(
                 "row", "{name} is {kind}; give a text or an object with the fields of the task",
-                {"name": name, "kind": kind_of(one)},
+                {"name": name, "kind": kind_of(row)},
             )  # fmt: skip
     return checked
 
@@ -152,8 +152,7 @@ def _with_words(record: dict[str, Any], item: TaggedItem, places: tuple[tuple[in
             words[-1] |= {"start": places[number][0], "end": places[number][1]}
     record["words"] = words
     if "entities" in record and all(map(is_tag, tags)):
-        found = entities(tags)
-        for entity, (_, first, stop) in zip(record["entities"], found, strict=True):
+        for entity, (_, first, stop) in zip(record["entities"], entities(tags), strict=True):
             entity |= {"first": first, "stop": stop}
             if places is not None:
                 entity |= {"start": places[first][0], "end": places[stop - 1][1]}

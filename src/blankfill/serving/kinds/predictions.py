@@ -71,10 +71,10 @@ async def read_items(
         return made
 
     made = await aside(prepared, map(repr, given))
-    tokens = check_tokens([one.size for one in made], served.settings, param)
+    tokens = check_tokens([item.size for item in made], served.settings, param)
     if not truncate:
-        for number, one in enumerate(made):
-            if one.cut:
+        for number, item in enumerate(made):
+            if item.cut:
                 name = name_of(number, len(made), param)
                 room = min(member.adapter.input_format.length for member in members_of(predictor))
                 raise ApiError(

@@ -104,13 +104,15 @@ async def rerank(body: RerankRequest, state: State) -> Response:
 async def _by_vectors(served: ServedModel, body: RerankRequest) -> tuple[list[float], int, Sequence[bool]]:
     """Return the cosine of each document with the query, 0 where it is below."""
     kind = embedding.kind_of(served, "mean", True)
-    asked = await embedding.read_texts(served, kind.embedder, [body.query], body.truncate, body.allow_unknown, "query")
+    queried = await embedding.read_texts(
+        served, kind.embedder, [body.query], body.truncate, body.allow_unknown, "query"
+    )
     given = await embedding.read_texts(
         served, kind.embedder, body.documents, body.truncate, body.allow_unknown, "documents"
     )
-    vectors: list[Float32] = await served.engine.compute(kind, [*asked.rows, *given.rows])
+    vectors: list[Float32] = await served.engine.compute(kind, [*queried.rows, *given.rows])
     cosines = [float(vectors[0] @ vector) for vector in vectors[1:]]
-    return [min(1.0, max(0.0, cosine)) for cosine in cosines], asked.tokens + given.tokens, given.cut
+    return [min(1.0, max(0.0, cosine)) for cosine in cosines], queried.tokens + given.tokens, given.cut
 
 
 async def _by_pairs(served: ServedModel, body: RerankRequest) -> tuple[list[float], int, Sequence[bool]]:

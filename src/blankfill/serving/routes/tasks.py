@@ -85,10 +85,10 @@ async def _predicted(served: ServedModel, body: TaskRequest, explain: bool = Fal
     predictions: list[Prediction] = await served.engine.compute(kind, prepared)
     data: list[dict[str, Any]] = []
     rest = iter(predictions[len(rows) :])
-    for row, prediction, one, left_out in zip(rows, predictions, prepared, words, strict=False):
+    for row, prediction, encoded, left_out in zip(rows, predictions, prepared, words, strict=False):
         data.append({"index": row.number, **shown(row, prediction)})
         if explain:
             data[-1]["contributions"] = contributions(left_out, prediction, [next(rest) for _ in left_out])
-        if one.cut:
+        if encoded.cut:
             data[-1]["truncated"] = True
     return answer({"object": "list", "model": served.name, "data": data, "usage": usage(tokens)})

@@ -177,8 +177,8 @@ def best_spans(
         place = _place(windows[number], first, last)
         if len(texts) < best:
             texts.setdefault(item.context[slice(*place)], (score, place))
-    scores, found = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
-    return Spans(tuple(texts), scores, float(min(null_scores)), found)
+    scores, spots = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
+    return Spans(tuple(texts), scores, float(min(null_scores)), spots)
 
 
 def _place(window: Window, first: int, last: int) -> tuple[int, int]:
@@ -213,8 +213,8 @@ def n_best_spans(
         texts.setdefault(item.context[slice(*place)], (score, place))
     null = min(float(scores_KC[0].sum()) for scores_KC in scores)
     texts = texts or {"": (0.0, (0, 0))}
-    kept, found = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
-    return Spans(tuple(texts), kept, null, found)
+    values, spots = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
+    return Spans(tuple(texts), values, null, spots)
 
 
 def _best_of(window: Window, start_T: Float, end_T: Float, best: int, longest: int) -> list[tuple[float, int, int]]:
