@@ -79,8 +79,8 @@ def test_prompts_are_texts_token_ids_or_lists_of_them(server: Server) -> None:
     options: dict[str, Any] = {"max_tokens": 6, "seed": 2, "logit_bias": NO_END}
     prompts = ["the cat", "a dog"]
     ids = [BYTES.encode(prompt) for prompt in prompts]
-    one = texts(server.post("completions", prompt=prompts[0], **options))
-    assert texts(server.post("completions", prompt=ids[0], **options)) == one
+    first = texts(server.post("completions", prompt=prompts[0], **options))
+    assert texts(server.post("completions", prompt=ids[0], **options)) == first
     made = server.post("completions", prompt=prompts, n=2, **options)
     assert [choice["index"] for choice in made["choices"]] == [0, 1, 2, 3]
     assert made["usage"]["prompt_tokens"] == 2 + sum(map(len, ids)) and made["usage"]["completion_tokens"] == 24

@@ -210,7 +210,7 @@ def octets(text: str) -> list[int] | None:
 
 def first_of(pairs: Sequence[tuple[str, float]]) -> Mapping[str, float]:
     """Return texts with their numbers, the first number of texts that are equal."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for text, value in pairs:
-        found.setdefault(text, value)
-    return found
+        numbers.setdefault(text, value)
+    return numbers

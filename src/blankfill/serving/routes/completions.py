@@ -272,7 +272,7 @@ class Completion:
         return self.plans[index // self.body.written]
 
     def _first(self, index: int, scores: Sequence[Logprobs] = ()) -> bytes:
-        """Return the event with what stands before the new text: the prompt that is repeated, and that it was cut."""
+        """Return the event that comes before the new text: the prompt where it is repeated, and that it was cut."""
         plan = self._plan(index)
         if not self.body.echo and not plan.prompt.cut:
             return b""
