@@ -129,7 +129,10 @@ class Predictor:
         if not encoded.encoded:
             return self.predict(encoded.items)
         model = evaluation_view(self.model, lasting=True)
-        predictions, _ = HeadEvaluator(self.adapter, encoded, self.pad).predict(model, self.device, self.dtype)
+        longest = max(len(example) for item in encoded.encoded for example in item.examples)
+        flat = self.device.type == "cpu" and model.encoder.reads_texts(longest)
+        evaluator = HeadEvaluator(self.adapter, encoded, self.pad, flat=flat)
+        predictions, _ = evaluator.predict(model, self.device, self.dtype)
         return predictions
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.data.batching import collate
-from blankfill.data.packing import padded_batches
+from blankfill.data.batching import collate, collate_texts
+from blankfill.data.packing import packed_batches, padded_batches
 from blankfill.errors import UserError
 from blankfill.generation.blanks import Candidate
 from blankfill.generation.cancel import CancelledError, check_cancelled
@@ -163,8 +163,12 @@ def read_places(filler: Filler, rows: Iterable[Row]) -> dict[Row, Scores]:
     ]
     known: dict[Row, Scores] = {}
     model = filler.model
-    for chosen in padded_batches(np.array([len(example) for example in examples], np.int64)):
-        batch = collate([[examples[k]] for k in chosen], mask, multiple=1).to(filler.device)
+    lengths = np.array([len(example) for example in examples], np.int64)
+    flat = filler.device.type == "cpu" and len(set(lengths.tolist())) > 1 and model.reads_texts(int(lengths.max()))
+    for chosen in (packed_batches if flat else padded_batches)(lengths):
+        picked = [examples[k] for k in chosen]
+        batch = collate_texts(picked, mask) if flat else collate([[row] for row in picked], mask, multiple=1)
+        batch = batch.to(filler.device)
         logits = model(batch, model.dtype, logits_at=batch.target_index).logits
         assert isinstance(logits, Tensor)
         scores = iter(logits.float().log_softmax(-1))

@@ -1,4 +1,4 @@
-"""What a model can be asked for over HTTP; it follows from its folder."""
+"""What a model can do over HTTP; it follows from its folder."""
 
 from __future__ import annotations
 

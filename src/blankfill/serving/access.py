@@ -53,7 +53,7 @@ class Access:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        request, status = RunningRequest(), 0
+        request, status = RunningRequest(count=self.state.metrics.tokens), 0
         for name, value in scope["headers"]:
             if name == b"x-request-id" and REQUEST_ID.fullmatch(given := value.decode("latin-1")):
                 request.id = given
@@ -86,13 +86,18 @@ class Access:
         level = logging.DEBUG if scope["path"] in WATCHED else logging.INFO
         if not log.isEnabledFor(level):
             return
-        path = visible(scope["path"])
+        path = in_line(scope["path"])
         path = path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}…"
         line = f"{method} {path} {status} {seconds * 1000:.0f} ms"
         if request.model:
             line += f" model={request.model} read={request.read} written={request.written}"
         line += f" id={request.id}"
         if self.state.settings.log_texts and request.body:
-            text = visible(request.body[: 4 * LONGEST_TEXT].decode("utf-8", "replace")).replace("\n", " ")
+            text = in_line(request.body[: 4 * LONGEST_TEXT].decode("utf-8", "replace"))
             line += f" body={text[:LONGEST_TEXT]}{'…' if len(text) > LONGEST_TEXT else ''}"
         log.log(level, "%s", line)
+
+
+def in_line(text: str) -> str:
+    """Return a text as part of a line, which it can neither end nor colour."""
+    return visible(text).replace("\n", "\\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from blankfill.serving.requests import counted
 from blankfill.serving.served import ServedModel
 
 
@@ -29,4 +30,5 @@ def rows_of(served: ServedModel, rows: Sequence[dict[str, Any]], tokens: int, cu
 
 def usage(tokens: int) -> dict[str, int]:
     """Return the number of tokens of a request, as OpenAI counts them."""
+    counted(tokens)
     return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -1,4 +1,4 @@
-"""The application: routes, what stands before them (limits, keys, headers), and how errors are answered.
+"""The application: routes, the layers before them (limits, keys, headers), and how errors are answered.
 
 From the outside to the routes a request passes `Access` (log, numbers, headers), CORS where origins are given, `Hosts`,
 `Keys`, `Limits`. None of them waits for a whole answer, so that streams pass as they are written.
@@ -21,7 +21,7 @@ from blankfill.serving.access import Access
 from blankfill.serving.auth import OWN_NAMES, Hosts, Keys
 from blankfill.serving.errors import ApiError, invalid, unreadable
 from blankfill.serving.limits import Limits
-from blankfill.serving.reference import described_api, operation_ids
+from blankfill.serving.reference import described_api, operation_id
 from blankfill.serving.routes import ROUTERS
 from blankfill.serving.settings import ServeSettings, is_local
 from blankfill.serving.state import ServerState
@@ -33,7 +33,7 @@ def create_app(state: ServerState) -> FastAPI:
     """Make the application of a server."""
     app = FastAPI(
         title="blankfill", version=__version__, docs_url=None, redoc_url=None,
-        generate_unique_id_function=operation_ids(),
+        generate_unique_id_function=lambda route: operation_id(route.path_format, (route.path_format[3:],)),
     )  # fmt: skip
     app.state.server = state
     for router in ROUTERS:

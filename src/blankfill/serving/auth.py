@@ -43,10 +43,10 @@ class Keys:
         """Return whether a request has a key of the server."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip().encode("latin-1")
-        found = False
+        matches = False
         for known in self.keys:
-            found |= hmac.compare_digest(known, key)
-        return found and scheme.lower() == "bearer"
+            matches |= hmac.compare_digest(known, key)
+        return matches and scheme.lower() == "bearer"
 
 
 class Hosts:

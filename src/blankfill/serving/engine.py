@@ -44,6 +44,11 @@ class Stepper(Protocol):
         """Number of texts or answers that have not begun."""
         ...
 
+    @property
+    def slots_in_use(self) -> int:
+        """Number of rows that are written now."""
+        ...
+
     def step(self) -> None:
         """Do one step. It must not raise: an error belongs to the requests that it concerns."""
         ...
@@ -69,7 +74,7 @@ class Engine:
     @property
     def slots_in_use(self) -> int:
         """Number of rows that write now."""
-        return sum(getattr(stepper, "slots_in_use", 0) for stepper in self.steppers)
+        return sum(stepper.slots_in_use for stepper in self.steppers)
 
     @property
     def alive(self) -> bool:
@@ -92,6 +97,8 @@ class Engine:
         self.check_room(len(items))
         if not items:
             return []
+        if self.metrics is not None:
+            self.metrics.texts(self.name, len(items))
         loop = asyncio.get_running_loop()
         owner: Owner[Output] = Owner(loop.create_future(), loop, [None] * len(items), len(items))
         self.add([Job(kind, item, kind.size(item), owner, number) for number, item in enumerate(items)])

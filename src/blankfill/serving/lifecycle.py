@@ -23,6 +23,7 @@ import uvicorn
 from blankfill.errors import UserError
 from blankfill.serving.app import create_app
 from blankfill.serving.errors import ApiError
+from blankfill.serving.protocol import protocol
 from blankfill.serving.state import Phase, ServerState
 from blankfill.system.stopping import Stop
 
@@ -62,8 +63,8 @@ class Service:
         self._reloading = threading.Lock()
         self._listener = Listener(
             uvicorn.Config(
-                create_app(state), log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
-                timeout_graceful_shutdown=5, proxy_headers=False,
+                create_app(state), http=protocol(), log_config=None, access_log=False, lifespan="off", ws="none",
+                server_header=False, timeout_graceful_shutdown=5, proxy_headers=False,
             )
         )  # fmt: skip
 
@@ -236,7 +237,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     from blankfill.errors import setting
 
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UserError(
             f"{setting('host', host)} is not an address of this machine ({error.strerror or error}); give one, such as "
@@ -244,7 +245,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         ) from error
     sockets: list[socket.socket] = []
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in dict.fromkeys(addresses):
             made = socket.socket(family, kind, protocol)
             sockets.append(made)
             if os.name == "posix":

@@ -96,8 +96,8 @@ def checkpoint_of(folder: Path) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with weights of a model, without those that only training reads; empty where none is known."""
     try:
-        found = checkpoint_of(folder)
-        files = sorted(path for path in found.iterdir() if path.is_file()) if found.is_dir() else []
+        place = checkpoint_of(folder)
+        files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else []
     except (OSError, UnicodeDecodeError):
         return []
     safe = [path for path in files if path.suffix == ".safetensors" and not path.name.startswith("optimizer")]

@@ -1,6 +1,7 @@
 """The numbers of a server, as Prometheus reads them at `/metrics`.
 
-Handlers and threads of models call `read`, `written`, `texts` and `batch`; the rest is counted by the server itself.
+Handlers count tokens by `requests.counted`, threads of models texts and batches; the rest is counted by the layers
+around the routes.
 With several worker processes the numbers of all are added up, from files in the folder that `PROMETHEUS_MULTIPROC_DIR`
 names (`serving.workers` sets it).
 """
@@ -15,7 +16,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.process_collector import ProcessCollector
 
 from blankfill._version import __version__
-from blankfill.serving.requests import current
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -73,17 +73,10 @@ class Metrics:
         info = self._gauge("blankfill_info", "The version of blankfill.", ("version",), "max")
         info.labels(__version__).set(1)
 
-    def read(self, model: str, tokens: int) -> None:
-        """Count tokens that were read for the current request."""
-        self._read.labels(model).inc(tokens)
-        if (request := current.get()) is not None:
-            request.model, request.read = model, request.read + tokens
-
-    def written(self, model: str, tokens: int) -> None:
-        """Count tokens that were written for the current request."""
-        self._written.labels(model).inc(tokens)
-        if (request := current.get()) is not None:
-            request.model, request.written = model, request.written + tokens
+    def tokens(self, model: str, read: int, written: int) -> None:
+        """Count tokens that were read and written (`requests.counted`)."""
+        self._read.labels(model).inc(read)
+        self._written.labels(model).inc(written)
 
     def texts(self, model: str, count: int) -> None:
         """Count texts of a request."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 
 from blankfill.serving.auth import OPEN_PATHS
 
@@ -60,16 +59,11 @@ ERROR_SCHEMA = {
 """The body of every error."""
 
 
-def operation_ids() -> Callable[[APIRoute], str]:
-    """Return a function that names routes: as their functions, with the path where a function has several."""
-    paths: dict[str, str] = {}
-
-    def name(route: APIRoute) -> str:
-        if paths.setdefault(route.name, route.path_format) == route.path_format:
-            return route.name
-        return re.sub(r"\W+", "_", route.path_format).strip("_")
-
-    return name
+def operation_id(path: str, paths: Collection[str] = ()) -> str:
+    """Return the name of a path: `chat_completions` for /v1/chat/completions; with its version where `paths` has the
+    same path without one."""
+    short = path.removeprefix("/v1")
+    return re.sub(r"\W+", "_", path if short in paths else short).strip("_")
 
 
 def described_api(app: FastAPI, key_needed: bool) -> None:
@@ -95,6 +89,7 @@ def description(app: FastAPI, key_needed: bool) -> dict[str, Any]:
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, methods in schema["paths"].items():
         for operation in methods.values():
+            operation["operationId"] = operation_id(path, schema["paths"])
             _complete(path, operation, key_needed and path not in OPEN_PATHS)
     return schema
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -45,6 +46,8 @@ class RunningRequest:
     """Whether the answer has been sent in full."""
     reading: bool = True
     """Whether the body has not arrived in full."""
+    count: Callable[[str, int, int], None] | None = None
+    """Counts tokens of a model that were read and written, in the numbers of the server."""
     held: list[Held] = field(default_factory=list)
 
     def end(self, why: ApiError) -> None:
@@ -66,3 +69,12 @@ class RunningRequest:
 
 
 current: ContextVar[RunningRequest | None] = ContextVar("current request", default=None)
+
+
+def counted(read: int = 0, written: int = 0) -> None:
+    """Count tokens of the running request; to be called where they are known, in its handler."""
+    request = current.get()
+    if request is not None and request.count is not None and request.model:
+        request.read += read
+        request.written += written
+        request.count(request.model, read, written)

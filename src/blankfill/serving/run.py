@@ -19,7 +19,7 @@ from blankfill.serving.memory import check_fits, need_of
 from blankfill.serving.served import ModelSet, ModelSource
 from blankfill.serving.settings import MIB, ServeSettings
 from blankfill.serving.state import ServerState
-from blankfill.system.console import is_json, is_quiet, say, show_json
+from blankfill.system.console import complain, is_json, is_quiet, say, show_json
 from blankfill.system.environment import usable_cores
 from blankfill.system.stopping import Stop, StoppedError
 from blankfill.system.threads import choose_threads, from_variables
@@ -221,13 +221,14 @@ def announce(settings: ServeSettings, port: int, models: Sequence[Mapping[str, A
     }  # fmt: skip
     for model in models:
         say(f"model {model['name']}: {', '.join(model['abilities'])}")
+    size, seconds_at_most = f"{settings.max_body_bytes / MIB:,.3g} MiB", f"{settings.request_timeout:g} s"
     say(
-        f"limits of a request: {settings.max_body_bytes / MIB:,.3g} MiB, {settings.max_texts:,} texts, "
-        f"{settings.max_tokens:,} tokens to read, {settings.max_new_tokens:,} to write, {settings.request_timeout:g} s; "
-        f"for a model, {settings.max_queue:,} texts wait and {settings.slots} answers are written at a time"
+        f"limits of a request: {size}, {settings.max_texts:,} texts, {settings.max_tokens:,} tokens to read, "
+        f"{settings.max_new_tokens:,} to write, {seconds_at_most}; for a model, {settings.max_queue:,} texts wait and "
+        f"{settings.slots} answers are written at a time"
     )
     keys = "requests need a key" if settings.api_keys else "requests need no key"
-    say(f"ready after {seconds:.1f} s: the API at {url}/v1 ({keys}), its description at {url}/docs, the page at {url}/")
+    say(f"ready after {seconds:.1f} s: the page at {url}/, the API at {url}/v1 ({keys}), described at {url}/docs")
     if is_json():
         show_json(
             {"url": url, "host": settings.host, "port": port, "workers": settings.workers, "models": list(models),
@@ -241,12 +242,20 @@ def url_of(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
+class Lines(logging.Handler):
+    """Writes the log on standard error, as notices are written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        complain(self.format(record))
+
+
 def log_to_standard_error() -> None:
     """Let the log of the server stand on standard error with the time, and without requests where notices are
     dropped."""
     logger = logging.getLogger("blankfill.serving")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = Lines()
         form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
         form.converter = time.gmtime
         handler.setFormatter(form)

@@ -53,7 +53,7 @@ class ServerState:
             self.idle.set()
 
 
-def _state(request: Request) -> ServerState:
+async def _state(request: Request) -> ServerState:
     state: ServerState = request.app.state.server
     return state
 

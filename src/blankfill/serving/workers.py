@@ -150,7 +150,7 @@ class Supervisor:
                 message: Mapping[str, Any] = json.loads(worker.pipe.recv_bytes())
                 if "ready" in message:
                     worker.ready = True
-                    if not self.announced and all(one.ready for one in self.workers.values()):
+                    if not self.announced and all(other.ready for other in self.workers.values()):
                         self.announced = True
                         announce(self.settings, self.port, message["ready"], time.monotonic() - self._begin)
                 elif "failure" in message and not self.announced:

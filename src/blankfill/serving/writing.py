@@ -29,6 +29,7 @@ from blankfill.generation.scheduler import NOT_FINITE, PIECE, Scheduler, Update
 from blankfill.generation.text_stream import token_text
 from blankfill.serving.engine import Engine
 from blankfill.serving.errors import ApiError
+from blankfill.serving.requests import counted
 
 if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
@@ -233,16 +234,14 @@ class Writing:
         inbox = Inbox(len(answers))
         for answer in answers:
             answer.inbox = inbox
-        name, metrics = self.engine.name, self.engine.metrics
         self.engine.hand_over(lambda: self._incoming.extend(answers))
-        if metrics is not None:
-            metrics.texts(name, len(answers))
-            metrics.read(name, read)
+        if self.engine.metrics is not None:
+            self.engine.metrics.texts(self.engine.name, len(answers))
+        counted(read=read)
         try:
             yield inbox
         finally:
-            if metrics is not None:
-                metrics.written(name, sum(answer.count for answer in answers))
+            counted(written=sum(answer.count for answer in answers))
             for answer in answers:
                 answer.dropped = True
             self._gone.extend(answers)

@@ -29,7 +29,7 @@ from blankfill.report.picture import channel_names, join_row
 from blankfill.serving.abilities import Ability
 from blankfill.serving.errors import ApiError
 from blankfill.tasks.adapter import Adapter
-from blankfill.types import DecoderInput, Example, Int32, Vocabulary
+from blankfill.types import UNLIMITED, DecoderInput, Example, Int32, Vocabulary
 
 MAX_COLUMNS = 128
 """Largest number of columns of a row that is described."""
@@ -176,7 +176,7 @@ class InspectKind:
         near = {"near": bits(row.visible(config.window)[grid])} if config.window else {}
         return {
             "index": index, "objective": objective.name, "length": len(row), "truncated": len(kept) < len(row),
-            "channels": names, "position_scheme": config.position_scheme, "window": config.window,
+            "channels": names, "position_scheme": _scheme(config), "window": config.window,
             "columns": [column(k) for k in kept.tolist()], "sees": bits(row.visible()[grid]), **near,
             "next": self._next(read.following, names),
         }  # fmt: skip
@@ -189,7 +189,8 @@ class InspectKind:
         return {
             "positions": dict(zip(names, following.next_position.tolist(), strict=True)),
             "step": dict(zip(names, following.step.tolist(), strict=True)),
-            "room": following.room, "query_token": None if query is None else self._tokenizer.token(query),
+            "room": following.room if following.room < UNLIMITED // 2 else None,
+            "query_token": None if query is None else self._tokenizer.token(query),
         }  # fmt: skip
 
     @property
@@ -232,6 +233,13 @@ def _written(given: DecoderInput) -> ReadRow:
     """Return the input of a decoder as a row; the last column predicts, unless a column of its own does."""
     example = Example(given.input_ids, given.positions, given.rule, NOTHING, NOTHING, context=given.source)
     return ReadRow(example, [len(given) - 1] if given.query_token is None else [], given)
+
+
+def _scheme(config: TransformerConfig) -> str:
+    """Return the position scheme, and for T5's distances, which are no scheme of the configuration, their name."""
+    return (
+        "relative_buckets" if config.position_scheme == "none" and config.relative_buckets else config.position_scheme
+    )
 
 
 def _role(id: int, blanks: Collection[int], vocabulary: Vocabulary) -> str:

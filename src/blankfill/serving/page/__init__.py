@@ -15,10 +15,11 @@ from importlib.resources import files
 
 SHARED = ("core.js", "texts.js", "parts.js", "code.js", "connection.js", "shell.js")
 FILL = ("blanked.js", "sheet.js", "fill.js")
+PREDICT = ("predictions.js", "predict.js")
 WRITE = ("talks.js", "written.js", "write.js", "chat.js")
 EMBED = ("vectors.js", "map.js", "embed.js")
 INSIDE = ("square.js", "inside.js")
-SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, *WRITE, *EMBED, *INSIDE, "start.js")
+SCRIPTS: tuple[str, ...] = (*SHARED, *FILL, *PREDICT, *WRITE, *EMBED, *INSIDE, "start.js")
 """The scripts in order: what panels share, the panels, and the start of the page."""
 
 

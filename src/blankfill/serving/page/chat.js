@@ -9,13 +9,15 @@
             "chat.send": "Send",
             "chat.message": "Message",
             "chat.placeholder": "Write a message. Enter sends it, Shift+Enter begins a new line.",
-            "chat.new": "New conversation",
+            "chat.new": "New",
             "chat.empty": "Ask the model something. A model that was only pretrained continues the conversation in its own way.",
             "chat.example.1": "What is a good name for a boat?",
             "chat.example.2": "Tell me about the sea.",
             "chat.log": "Conversation",
             "chat.system": "System message",
             "chat.system.hint": "Stands before the conversation, where the model's template has a place for it.",
+            "chat.truncate": "Leave out the oldest messages when the conversation is too long (truncate)",
+            "chat.shorter": "Leave out the oldest messages",
             "chat.edit": "Edit",
             "chat.save": "Send again",
             "chat.cancel": "Cancel",
@@ -29,13 +31,15 @@
             "chat.send": "发送",
             "chat.message": "消息",
             "chat.placeholder": "写一条消息。按 Enter 发送，Shift+Enter 换行。",
-            "chat.new": "新对话",
+            "chat.new": "新建",
             "chat.empty": "向模型提问。只经过预训练的模型会按自己的方式把对话接下去。",
             "chat.example.1": "给一条船起个好名字。",
             "chat.example.2": "讲讲大海。",
             "chat.log": "对话",
             "chat.system": "系统消息",
             "chat.system.hint": "若模型的模板有此位置，它位于对话之前。",
+            "chat.truncate": "对话太长时略去最早的消息（truncate）",
+            "chat.shorter": "略去最早的消息",
             "chat.edit": "编辑",
             "chat.save": "重新发送",
             "chat.cancel": "取消",
@@ -46,18 +50,12 @@
         },
     });
 
-    const kept = saved("chat", { draft: "", talk: "" });
-    let talk = reopened("chat", kept.talk);
+    const kept = saved("chat", { draft: "", talk: "", truncate: false });
+    let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
+    let talk = talks.reopened("chat", kept.talk);
 
-    /** Return the talk that was shown last, or a new one. A text that was not finished then will not be. */
-    function reopened(kind, id) {
-        const found = talks.list(kind).find((one) => one.id === id) ?? talks.begin(kind);
-        for (const node of Object.values(found.nodes)) {
-            if (node.role === "assistant" && node.finish === null) node.finish = "interrupted";
-        }
-        return found;
-    }
-    blankfill.written.reopened = reopened;
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
 
     function render(root, context) {
         let editing = null; // id of the message that is edited
@@ -74,9 +72,11 @@
         const begin = el("button", { class: "quiet", type: "button", onclick: () => { open(talks.begin("chat")); draft.focus(); } }, t("chat.new"));
         const history = written.historyButton("chat", { open, current: () => talk, begin: () => open(talks.begin("chat")) });
         const composer = el("div", { class: "composer" }, draft, runner.node);
-        settings.node.append(field(t("chat.system"), system, t("chat.system.hint")));
+        const box = el("input", { type: "checkbox", checked: kept.truncate, onchange: (event) => { kept.truncate = event.target.checked; } });
+        settings.more.append(el("label", { class: "check" }, box, t("chat.truncate")), field(t("chat.system"), system, t("chat.system.hint")));
         fill(root, el("div", { class: "toolbar" }, context.modelPicker(), begin, history, el("span", { class: "end" }, context.codeButton())),
             log, composer, settings.node);
+        redraw = draw;
         draw();
         return { run: send, stop: () => runner.stop() };
 
@@ -104,7 +104,7 @@
         /** Add what stands in the field to the conversation. */
         function question() {
             const text = kept.draft.trim();
-            if (!text) throw new Error(t("chat.none"));
+            if (!text) throw new blankfill.ApiFailure(t("chat.none"), 422);
             const last = talk.nodes[talk.leaf];
             const failed = last?.role === "assistant" && !last.text; // there is no answer to follow: ask anew
             const parent = failed ? talk.nodes[last.parent].parent : last?.role === "user" ? last.parent : (last?.id ?? null);
@@ -118,10 +118,12 @@
             runner.run();
         }
 
-        const messagesTo = (node) => [
-            ...(talk.system?.trim() ? [{ role: "system", content: talk.system.trim() }] : []),
-            ...talks.path(talk, node.id).map(({ role, text }) => ({ role, content: text })),
-        ];
+        /** Return the conversation up to a message, as a request has it. */
+        function messagesTo(node) {
+            const system = talk.system?.trim();
+            const messages = talks.path(talk, node.id).map(({ role, text }) => ({ role, content: text }));
+            return system ? [{ role: "system", content: system }, ...messages] : messages;
+        }
 
         async function answer(signal) {
             const [mine, asked] = [talk, target ?? question()];
@@ -131,12 +133,14 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             written.toEnd();
             log.setAttribute("aria-busy", "true");
             try {
                 const body = { model: mine.model, messages: messagesTo(asked), stream: true, ...settings.fields() };
                 if (settings.probabilities) Object.assign(body, { logprobs: true, top_logprobs: 5 });
+                if (kept.truncate) body.truncate = true;
                 context.showCode({ path: "/v1/chat/completions", body });
                 written.storeTalk(mine, context.notify);
                 node.finish = await written.write("/v1/chat/completions", body, (text, tokens) => {
@@ -149,7 +153,7 @@
                 node.finish ??= "stop";
             } catch (error) {
                 node.finish = error.name === "AbortError" ? "stopped" : "error";
-                if (node.finish === "error") node.error = error.message;
+                node.long = error.code === "context_length_exceeded";
                 throw error;
             } finally {
                 if (live?.node === node) {
@@ -158,7 +162,8 @@
                 }
                 const follows = written.atEnd();
                 written.storeTalk(mine, context.notify);
-                if (talk === mine) draw();
+                writing = live !== null;
+                if (talk === mine) redraw();
                 if (follows) written.toEnd();
             }
         }
@@ -174,16 +179,16 @@
 
         function message(node) {
             const mine = node.role === "user";
-            const head = el("h3", { class: "eyebrow" }, mine ? t("talks.you") : (node.model || t("talks.model")));
+            const head = el("h2", { class: "eyebrow" }, mine ? t("talks.you") : (node.model || t("talks.model")));
             const article = el("article", { class: `message ${node.role}`, dataset: { node: node.id } }, head);
             if (editing === node.id) article.append(editor(node));
             else {
                 const shown = settings.probabilities && node.tokens?.length && live?.node !== node;
                 const body = shown ? written.tokenView(node.tokens) : el("div", { class: "said" }, node.text);
                 if (live?.node === node) live.body = body;
-                else if (!node.text) body.append(el("span", { class: "hint" }, t("chat.nothing")));
+                else if (!node.text && node.finish === "stop") body.append(el("span", { class: "hint" }, t("chat.nothing")));
                 const sentence = written.finishOf(node);
-                article.append(body, ...(sentence ? [el("p", { class: node.finish === "error" ? "error" : "hint" }, sentence)] : []), actions(node, mine));
+                article.append(body, ...(sentence ? [el("p", { class: "hint" }, sentence)] : []), actions(node, mine));
             }
             return article;
         }
@@ -200,7 +205,7 @@
             });
             const own = mine
                 ? [act("chat.edit", () => { editing = node.id; draw([node.id, "textarea"]); }, "edit")]
-                : [act("chat.again", () => again(node), "again"), act("chat.copy", () => copy(node.text), "copy"), blankfill.insideButton(() => (
+                : [node.long ? act("chat.shorter", () => { kept.truncate = box.checked = true; again(node); }, "shorter") : null, act("chat.again", () => again(node), "again"), act("chat.copy", () => copy(node.text), "copy"), blankfill.insideButton(() => (
                     { model: node.model, use: "chat", input: messagesTo(talk.nodes[node.parent]) }))];
             return el("div", { class: "acts" }, shown, own);
         }

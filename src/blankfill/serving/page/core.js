@@ -272,7 +272,7 @@ globalThis.blankfill = (() => {
      *
      * context: `model()` the chosen model as /v1/models describes it, or null; `models()` those that have the abilities;
      * `onModelChange(f)`; `notify(sentence)` says something briefly; `showCode({path, body})` gives the request whose
-     * code the drawer shows, `showCode(request, {open: true})` also opens it; `modelPicker()` a field to choose the
+     * code the drawer shows, `showCode(request, {open: true})` also opens it; `lastRequest()` that request, or null; `modelPicker()` a field to choose the
      * model; `codeButton()` a button for the drawer.
      */
     function panel(description) {

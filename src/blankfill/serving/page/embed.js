@@ -3,7 +3,7 @@
 (() => {
     const { el, fill, t, texts, panel, saved, textarea, number, bar, vectors } = blankfill;
     const MOST_LINES = 20_000;
-    const MOST_PAIRED = 3000; // lines among which pairs are sought
+    const MOST_PAIRED = 2000; // lines among which pairs are sought
     const MOST_POINTS = 2000; // lines on the map
     const MOST_TYPED = 200_000; // characters of a file that go into the field
     const MOST_BYTES = 50_000_000;
@@ -16,7 +16,7 @@
             "embed.lines": "Lines",
             "embed.placeholder": "One text on each line. An empty line begins a new group, with a colour of its own.",
             "embed.file": "Open a file",
-            "embed.file.hint": "Read by the browser; only its lines go to the server as texts.",
+            "embed.file.hint": "A file is read by the browser; only its lines go to the server, as texts.",
             "embed.file.name": "{name}: {count} {count:line|lines}",
             "embed.file.close": "Close the file",
             "embed.file.large": "{name} is too large; open a text file of at most {most} MB.",
@@ -54,7 +54,7 @@
             "embed.lines": "各行文字",
             "embed.placeholder": "每行一段文字。空行之后是新的一组，颜色不同。",
             "embed.file": "打开文件",
-            "embed.file.hint": "由浏览器读取；只有各行文字会发给服务。",
+            "embed.file.hint": "文件由浏览器读取；只有各行文字会发给服务。",
             "embed.file.name": "{name}：{count} 行",
             "embed.file.close": "关闭文件",
             "embed.file.large": "{name} 太大；请打开不超过 {most} MB 的文本文件。",
@@ -128,6 +128,7 @@
                 searcher.run();
             } });
         const found = el("div", {});
+        const table = el("div", { class: "stack" });
         const stale = el("p", { class: "hint", role: "status" });
         fill(root, el("div", { class: "toolbar" }, context.modelPicker(), open, chooser, el("span", { class: "end" }, context.codeButton())), source,
             el("div", { class: "under" }, runner.node, el("label", { class: "check" }, box, t("embed.cut")), progress, counted),
@@ -174,7 +175,9 @@
             changed();
         }
 
-        const current = () => file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        function current() {
+            return file?.lines ?? linesOf(kept.text.split("\n")).slice(0, MOST_LINES);
+        }
 
         function changed() {
             if (shown) fill(stale, t("embed.changed"));
@@ -206,21 +209,23 @@
 
         async function compare(signal) {
             const lines = current();
-            if (lines.length < 2) throw new Error(t("embed.none"));
+            if (lines.length < 2) throw new blankfill.ApiFailure(t("embed.none"), 422);
             const own = await read(lines, signal);
             result.classList.add("stale");
             try {
-                const paired = lines.slice(0, MOST_PAIRED);
-                const pairs = await vectors.nearestPairs(own.slice(0, MOST_PAIRED), paired.map((line) => line.text), PAIRS, signal);
                 const chosen = vectors.spread(lines.length, MOST_POINTS);
                 const axes = await vectors.principalAxes(chosen.map((k) => own[k]), signal);
                 const points = chosen.map((k) => {
                     const [x, y] = vectors.placed(own[k], axes);
                     return { x, y, k, text: lines[k].text, group: lines[k].group };
                 });
-                shown = { lines, vectors: own, pairs, points };
+                shown = { model: context.model().id, lines, vectors: own, pairs: null, points };
                 fill(stale);
                 draw();
+                result.classList.remove("stale");
+                const paired = lines.slice(0, MOST_PAIRED).map((line) => line.text);
+                shown.pairs = await vectors.nearestPairs(own.slice(0, MOST_PAIRED), paired, Math.min(PAIRS, lines.length), signal);
+                drawPairs();
             } finally {
                 result.classList.remove("stale");
             }
@@ -228,9 +233,9 @@
 
         async function search(signal) {
             const text = kept.query.trim();
-            if (!text) throw new Error(t("embed.search.none"));
+            if (!text) throw new blankfill.ApiFailure(t("embed.search.none"), 422);
             const lines = current();
-            if (!lines.length) throw new Error(t("embed.none"));
+            if (!lines.length) throw new blankfill.ApiFailure(t("embed.none"), 422);
             const own = await read(lines, signal);
             const [wanted] = await read([{ text }], signal);
             hits = { entries: vectors.ranked(wanted, own, HITS).map(([value, k]) => [value, lines[k]]) };
@@ -243,17 +248,23 @@
                 el("td", { class: "figure" }, similarity(value)))))));
         }
 
-        function draw() {
-            const { lines, pairs, points } = shown;
-            const info = el("div", { class: "map-info", role: "status" });
-            const map = blankfill.textMap(points, { choose });
+        function drawPairs() {
+            const { lines, pairs } = shown;
+            if (!pairs) return fill(table, el("p", { class: "hint" }, t("running")));
             const cells = pairs.map(([value, i, j]) => el("tr", {}, el("td", {}, lines[i].text), el("td", {}, lines[j].text), el("td", { class: "figure" }, similarity(value))));
             const heads = ["embed.pairs.one", "embed.pairs.other", "embed.similarity"].map((key) => el("th", { scope: "col" }, t(key)));
+            fill(table, lines.length > MOST_PAIRED ? el("p", { class: "hint" }, t("embed.pairs.some", { count: MOST_PAIRED })) : null,
+                pairs.length ? el("table", { class: "pairs" }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, cells)) : el("p", {}, t("embed.pairs.none")));
+        }
+
+        function draw() {
+            const { lines, points } = shown;
+            const info = el("div", { class: "map-info", role: "status" });
+            const map = blankfill.textMap(points, { choose, width: root.clientWidth });
             const notes = [t("embed.map.hint")];
             if (points.length < lines.length) notes.push(t("embed.map.some", { shown: points.length, count: lines.length }));
-            fill(result, el("section", { class: "stack" }, el("h2", {}, t("embed.map")), el("p", { class: "hint" }, notes.join(" ")), map.node, info),
-                el("section", { class: "stack" }, el("h2", {}, t("embed.pairs")), lines.length > MOST_PAIRED ? el("p", { class: "hint" }, t("embed.pairs.some", { count: MOST_PAIRED })) : null,
-                    pairs.length ? el("table", { class: "pairs" }, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, cells)) : el("p", {}, t("embed.pairs.none"))));
+            fill(result, el("section", { class: "stack" }, el("h2", {}, t("embed.map")), el("p", { class: "hint" }, notes.join(" ")), map.node, info), el("section", { class: "stack" }, el("h2", {}, t("embed.pairs")), table));
+            drawPairs();
 
             /** Choose a point of the map; its nearest lines are found among all points. */
             function choose(k) {
@@ -261,7 +272,8 @@
                 const near = vectors.ranked(shown.vectors[point.k], points.map((other) => shown.vectors[other.k]), NEAR + 1).filter(([, other]) => other !== k).slice(0, NEAR);
                 map.mark(k, near.map(([, other]) => other));
                 const { line, group } = lines[point.k];
-                fill(info, el("p", {}, el("strong", {}, point.text), " ", el("span", { class: "hint" }, `${t("embed.line", { line })}, ${t("embed.group", { group: group + 1 })}`)),
+                fill(info, el("p", {}, el("strong", {}, point.text), " ", el("span", { class: "hint" }, `${t("embed.line", { line })}, ${t("embed.group", { group: group + 1 })}`), " ",
+                    blankfill.insideButton(() => ({ model: shown.model, use: "embed", input: point.text }))),
                     el("p", { class: "eyebrow" }, t("embed.near")), el("ol", { class: "near" }, near.map(([value, other]) => el("li", {}, points[other].text, " ",
                         el("span", { class: "figure hint" }, similarity(value))))));
             }

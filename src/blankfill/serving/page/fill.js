@@ -6,6 +6,9 @@
     const MOST_PIECES = 3000; // of a text that can be clicked
     const LONGEST_BLANK = 12; // tokens that the buttons count up to
 
+    const FREE = new Set(["glm", "chatglm", "glm-130b", "t5", "bart"]); // objectives that choose the length of a blank
+    const WORD = new Set(["gpt"]); // those that write a word into it
+
     const input = saved("fill", { text: "", blanks: [], top: 5, lengths: "", penalty: "", unknown: false, compare: false, second: "" });
     const results = new Map(); // model → Map(blank id → {candidates, shares})
     const failures = new Map(); // model → sentence
@@ -21,6 +24,7 @@
             return { text, use: () => useExample(marked) };
         }));
         const columns = el("div", { class: "fill-columns" });
+        const long = el("p", { class: "hint", hidden: true }, t("fill.long"));
         let computing = false;
         const soon = later(350, () => hasOpen() && run.run());
         const second = menu([], input.second, (name) => { input.second = name; show(); soon(); }, { "aria-label": t("fill.second") });
@@ -38,8 +42,8 @@
 
         run.node.append(clear);
         fill(root,
-            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton())),
-            el("div", { class: "stack" }, draft, sheet.node, run.node, start, columns, settings()));
+            el("div", { class: "toolbar" }, context.modelPicker(), compare, second, el("span", { class: "end" }, context.codeButton(), blankfill.insideButton(context.lastRequest))),
+            el("div", { class: "stack" }, draft, sheet.node, long, run.node, start, columns, settings()));
 
         // ---- Inputs
 
@@ -66,10 +70,11 @@
             soon();
         }
 
-        /** Change the number of tokens of a blank by one; none below 1. */
+        /** Change the number of tokens of a blank by one; the least is what the model does without a number. */
         function lengthen(blank, step) {
-            const length = Math.max(0, Math.min(LONGEST_BLANK, (blank.length ?? 0) + step)) || null;
-            change(blank, { length, fixed: null });
+            const least = FREE.has(context.model()?.objective) || WORD.has(context.model()?.objective) ? 0 : 1;
+            const length = Math.max(least, Math.min(LONGEST_BLANK, (blank.length ?? least) + step));
+            change(blank, { length: length > least ? length : null, fixed: null });
         }
 
         /** Choose a text for a blank, or take the choice back; the others are filled again. */
@@ -129,6 +134,7 @@
             show();
             if (signal.aborted) throw signal.reason;
             if (names.length === 1 && failures.has(names[0])) throw answers[0].reason;
+            return blanked.parts(input.text, input.blanks).map((part) => (part.blank ? best(names[0], part.blank)?.trim() ?? "____" : part.text)).join("");
         }
 
         /** Keep the answer of a model. */
@@ -164,7 +170,9 @@
             start.hidden = some;
             clear.hidden = !input.blanks.length;
             columns.classList.toggle("stale", computing);
-            sheet.show(some ? blanked.parts(input.text, input.blanks).slice(0, MOST_PIECES) : [], names.length === 1 ? (blank) => best(names[0], blank) : () => null);
+            const parts = some ? blanked.parts(input.text, input.blanks) : [];
+            long.hidden = parts.length <= MOST_PIECES;
+            sheet.show(parts.slice(0, MOST_PIECES), names.length === 1 ? (blank) => best(names[0], blank) : () => null);
             refocused(columns, () => fill(columns, input.blanks.length && some ? names.map((name) => column(name, names.length > 1)) : null));
         }
 
@@ -184,7 +192,7 @@
             const head = several && [el("h2", {}, name), el("p", { class: "prose filled" }, filledText(name))];
             return el("section", { class: several ? "card stack" : "stack", "aria-label": name }, head,
                 failure && el("p", { class: "error", role: "alert" }, failure),
-                input.blanks.map((blank, index) => block(name, blank, index)));
+                input.blanks.map((blank, index) => block(name, blank, index, several ? "h3" : "h2")));
         }
 
         /** Return the text with the fills of a model, each marked. */
@@ -196,12 +204,12 @@
             });
         }
 
-        /** Return the candidates of one blank. */
-        function block(name, blank, index) {
+        /** Return the candidates of one blank. heading: its tag. */
+        function block(name, blank, index, heading) {
             const before = blank.typed ? null : input.text.slice(blank.start, blank.end);
             const known = results.get(name)?.get(blank.id);
-            const heading = el("div", { class: "blank-head" },
-                el("h3", {}, el("span", { class: "blank-number", "aria-hidden": "true" }, index + 1),
+            const head = el("div", { class: "blank-head" },
+                el(heading, {}, el("span", { class: "blank-number", "aria-hidden": "true" }, index + 1),
                     el("span", { class: "sr-only" }, t("fill.blank", { number: index + 1 })),
                     before === null ? t("fill.typed") : el("span", { class: "was" }, before)),
                 stepper(name, blank));
@@ -211,7 +219,7 @@
                 chips.unshift(chip(name, blank, { text: blank.fixed, probability: null }, before, "own"));
             }
             return el("div", { class: "blank-block", role: "group", "aria-label": t("fill.blank-named", { number: index + 1, word: before ?? "____" }) },
-                heading, el("div", { class: "chips" }, chips.length ? chips : el("span", { class: "hint" }, t(computing ? "running" : "fill.waiting"))),
+                head, el("div", { class: "chips" }, chips.length ? chips : el("span", { class: "hint" }, t(computing ? "running" : "fill.waiting"))),
                 known?.shares ? el("p", { class: "hint" }, t("fill.shares")) : null);
         }
 
@@ -224,11 +232,18 @@
             probability === null ? null : [el("span", { class: "chip-figure" }, percent(probability)), bar(probability)]);
         }
 
+        /** Return what a model writes into a blank without a number of tokens, or the user's setting for these. */
+        function usual(name) {
+            if (input.lengths.trim()) return t("fill.tokens", { count: input.lengths.trim() });
+            const objective = context.models().find((model) => model.id === name)?.objective;
+            return FREE.has(objective) ? t("fill.free") : WORD.has(objective) ? t("fill.word") : t("fill.tokens", { count: 1 });
+        }
+
         function stepper(name, blank) {
             const button = (step, text, label) => el("button", { type: "button", class: "quiet icon", "aria-label": label, dataset: { key: `${name}-${blank.id}-${step}` },
                 onclick: () => lengthen(blank, step) }, text);
             return el("div", { class: "stepper" }, button(-1, "−", t("fill.shorter")),
-                el("span", { class: "stepper-value", title: t("fill.auto.hint") }, blank.length ? t("fill.tokens", { count: blank.length }) : t("fill.auto")),
+                el("span", { class: "stepper-value" }, blank.length ? t("fill.tokens", { count: blank.length }) : usual(name)),
                 button(1, "+", t("fill.longer")));
         }
 
@@ -251,6 +266,7 @@
             "fill.examples": "She closed the {door} and listened to the {rain}.|The ship left the {harbour} before the storm.|春天来了，河边的{柳树}都绿了。",
             "fill.words": "Click a word to blank it, and again to restore it. Drag over several for one blank.",
             "fill.words.keys": "Arrow keys go from word to word, Space blanks or restores, Shift with an arrow takes in several, + and − change the length of a blank.",
+            "fill.long": "Only the beginning of a long text can be clicked; write ____ for a blank further down.",
             "fill.clear": "Restore all",
             "fill.compare": "Compare with",
             "fill.second": "Model to compare with",
@@ -271,13 +287,12 @@
             "fill.fix": "Choose this; the other blanks are filled again",
             "fill.unfix": "Take the choice back",
             "fill.was": " (stood here)",
-            "fill.auto": "auto",
-            "fill.auto.hint": "auto: one token for masked models, one word for GPT, as many as the model writes for GLM, T5 and BART",
+            "fill.free": "free length",
+            "fill.word": "1 word",
             "fill.tokens": "{count} {count:token|tokens}",
             "fill.shorter": "Shorter blank",
             "fill.longer": "Longer blank",
-            "fill.blanked": "blank {number}, was {word}",
-            "fill.blanked.filled": "blank {number}, was {word}, now {fill}",
+            "fill.blanked": " (blank {number}, was {word})",
         },
         zh: {
             "fill.title": "填空",
@@ -288,6 +303,7 @@
             "fill.examples": "春天来了，河边的{柳树}都绿了。|他把{书}放在桌上，走到{窗}前。|She closed the {door} and listened to the {rain}.",
             "fill.words": "点击一个词把它挖空，再点一次恢复。拖过几个词，就成为一个空。",
             "fill.words.keys": "方向键在词之间移动，空格键挖空或恢复，Shift 加方向键选取多个，+ 和 − 改变空的长度。",
+            "fill.long": "长文本只有开头可以点击；后面的空请写成 ____。",
             "fill.clear": "全部恢复",
             "fill.compare": "对比",
             "fill.second": "用来对比的模型",
@@ -308,13 +324,12 @@
             "fill.fix": "选定它；其余的空会重新填写",
             "fill.unfix": "取消选定",
             "fill.was": "（原来的词）",
-            "fill.auto": "自动",
-            "fill.auto.hint": "自动：掩码模型一个词元，GPT 一个词，GLM、T5 和 BART 由模型决定",
+            "fill.free": "长度不限",
+            "fill.word": "1 个词",
             "fill.tokens": "{count} 个词元",
             "fill.shorter": "缩短此空",
             "fill.longer": "加长此空",
-            "fill.blanked": "第 {number} 空，原为 {word}",
-            "fill.blanked.filled": "第 {number} 空，原为 {word}，现为 {fill}",
+            "fill.blanked": "（第 {number} 空，原为 {word}）",
         },
     });
 })();

@@ -6,6 +6,7 @@
 "use strict";
 (() => {
     const { el, fill, t, texts, panel, saved, api, menu, field, textarea, number } = blankfill;
+    const PATHS = { "/v1/fill": "fill", "/v1/classify": "classify", "/v1/tag": "tag", "/v1/answer": "answer" };
     const USES = ["fill", "complete", "chat", "embed", "classify", "tag", "answer"];
 
     texts({
@@ -45,6 +46,7 @@
             "inside.seen": "Seen by {count}: {list}",
             "inside.nobody": "none",
             "inside.next": "The next token is written at {positions}; there is room for {room} {room:token|tokens}.",
+            "inside.next.endless": "The next token is written at {positions}; there is no limit to what follows.",
             "inside.next.query": "It is predicted at a column of its own, {token}.",
             "inside.rule": "Who sees whom",
             "inside.rule.how": "A line is a token that looks, a column a token that is seen. Token i sees token j when both have the same segment and the rank of j is at most the horizon of i.",
@@ -96,6 +98,7 @@
             "inside.seen": "被 {count} 个看见：{list}",
             "inside.nobody": "无",
             "inside.next": "下一个词元写在 {positions}；还有 {room} 个词元的空间。",
+            "inside.next.endless": "下一个词元写在 {positions}；其后长度不限。",
             "inside.next.query": "它在单独的一列 {token} 处预测。",
             "inside.rule": "谁看见谁",
             "inside.rule.how": "行是在看的词元，列是被看的词元。当两者段相同，且 j 的序不大于 i 的视野时，词元 i 看见词元 j。",
@@ -117,9 +120,14 @@
     let shown = null; // the last answer
     let wished = null; // what another panel wants to be shown
 
-    /** Return a button of another panel that shows its request here. request(): `{model, use, input}`. */
+    /**
+     * Return a button of another panel that shows its request here. request(): `{model, use, input}`, or a request to one
+     * of PATHS as `showCode` has it; null where there was none.
+     */
     blankfill.insideButton = (request) => el("button", { class: "quiet", type: "button", dataset: { act: "inside" }, onclick: () => {
-        const { model, use, input } = request();
+        const asked = request();
+        if (!asked) return blankfill.notify(t("code.empty"));
+        const { model, use, input } = asked.path ? { use: PATHS[asked.path], ...asked.body } : asked;
         const query = new URLSearchParams({ model, use, input: typeof input === "string" ? input : JSON.stringify(input) });
         location.hash = `#/inside?${query}`;
     } }, t("inside.button"));
@@ -145,7 +153,7 @@
         try {
             return JSON.parse(text);
         } catch (error) {
-            throw new Error(t("inside.json", { why: error.message }));
+            throw new blankfill.ApiFailure(t("inside.json", { why: error.message }), 422);
         }
     }
 
@@ -196,7 +204,7 @@
         }
 
         async function work(signal) {
-            if (!kept.input.trim()) throw new Error(t("inside.none"));
+            if (!kept.input.trim()) throw new blankfill.ApiFailure(t("inside.none"), 422);
             const body = { model: context.model().id, input: inputOf(kept.input), use: kept.use };
             if (kept.truncate) body.truncate = true;
             context.showCode({ path: "/v1/inspect", body });
@@ -222,6 +230,12 @@
         }
     }
 
+    /** Return positions by their channels: pos 1 = 4, pos 2 = 2. */
+    const placesOf = (positions) => Object.entries(positions).map(([name, place]) => `${name} = ${place}`).join(", ");
+
+    /** Return a column with its numbers as they are, without separators. */
+    const plain = ({ column, token, id, segment, rank, horizon }) => ({ token, ...Object.fromEntries(Object.entries({ column, id, segment, rank, horizon }).map(([key, value]) => [key, String(value)])) });
+
     // ---- A row -------------------------------------------------------------------------------------------------
 
     /** Return the view of a row: its tokens, what the chosen one sees, the picture of the attention, and a table. */
@@ -234,14 +248,14 @@
         let chosen = -1;
 
         function chip(column, k) {
-            const places = Object.entries(column.positions).map(([name, place]) => `${name} ${place}`);
-            const note = column.predicts ? t("inside.key.predicts") : null;
-            const facts = [t("inside.chosen", column), column.role === "text" ? null : t(`inside.key.${column.role}`), note, ...places];
+            const note = [column.role === "text" ? null : t(`inside.key.${column.role}`), column.predicts ? t("inside.key.predicts") : null].filter(Boolean);
+            const unseen = (text) => el("span", { class: "sr-only" }, text);
             return el("button", {
-                class: `chip ${column.role} ${column.predicts ? "predicts" : ""}`, type: "button", tabindex: k === 0 ? "0" : "-1",
-                "aria-label": facts.filter(Boolean).join(", "), onfocus: () => choose(k), onpointerenter: () => choose(k), onkeydown: (event) => move(event, k),
-            }, el("span", { class: "word" }, column.token), el("span", { class: "id" }, String(column.id)),
-                el("span", { class: "places" }, Object.values(column.positions).join(" · ")));
+                class: "cell", type: "button", tabindex: k === 0 ? "0" : "-1", dataset: { role: column.role, predicts: String(column.predicts) },
+                onfocus: () => choose(k), onpointerenter: () => choose(k), onkeydown: (event) => move(event, k),
+            }, unseen(`${t("inside.table.column")} ${column.column}: `), el("span", { class: "word" }, column.token), unseen(", id "), el("span", { class: "id" }, String(column.id)),
+            unseen(`, ${row.channels.join(" · ")}: `), el("span", { class: "places" }, row.channels.map((name) => column.positions[name]).join(" · ")),
+            note.length ? unseen(`, ${note.join(", ")}`) : null);
         }
 
         function move(event, k) {
@@ -268,20 +282,19 @@
             });
             square.mark(k, key);
             const pair = key === null ? null : t(grid[k][key] === "1" ? "inside.pair.yes" : "inside.pair.no", { query: columns[k].token, key: columns[key].token });
-            fill(info, el("p", {}, el("strong", {}, t("inside.chosen", columns[k])), ` · ${Object.entries(columns[k].positions).map(([name, place]) => `${name} ${place}`).join(", ")}`
-                + ` · ${t("inside.facts", columns[k])}`), pair && el("p", {}, pair),
+            fill(info, el("p", {}, el("strong", {}, t("inside.chosen", plain(columns[k]))), ` · ${placesOf(columns[k].positions)} · ${t("inside.facts", plain(columns[k]))}`), pair && el("p", {}, pair),
                 el("p", {}, t("inside.sees", { count: seen.length, list: listed(seen) })), el("p", {}, t("inside.seen", { count: seers.length, list: listed(seers) })));
         }
 
         const sides = [null, "encoder", "decoder"].map((side) => {
             const own = chips.filter((_, k) => columns[k].side === side);
             if (!own.length) return null;
-            return el("section", {}, side && el("h3", {}, t(`inside.side.${side}`)),
-                el("div", { class: "chips", role: "group", "aria-label": [side && t(`inside.side.${side}`), t("inside.tokens")].filter(Boolean).join(": ") }, own));
+            return el("section", {}, side && el("h2", {}, t(`inside.side.${side}`)),
+                el("div", { class: "cells", role: "group", "aria-label": [side && t(`inside.side.${side}`), t("inside.tokens")].filter(Boolean).join(": ") }, own));
         });
         const kinds = ["blank", "special", "unknown"].filter((role) => columns.some((column) => column.role === role));
-        const keys = el("p", { class: "keys-row hint" }, kinds.map((role) => el("span", {}, el("i", { class: `swatch ${role}` }), t(`inside.key.${role}`))),
-            columns.some((column) => column.predicts) ? el("span", {}, el("i", { class: "swatch predicts" }), t("inside.key.predicts")) : null,
+        const keys = el("p", { class: "keys-row hint" }, kinds.map((role) => el("span", {}, el("i", { class: "swatch", dataset: { role } }), t(`inside.key.${role}`))),
+            columns.some((column) => column.predicts) ? el("span", {}, el("i", { class: "swatch", dataset: { predicts: "true" } }), t("inside.key.predicts")) : null,
             el("span", {}, `${columns.length ? "#" : ""} · ${row.channels.join(" · ")}`));
         const layers = row.near && el("div", { class: "choices", role: "group" }, [["all", row.sees], ["near", row.near]].map(([name, lines]) => el("button", {
             class: "choice", type: "button", "aria-pressed": String(lines === grid), onclick: (event) => {
@@ -291,11 +304,9 @@
                 if (chosen >= 0) choose(chosen);
             },
         }, t(`inside.layers.${name}`, { window: row.window }))));
-        const next = row.next && el("p", { class: "hint" }, t("inside.next", {
-            positions: Object.entries(row.next.positions).map(([name, place]) => `${name} ${place}`).join(", "), room: row.next.room,
-        }), row.next.query_token ? ` ${t("inside.next.query", { token: row.next.query_token })}` : "");
+        const next = row.next && el("p", { class: "hint" }, t(row.next.room === null ? "inside.next.endless" : "inside.next", { positions: placesOf(row.next.positions), room: row.next.room }), row.next.query_token ? ` ${t("inside.next.query", { token: row.next.query_token })}` : "");
         const view = el("div", { class: "stack" }, sides, keys, next, info,
-            el("section", { class: "stack" }, el("h3", {}, t("inside.rule")),
+            el("section", { class: "stack" }, el("h2", {}, t("inside.rule")),
                 el("p", { class: "hint" }, t("inside.rule.how"), columns[0]?.side ? ` ${t("inside.rule.cross")}` : ""), layers || null, square.node),
             el("details", {}, el("summary", {}, t("inside.table")), table(row)));
         const first = columns.findIndex((column) => column.predicts);

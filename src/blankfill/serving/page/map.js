@@ -2,7 +2,7 @@
 "use strict";
 (() => {
     const { el, svg, t } = blankfill;
-    const [WIDTH, HEIGHT, EDGE] = [840, 520, 26];
+    const [WIDEST, NARROWEST, EDGE] = [1000, 260, 26]; // pixels
     const COLOURS = 8;
     const MOST_NAMES = 60;
     const LETTER = 6.3; // width of a letter of a name
@@ -12,9 +12,11 @@
 
     /**
      * Return the map of points, `{node, mark(k, near)}`. points: `{x, y, text, group}`. choose(k) is called for a point that
-     * is pointed at or to which the arrow keys have moved.
+     * is pointed at or to which the arrow keys have moved. width: of the place for the map, in pixels.
      */
-    blankfill.textMap = function textMap(points, { choose }) {
+    blankfill.textMap = function textMap(points, { choose, width }) {
+        const WIDTH = Math.max(NARROWEST, Math.min(WIDEST, width));
+        const HEIGHT = Math.max(300, Math.round(WIDTH * 0.55));
         const [xs, ys] = [points.map((point) => point.x), points.map((point) => point.y)];
         const scale = (values, size) => {
             const [low, high] = [Math.min(...values), Math.max(...values)];

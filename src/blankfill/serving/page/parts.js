@@ -51,8 +51,8 @@
     /**
      * Return a button that runs something and one that stops it: `{node, error, run(), stop(), busy()}`.
      *
-     * work(signal): an async function; what it throws is shown in `error` (an `errorSpot`; node contains it). A run while
-     * another is under way stops the first. label: of the button. quiet: leave the message for screen readers to the panel.
+     * work(signal): an async function that may return a sentence for screen readers; what it throws is shown in `error` (an `errorSpot`; node contains it): an ApiFailure,
+     * or an Error whose message is a sentence for the user. A run while another is under way stops the first. label: of the button. quiet: leave the message for screen readers to the panel.
      */
     function runner(work, { label = t("run"), quiet = false } = {}) {
         const spot = errorSpot();
@@ -70,11 +70,11 @@
             end.disabled = false;
             if (!quiet) fill(status, t("running"));
             try {
-                await work(mine.signal);
-                if (current === mine && !quiet) fill(status, t("done"));
+                const said = await work(mine.signal);
+                if (current === mine && !quiet) fill(status, said ?? t("done"));
             } catch (error) {
                 if (error.name !== "AbortError") {
-                    if (!(error instanceof blankfill.ApiFailure)) console.error(error);
+                    if (error.constructor !== Error && !(error instanceof blankfill.ApiFailure)) console.error(error);
                     if (current === mine) spot.show(error);
                 } else if (current === mine && !quiet) fill(status, t("stopped"));
             } finally {
@@ -101,10 +101,10 @@
         return el("span", { "aria-hidden": "true", ...attributes, class: `bar ${attributes.class ?? ""}` }, inner);
     }
 
-    /** Return a row of a table of bars: a name, a bar and a number. rows: `[name, share, shown]`; strong: index of the first. */
-    function bars(rows, { label, strong = -1 } = {}) {
+    /** Return a table of bars: rows `[name, share]` or `[name, share, shown]`. label: of the table. strong: index of a row to stress, or several. */
+    function bars(rows, { label, strong = [] } = {}) {
         const lines = rows.map(([name, share, shown = percent(share)], index) =>
-            el("tr", { class: index === strong ? "strong" : null },
+            el("tr", { class: [strong].flat().includes(index) ? "strong" : null },
                 el("th", { scope: "row" }, name), el("td", { class: "bar-cell" }, bar(share)), el("td", { class: "figure" }, shown)));
         return el("table", { class: "bars", "aria-label": label }, el("tbody", {}, lines));
     }

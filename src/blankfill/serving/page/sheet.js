@@ -53,11 +53,10 @@
 
         function blankButton(blank, number, text) {
             const was = describe(blank);
-            const label = text === null ? t("fill.blanked", { number, word: was }) : t("fill.blanked.filled", { number, word: was, fill: text.trim() || "∅" });
             const state = blank.fixed !== null ? "fixed" : text === null ? "open" : "guessed";
-            return el("button", { type: "button", class: `word gap-word ${state}`, "aria-pressed": "true", "aria-label": label, title: was },
-                el("span", { class: "gap-text" }, text === null ? " ".repeat(Math.max(4, Math.min(12, was.length))) : text.trim() || "∅"),
-                el("sup", {}, number));
+            return el("button", { type: "button", class: `word gap-word ${state}`, "aria-pressed": "true", title: was },
+                el("span", { class: "gap-text" }, text === null ? "\u00a0".repeat(Math.max(4, Math.min(12, was.length))) : text.trim() || "∅"),
+                el("span", { class: "sr-only" }, t("fill.blanked", { number, word: was })), el("sup", { "aria-hidden": "true" }, number));
         }
 
         /** Go to a button. extend: keep what is selected and take in those between. */
@@ -119,8 +118,8 @@
             const at = buttons.indexOf(event.target.closest("button"));
             if (at < 0 || event.button) return;
             dragged = true;
+            anchor = event.shiftKey ? anchor ?? place : at;
             place = at;
-            anchor = event.shiftKey ? anchor ?? at : at;
             event.target.closest("button").releasePointerCapture?.(event.pointerId);
         });
         words.addEventListener("pointermove", (event) => {

@@ -12,8 +12,8 @@
     // ---- Head --------------------------------------------------------------------------------------------------
 
     function head() {
-        const mark = el("a", { class: "wordmark", href: "#", "aria-label": "blankfill" },
-            el("span", { "aria-hidden": "true" }, "blank", el("span", { class: "gap" }), "fill"));
+        const mark = el("h1", { class: "mark" }, el("a", { class: "wordmark", href: "#", "aria-label": "blankfill" },
+            el("span", { "aria-hidden": "true" }, "blank", el("span", { class: "gap" }), "fill")));
         const language = el("button", { class: "quiet", type: "button", lang: blankfill.language === "zh" ? "en" : "zh-CN",
             "aria-label": t("language.label"), onclick: changeLanguage }, t("language"));
         frame.theme = el("button", { class: "quiet icon", type: "button", onclick: nextTheme });
@@ -22,7 +22,7 @@
             el("span", { "aria-hidden": "true" }, "?"));
         const docs = el("a", { class: "quiet", href: "/docs" }, t("docs"));
         showTheme();
-        return el("header", { class: "head" }, mark, el("nav", { class: "tools", "aria-label": t("tools") }, docs, key, language, frame.theme, list));
+        return el("div", { class: "head" }, mark, el("nav", { class: "tools", "aria-label": t("tools") }, docs, key, language, frame.theme, list));
     }
 
     function changeLanguage() {
@@ -70,11 +70,6 @@
     }
 
     const modelsFor = (panel) => connection.state.models.filter((model) => panel.abilities.some((name) => model.abilities.includes(name)));
-
-    /** Mark the tabs for which the server has no model. */
-    function markTabs() {
-        blankfill.panels.forEach((panel, index) => frame.tabs[index]?.classList.toggle("idle", modelsFor(panel).length === 0));
-    }
 
     function go(id) {
         if (location.hash !== `#/${id}`) history.pushState(null, "", `#/${id}`);
@@ -130,17 +125,20 @@
                 keep(`model.${panel.id}`, select.value);
                 entry.listeners.forEach((listener) => listener(model()));
             } });
+            const name = el("span", { class: "model-name" });
             const draw = () => {
                 fill(select, models().map((one) => el("option", { value: one.id }, one.id)));
                 select.value = model()?.id ?? "";
-                select.disabled = models().length < 2;
+                const alone = models().length < 2;
+                select.hidden = alone;
+                fill(name, alone ? model()?.id : null);
             };
             entry.pickers.add(draw);
             draw();
-            return el("div", { class: "field inline model" }, el("label", { for: select.id }, t("model")), select);
+            return el("div", { class: "field inline model" }, el("label", { for: select.id }, t("model")), select, name);
         };
         const codeButton = () => el("button", { class: "quiet", type: "button", onclick: () => openCode(entry.request, notify) }, t("code"));
-        return { models, model, onModelChange: (listener) => entry.listeners.add(listener), notify, showCode, modelPicker, codeButton };
+        return { models, model, onModelChange: (listener) => entry.listeners.add(listener), notify, showCode, lastRequest: () => entry.request, modelPicker, codeButton };
     }
 
     /** Say something briefly, at the foot of the page and to screen readers. */
@@ -214,15 +212,13 @@
             frame.main.focus();
         } }, t("skip"));
         frame.main = el("main", { id: "content", tabindex: "-1" }, frame.bodies);
-        fill(document.getElementById("app"), skip, top, strip, connection.banner, frame.main, toast);
+        fill(document.getElementById("app"), skip, el("header", {}, top, strip, connection.banner), frame.main, toast);
         connection.draw();
-        markTabs();
         if (connection.state.phase !== "start") route();
     }
 
     /** Show the models of the server after they came or changed. */
     function modelsChanged() {
-        markTabs();
         for (const entry of opened.values()) entry.pickers.forEach((drawPicker) => drawPicker());
         route();
         const entry = opened.get(current?.id);

@@ -5,7 +5,7 @@
     const { el, svg, t } = blankfill;
     const WIDEST = 720; // of the cells, in pixels
     const MOST_WORDS = 48; // largest number of columns whose words stand beside the square
-    const LETTER = 6.6;
+    const LETTER = 7.4;
 
     const short = (token) => (token.length > 12 ? `${token.slice(0, 11)}…` : token);
 

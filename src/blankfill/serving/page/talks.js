@@ -113,6 +113,15 @@
         return (Array.isArray(all) ? all : []).filter((talk) => isTalk(talk) && talk.kind === kind).sort((a, b) => b.updated - a.updated);
     }
 
+    /** Return the talk that was shown last, or a new one. A text that was not finished then will not be. */
+    function reopened(kind, id) {
+        const found = list(kind).find((one) => one.id === id) ?? begin(kind);
+        for (const node of Object.values(found.nodes)) {
+            if (node.role === "assistant" && node.finish === null) node.finish = "interrupted";
+        }
+        return found;
+    }
+
     const everything = () => [...list("chat"), ...list("write")].sort((a, b) => b.updated - a.updated);
 
     /** Keep a talk. Where there is no room, the oldest ones are dropped; returns how many. */
@@ -127,7 +136,7 @@
         let count = Math.min(all.length, MOST_TALKS);
         let size = sizes.slice(0, count).reduce((sum, one) => sum + one, 0);
         while (count > 1 && size > MOST_CHARACTERS) size -= sizes[--count];
-        while (count > 0 && !keep(KEY, all.slice(0, count))) count -= 1; // the browser's own limit
+        while (!keep(KEY, all.slice(0, count)) && count > 0) count -= 1; // the browser's own limit
         return all.length - count;
     }
 
@@ -179,5 +188,5 @@
     /** Return a name for a file of a talk. */
     const fileName = (talk, ending) => `${titleOf(talk).replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40) || "blankfill"}.${ending}`;
 
-    blankfill.talks = { begin, add, path, versions, show, titleOf, parts, list, store, remove, removeAll, markdown, json, parse, fileName };
+    blankfill.talks = { begin, add, path, versions, show, titleOf, parts, list, reopened, store, remove, removeAll, markdown, json, parse, fileName };
 })();

@@ -9,7 +9,7 @@
             "write.run": "Write",
             "write.text": "Text",
             "write.placeholder": "Begin a text. Ctrl+Enter lets the model continue it.",
-            "write.new": "New text",
+            "write.new": "New",
             "write.empty": "The model continues your text. GLM, T5 and BART also write into a blank, [MASK], inside it.",
             "write.example.1": "It was a bright morning, and the old boat",
             "write.example.2": "Once upon a time there was a [MASK], and nobody knew why.",
@@ -27,7 +27,7 @@
             "write.run": "写",
             "write.text": "文字",
             "write.placeholder": "写个开头，按 Ctrl+Enter 让模型接着写。",
-            "write.new": "新文字",
+            "write.new": "新建",
             "write.empty": "模型会接着你的文字写下去。GLM、T5 和 BART 还能在文字中间的空白 [MASK] 处书写。",
             "write.example.1": "那是一个晴朗的早晨，那条旧船",
             "write.example.2": "从前有一个[MASK]，谁也不知道为什么。",
@@ -43,7 +43,11 @@
     });
 
     const kept = saved("write", { draft: "", talk: "" });
-    let talk = written.reopened("write", kept.talk);
+    let redraw = () => {}; // draws the panel that is shown now; the language may change while a model writes
+    let talk = talks.reopened("write", kept.talk);
+
+    let writing = false;
+    addEventListener("pagehide", () => { if (writing) talks.store(talk); }); // what was written so far
 
     function render(root, context) {
         let live = null; // {node, body} of what is being written
@@ -63,6 +67,7 @@
         const history = written.historyButton("write", { open, current: () => talk, begin: () => open(talks.begin("write")) });
         fill(root, el("div", { class: "toolbar" }, context.modelPicker(), begin, history, el("span", { class: "end" }, context.codeButton())),
             draft, el("div", { class: "under" }, runner.node), result, settings.node);
+        redraw = draw;
         draw();
         return { run: () => runner.run(), stop: () => runner.stop() };
 
@@ -82,7 +87,7 @@
 
         /** Return the message of the text in the field: the one that is there, or a new version of it. */
         function own() {
-            if (!kept.draft) throw new Error(t("write.none"));
+            if (!kept.draft) throw new blankfill.ApiFailure(t("write.none"), 422);
             const same = Object.values(talk.nodes).find((node) => node.parent === null && node.text === kept.draft);
             return same ?? talks.add(talk, null, "user", kept.draft);
         }
@@ -96,6 +101,7 @@
             kept.talk = mine.id;
             node.tokens = [];
             live = { node, body: null };
+            writing = true;
             draw();
             try {
                 const body = { model: mine.model, prompt, stream: true, ...settings.fields() };
@@ -112,13 +118,13 @@
                 node.finish ??= "stop";
             } catch (error) {
                 node.finish = error.name === "AbortError" ? "stopped" : "error";
-                if (node.finish === "error") node.error = error.message;
                 throw error;
             } finally {
                 if (live?.node === node) live = null;
                 if (!node.text && node.finish !== "stop") discard(mine, node);
                 written.storeTalk(mine, context.notify);
-                if (talk === mine) draw();
+                writing = live !== null;
+                if (talk === mine) redraw();
             }
         }
 

@@ -27,7 +27,8 @@
             "written.bad": "{name}: {value} is not a number.",
             "written.finish.length": "The length limit was reached.",
             "written.finish.stopped": "Stopped.",
-            "written.finish.error": "The text broke off: {error}",
+            "written.finish.error": "The text broke off.",
+            "written.finish.none": "There was no answer.",
             "written.finish.interrupted": "The page was left before the text was finished.",
             "written.history": "History",
             "written.history.empty": "Nothing yet. What you write here is kept in this browser only.",
@@ -56,9 +57,9 @@
             "written.default": "按模型",
             "written.temperature": "温度",
             "written.temperature.hint": "0 每次取最可能的词元；越高越多样。",
-            "written.top_p": "Top p",
+            "written.top_p": "Top p（核采样）",
             "written.top_p.hint": "只从合计达到此概率的最可能词元中选。",
-            "written.top_k": "Top k",
+            "written.top_k": "Top k（前 k 个）",
             "written.top_k.hint": "只从这么多个最可能的词元中选。",
             "written.max_tokens": "最大长度",
             "written.max_tokens.hint": "以词元计。",
@@ -72,7 +73,8 @@
             "written.bad": "{name}：{value} 不是数字。",
             "written.finish.length": "已达到长度上限。",
             "written.finish.stopped": "已停止。",
-            "written.finish.error": "文字中断了：{error}",
+            "written.finish.error": "文字中断了。",
+            "written.finish.none": "没有得到回答。",
             "written.finish.interrupted": "文字写完之前页面被关闭。",
             "written.history": "历史",
             "written.history.empty": "还没有内容。你在这里写的只保存在此浏览器中。",
@@ -87,7 +89,7 @@
             "written.export.md": "存为 Markdown",
             "written.export.json": "存为 JSON",
             "written.import": "打开 JSON 文件",
-            "written.token": "{token}：{share}",
+            "written.token": "{token}，概率 {share}",
             "written.token.more": "此处的其他词元",
             "written.tokens": "词元及其概率；用方向键移动",
             "written.tokens.key": "浅色：模型很确定。深色：模型另有想法。",
@@ -112,6 +114,7 @@
     function settings(name, changed) {
         const values = saved(name, USUAL);
         const node = el("details", { class: "settings" });
+        const more = el("div", { class: "stack" }); // what a panel adds
         const draw = () => {
             const inputs = NUMBERS.map(([key, limits]) => field(t(`written.${key}`), el("input", {
                 type: "number", inputmode: "decimal", name: key, ...limits, value: values[key], placeholder: t("written.default"),
@@ -129,7 +132,7 @@
                 changed();
             } }, t("written.reset"));
             fill(node, el("summary", {}, t("written.settings")), el("div", { class: "grid" }, inputs, stop),
-                el("div", { class: "toolbar" }, el("label", { class: "check" }, box, t("written.probabilities")), reset));
+                el("div", { class: "toolbar" }, el("label", { class: "check" }, box, t("written.probabilities")), reset), more);
         };
         draw();
 
@@ -138,14 +141,14 @@
             for (const [key] of NUMBERS) {
                 const text = String(values[key]).trim();
                 if (text === "") continue;
-                if (!Number.isFinite(Number(text))) throw new Error(t("written.bad", { name: t(`written.${key}`), value: text }));
+                if (!Number.isFinite(Number(text))) throw new blankfill.ApiFailure(t("written.bad", { name: t(`written.${key}`), value: text }), 422);
                 given[key] = Number(text);
             }
             const stop = values.stop.split("\n").filter((line) => line !== "");
             return stop.length ? { ...given, stop } : given;
         }
 
-        return { node, fields, get probabilities() { return values.probabilities; } };
+        return { node, more, fields, get probabilities() { return values.probabilities; } };
     }
 
     // ---- Requests ----------------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@
     /** Return a sentence on how a text ended, or null for one that ended by itself. */
     function finishOf(node) {
         if (!node.finish || node.finish === "stop") return null;
-        if (node.finish === "error") return t("written.finish.error", { error: node.error ?? "" });
+        if (node.finish === "error" && !node.text) return t("written.finish.none");
         return t(`written.finish.${node.finish}`);
     }
 
@@ -196,7 +199,7 @@
                 class: "tok", role: "option", tabindex: k === 0 ? "0" : "-1", "aria-selected": "false", onfocus: () => choose(k), onclick: () => span.focus(),
                 onpointerenter: () => choose(k), "aria-label": t("written.token", { token: shownToken(text), share: percent(share) }),
             }, text);
-            span.style.setProperty("--unsure", String(Math.round(Math.min(1, -logprob / 6) * 70)));
+            span.style.setProperty("--unsure", String(Math.round(Math.min(1, -logprob / 6) * 45)));
             return span;
         });
         const move = (k) => (event) => {
@@ -215,7 +218,7 @@
             const rows = [...others].sort((a, b) => b[1] - a[1]).map(([other, value]) => [shownToken(other), Math.exp(value)]);
             const at = rows.findIndex(([other]) => other === shownToken(text));
             fill(info, el("p", {}, el("strong", {}, shownToken(text)), ` ${percent(Math.exp(logprob))}`),
-                rows.length ? blankfill.bars(rows, { label: t("written.token.more"), strong: at }) : null);
+                rows.length ? blankfill.bars(rows, { label: t("written.token.more"), strong: at < 0 ? [] : [at] }) : null);
         }
         const list = el("div", { class: "toks prose", role: "listbox", "aria-orientation": "horizontal", "aria-label": t("written.tokens") }, spans);
         return el("div", { class: "token-view" }, list, el("p", { class: "hint" }, t("written.tokens.key")), info);
