@@ -18,7 +18,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
+from blankfill.report import plots
 from blankfill.system import environment
+from blankfill.training import precision
 from blankfill.types import ROLES, Document, Example, Vocabulary
 from durations import (
     pytest_addoption,
@@ -26,6 +28,7 @@ from durations import (
     pytest_runtest_logreport,
     pytest_sessionfinish,
 )
+from quick_runs import copied_picture
 from traced import first_examples
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtest_logreport", "pytest_sessionfinish"]
@@ -61,6 +64,22 @@ def bf16_units() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if BF16 == "on" and not set(result) & set(environment.BF16_SETS):
             patch.setattr(environment, "instruction_sets", lambda: [*result, environment.BF16_SETS[0]])
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Small runs without what takes most of their time and is tested elsewhere: waiting for the disk, the rate of the
+    processor measured with large products, and the picture of the losses, of which a copy is written.
+
+    What is durable (`forgetful_disk`) and the picture (`tests/report/test_plots.py`) have tests of their own, and runs
+    in processes of their own do all of it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(precision, "PEAK_SIZE", 64)
+        patch.setattr(precision, "PEAK_SECONDS", 0.0)
+        patch.setattr(plots, "loss_plot", copied_picture)
         yield
 
 
