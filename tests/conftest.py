@@ -29,7 +29,6 @@ from durations import (
     pytest_sessionfinish,
 )
 from quick_runs import copied_picture
-from traced import first_examples
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtest_logreport", "pytest_sessionfinish"]
 
@@ -91,14 +90,6 @@ def threads_as_before() -> Iterator[None]:
     yield
     if torch:
         torch.set_num_threads(count)
-
-
-@pytest.fixture(autouse=True)
-def traced_in_part(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Property tests are traced for their first examples only, where coverage is measured."""
-    controller = getattr(request.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    with first_examples(request.function, getattr(controller, "cov", None)):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What stands in for slow parts of small runs in tests (`quick_runs` of conftest)."""
+"""Replacements for slow parts of small runs in tests (`quick_runs` of conftest)."""
 
 from __future__ import annotations
 
