@@ -4,7 +4,9 @@ Models of a shape with random weights write greedily, or by beams, as many token
 50,257 tokens) reads 128 tokens and writes 128; T5 (6 and 6 layers of 512) and BART (the same shape) read 128 and write
 64. Ours has weights in fp32, bf16, fp16, INT8 and INT4 (groups of 64 with zero points; tables of 8 bits); fp32-torch is
 ours without the compiled library. transformers computes in fp32, CTranslate2 in float32, bfloat16 and int8, where it is
-installed and has the type. Contenders are processes that take turns (`side_by_side`). Prints tokens per second, how
+installed and has the type; llama.cpp reads a GGUF file of 4 bits, 8 bits or fp16, where llama-cpp-python is installed
+(--packages PATH: a folder of packages that is searched after the installed ones). Contenders are processes that take
+turns (`side_by_side`). Prints tokens per second, how
 many times faster than the first contender, and the share of the limit of memory: bytes of weights that a step reads,
 divided by the bandwidth of reads measured in the same process with as many threads, and by the time of a step. Reading
 the input is part of the tokens per second, and not of a step.
@@ -15,17 +17,22 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_peer
 from side_by_side import UnableError, compared, compete, load_note, serve, write
 
 import generation
 
 TYPES = ("fp32", "fp32-torch", "bf16", "fp16", "int8", "int4")
 THEIRS = ("transformers", "ctranslate2-float32", "ctranslate2-bfloat16", "ctranslate2-int8")
+THEIRS += ("llama-cpp-f16", "llama-cpp-q8_0", "llama-cpp-q4_0")
+ONE_ROW = ("fp16", "ctranslate2-bfloat16", "llama-cpp-f16", "llama-cpp-q8_0", "llama-cpp-q4_0")
+"""Contenders that only write one row."""
 SHAPES = {
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "words": 50257, "source": 128, "written": 128},
     "t5": {"layers": 6, "width": 512, "heads": 8, "words": 32000, "source": 128, "written": 64},
@@ -108,6 +115,7 @@ def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str
     if name == "fp32-torch":
         os.environ["BLANKFILL_NATIVE"] = "off"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    sys.path += spec["packages"]
     import torch
 
     torch.set_num_threads(spec["threads"])
@@ -122,6 +130,8 @@ def worker(name: str, spec: dict[str, Any]) -> tuple[Callable[[], Any], dict[str
     transformers.utils.logging.disable_progress_bar()
     if name == "transformers":
         return generation.theirs(spec), {}
+    if name.startswith(llama_peer.PREFIX):
+        return llama_peer.written(spec, name.removeprefix(llama_peer.PREFIX)), {}
     try:
         return generation.translated(spec, name.removeprefix("ctranslate2-")), {}
     except ValueError as error:
@@ -140,6 +150,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--packages", nargs="+", default=[], help="folders of other programs' packages")
     parser.add_argument("--json", type=Path, help="keep the figures as JSON here")
     args = parser.parse_args()
     if note := load_note():
@@ -149,8 +160,8 @@ def main() -> None:
         if family not in args.families or rows not in args.rows or beams not in args.beams:
             continue
         spec: dict[str, Any] = {**SHAPES[family], "family": family, "rows": rows, "beams": beams}
-        spec |= {"threads": args.threads, "clock": args.clock}
-        names = [name for name in args.contenders if rows == 1 or name not in ("fp16", "ctranslate2-bfloat16")]
+        spec |= {"threads": args.threads, "clock": args.clock, "packages": args.packages}
+        names = [name for name in args.contenders if rows == 1 or name not in ONE_ROW]
         lines = compared(compete(Path(__file__), names, spec, args.rounds, 1), args.clock)
         for line in lines:
             line |= {"family": family, "rows": rows, "beams": beams}
@@ -177,8 +188,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     if "--worker" in sys.argv:
         serve(worker)
     else:

@@ -7,6 +7,8 @@ import torch
 
 from blankfill.errors import ConfigError
 from blankfill.generation.sampling import (
+    Penalties,
+    SampledRow,
     Sampler,
     Sampling,
     draw,
@@ -129,3 +131,14 @@ def test_every_value_out_of_range_is_named_at_once() -> None:
     names = ["temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "seed"]
     assert [problem.split(" ")[0] for problem in caught.value.problems] == names
     Sampling().check()
+
+
+def test_penalties_are_those_of_openai() -> None:
+    nothing, penalties = torch.zeros(40, dtype=torch.bool), Penalties(0.5, 0.25, {7: 3.0, 5: -1.0})
+    sampled = SampledRow(Sampling(temperature=0), [5], nothing, penalties=penalties)
+    scores_1V = torch.zeros(1, 40)
+    scores_1V[0, 5], scores_1V[0, 9] = 2.0, 1.9
+    sampler = Sampler([sampled])
+    chosen = [sampler(scores_1V)[0] for _ in range(5)]
+    # 7: 3, 2.25, 1.75, …; 9: 1.9, 1.15; 5: 1.0 by its bias, although the prompt has it
+    assert chosen == [7, 7, 9, 7, 7]

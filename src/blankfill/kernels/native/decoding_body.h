@@ -146,8 +146,8 @@ TARGET INLINE void NAME(norm_row)(const Norm *norm, const float *x, float *out, 
 
 /* Attention of one query to the columns of one head, a block at a time. key, value: [.., columns, width]; owner: the row
    of the cache of each column, `apart` numbers each, or none. */
-TARGET INLINE void NAME(attend)(
-    const float *query, const char *key, const char *value, int type, int64_t columns, int64_t width,
+TARGET INLINE void NAME(attend_of)(
+    const float *query, const char *key, const char *value, const int type, int64_t columns, int64_t width,
     const int32_t *owner, int64_t apart, const float *bias, float scale, float *out)
 {
     enum { BLOCK = 64 };
@@ -160,6 +160,39 @@ TARGET INLINE void NAME(attend)(
     for (int64_t first = 0; first < columns; first += BLOCK) {
         int64_t count = MIN(BLOCK, columns - first);
         float top = -INFINITY;
+#if LEVEL == 2
+        __mmask16 nothing = 0; /* NaN */
+        Vector tops = NAME(spread)(-INFINITY);
+        for (int64_t k = 0; k < count; k += 16) { /* sixteen columns at a time; after the last one it stands for others */
+            const char *rows[16];
+            __m512 sums[4][4];
+            const __mmask16 mask = (__mmask16)((1u << MIN(16, count - k)) - 1);
+            for (int c = 0; c < 16; c++) {
+                int64_t column = first + MIN(k + c, count - 1);
+                rows[c] = key + ((owner ? owner[column] * apart : 0) + column * width) * size;
+            }
+            EACH(j, 4)
+                EACH(c, 4)
+                    sums[j][c] = _mm512_setzero_ps();
+            for (int64_t v = 0; v < whole; v++) {
+                Vector part = NAME(load)(query, FLOAT32, 16 * v);
+                EACH(c, 4)
+                    EACH(j, 4)
+                        sums[j][c] += (__m512)(part * NAME(load)(rows[4 * c + j], type, 16 * v));
+            }
+            Vector made_of = (Vector)sixteen_totals(sums);
+            for (int64_t i = 16 * whole; i < width; i++)
+                for (int c = 0; c < 16; c++)
+                    made_of[c] += query[i] * number_at(rows[c], type, i);
+            Vector added = bias ? (Vector)_mm512_maskz_loadu_ps(mask, bias + first + k) : (Vector){0};
+            made_of = made_of * scale + added;
+            made_of = (Vector)_mm512_mask_blend_ps(mask, (__m512)NAME(spread)(-INFINITY), (__m512)made_of);
+            nothing |= _mm512_cmp_ps_mask((__m512)made_of, (__m512)made_of, _CMP_UNORD_Q);
+            tops = (Vector)_mm512_max_ps((__m512)tops, (__m512)made_of);
+            NAME(store)(scores + k, made_of);
+        }
+        top = nothing ? NAN : _mm512_reduce_max_ps((__m512)tops);
+#else
         for (int64_t k = 0; k < count; k += 4) { /* four columns at a time; after the last one it stands for the others */
             const char *rows[4];
             Vector sums[4] = {{0}, {0}, {0}, {0}};
@@ -181,6 +214,7 @@ TARGET INLINE void NAME(attend)(
                 top = sum > top || sum != sum ? sum : top;
             }
         }
+#endif
         if (top == -INFINITY)
             continue;
         for (int64_t k = count; k < BLOCK; k++)
@@ -229,6 +263,18 @@ TARGET INLINE void NAME(attend)(
         out[i] = rest[i - 16 * whole] * inverse;
 }
 
+TARGET static void NAME(attend)(
+    const float *query, const char *key, const char *value, int type, int64_t columns, int64_t width,
+    const int32_t *owner, int64_t apart, const float *bias, float scale, float *out)
+{
+    if (type == FLOAT32)
+        NAME(attend_of)(query, key, value, FLOAT32, columns, width, owner, apart, bias, scale, out);
+    else if (type == FLOAT16)
+        NAME(attend_of)(query, key, value, FLOAT16, columns, width, owner, apart, bias, scale, out);
+    else
+        NAME(attend_of)(query, key, value, BFLOAT16, columns, width, owner, apart, bias, scale, out);
+}
+
 /* Rotates pairs of columns of a head; see attention/positions.py. */
 TARGET INLINE void NAME(rotate)(const Step *step, float *x, int64_t row)
 {
@@ -254,6 +300,10 @@ TARGET static void NAME(self_attention)(void *given, int64_t begin, int64_t end)
     int size = step->type == FLOAT32 ? 4 : 2;
     for (int64_t piece = begin / 4; piece < end / 4; piece++) { /* four for each: `share` hands out multiples of four */
         int64_t row = piece / step->kv_heads, group = piece % step->kv_heads;
+        if (step->owner) { /* rows share columns: a head of all of them before the next head */
+            row = piece % step->rows;
+            group = piece / step->rows;
+        }
         float *made = job->made + row * made_width;
         float *key = made + (step->heads + group) * width, *value = key + step->kv_heads * width;
         if (step->cosine)

@@ -51,9 +51,11 @@ INLINE void fetch_floats(const char *const *weight, int64_t row_bytes, int64_t a
         _mm_prefetch(from + 64 * line, _MM_HINT_T1);
 }
 
+enum { MANY = 4 }; /* most rows at a time */
+
 /* Inputs of a step: 32 of 16 bits, or 16 of 32 bits, which are 64 bytes. */
 AVX512 INLINE void step_avx512(
-    __m512 sums[4][2], const char *const *weight, const float *x, int64_t padded, const int rows, const int type)
+    __m512 sums[4][MANY], const char *const *weight, const float *x, int64_t padded, const int rows, const int type)
 {
     EACH(o, 4) {
         if (type == FLOAT32) {
@@ -84,7 +86,7 @@ AVX2 INLINE __m256 loaded(const float *x)
 }
 
 AVX2 INLINE void step_avx2(
-    __m256 sums[4][2], const char *const *weight, const float *x, int64_t padded, const int rows, const int type)
+    __m256 sums[4][MANY], const char *const *weight, const float *x, int64_t padded, const int rows, const int type)
 {
     for (int half = 0; half < 2; half++) /* of the 64 bytes */
         EACH(o, 4) {
@@ -135,7 +137,7 @@ AVX512 INLINE float total_avx512(__m512 x)
         const int64_t size = type == FLOAT32 ? 4 : 2, bytes = matrix->inputs * size, whole = bytes / 64 * 64;          \
         const char *weight[4], *at[4];                                                                                 \
         const float *x = job->x + row * job->padded;                                                                   \
-        VECTOR sums[4][2];                                                                                             \
+        VECTOR sums[4][MANY];                                                                                          \
         EACH(o, 4) {                                                                                                   \
             weight[o] = (const char *)matrix->weight + (output + MIN(o, count - 1)) * matrix->row_bytes;               \
             EACH(r, rows) sums[o][r] = ZERO;                                                                           \
@@ -177,6 +179,88 @@ AVX512 INLINE float total_avx512(__m512 x)
     }
 
 FLOAT_TILES(floats_avx512, AVX512, __m512, _mm512_setzero_ps(), step_avx512, total_avx512)
+
+/* Many rows: four outputs and four rows at a time, some inputs of all rows before the next ones, so that they stay in
+   the cache. The sums of a row are those of one row. */
+
+enum { BLOCK_BYTES = 2048, GROUPS = 8 }; /* bytes of a weight's row in a block; groups of rows under way */
+
+/* Bytes begin … end of the weights' rows; kept: the sums before, and after. turn, turns: of the groups of rows, which
+   take turns in fetching what will be read, so that memory is never waited for. */
+AVX512 INLINE void many_tile(
+    const FloatJob *job, int64_t output, int64_t count, int64_t row, int64_t begin, int64_t end, __m512 kept[4][MANY],
+    int64_t turn, int64_t turns, const int rows, const int type)
+{
+    const Floats *matrix = job->matrix;
+    const int64_t size = type == FLOAT32 ? 4 : 2, bytes = matrix->inputs * size, whole = MIN(end, bytes / 64 * 64);
+    const char *weight[4], *at[4];
+    const float *x = job->x + row * job->padded;
+    __m512 sums[4][MANY];
+    EACH(o, 4) {
+        weight[o] = (const char *)matrix->weight + (output + MIN(o, count - 1)) * matrix->row_bytes;
+        EACH(r, MANY)
+            sums[o][r] = begin ? kept[o][r] : _mm512_setzero_ps();
+    }
+    for (int64_t k = begin; k < whole; k += 64) {
+        EACH(o, 4)
+            at[o] = weight[o] + k;
+        if (turn-- == 0) {
+            fetch_floats(weight, matrix->row_bytes, k);
+            turn = turns - 1;
+        }
+        step_avx512(sums, at, x + k / size, job->padded, rows, type);
+    }
+    if (whole < end) {
+        char rest[4][64] = {{0}};
+        EACH(o, 4) {
+            memcpy(rest[o], weight[o] + whole, bytes - whole);
+            at[o] = rest[o];
+        }
+        step_avx512(sums, at, x + whole / size, job->padded, rows, type);
+    }
+    if (end < bytes) {
+        EACH(o, 4)
+            EACH(r, MANY)
+                kept[o][r] = sums[o][r];
+        return;
+    }
+    float made[16];
+    _mm512_storeu_ps(made, sixteen_totals(sums));
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < count; o++)
+            finish_float(job, output + o, row + r, made[4 * r + o]);
+}
+
+AVX512 INLINE void many_of(const FloatJob *job, int64_t begin, int64_t end, const int type)
+{
+    const int64_t bytes = job->matrix->inputs * (type == FLOAT32 ? 4 : 2);
+    __m512 kept[GROUPS][4][MANY];
+    for (int64_t first = 0; first < job->rows; first += GROUPS * MANY)
+        for (int64_t o = begin; o < end; o += 4)
+            for (int64_t at = 0; at < bytes; at += BLOCK_BYTES) {
+                const int64_t until = MIN(at + BLOCK_BYTES, bytes), count = MIN(4, end - o);
+                const int64_t groups = MIN(GROUPS, (job->rows - first + MANY - 1) / MANY);
+                for (int64_t g = 0, row = first; g < groups; g++, row += MANY)
+                    switch (MIN(MANY, job->rows - row)) {
+                    case 4: many_tile(job, o, count, row, at, until, kept[g], g, groups, 4, type); break;
+                    case 3: many_tile(job, o, count, row, at, until, kept[g], g, groups, 3, type); break;
+                    case 2: many_tile(job, o, count, row, at, until, kept[g], g, groups, 2, type); break;
+                    default: many_tile(job, o, count, row, at, until, kept[g], g, groups, 1, type);
+                    }
+            }
+}
+
+AVX512 static void many_avx512(void *given, int64_t begin, int64_t end)
+{
+    const FloatJob *job = given;
+    if (job->matrix->type == FLOAT32)
+        many_of(job, begin, end, FLOAT32);
+    else if (job->matrix->type == FLOAT16)
+        many_of(job, begin, end, FLOAT16);
+    else
+        many_of(job, begin, end, BFLOAT16);
+}
+
 FLOAT_TILES(floats_avx2, AVX2, __m256, _mm256_setzero_ps(), step_avx2, total_avx2)
 
 #endif
@@ -208,7 +292,7 @@ int float_product(const Floats *matrix, const void *x, void *out, int type, int6
     Body body = floats_portable;
 #if defined(__x86_64__)
     if (matrix->path == WITH_AVX512)
-        body = floats_avx512;
+        body = rows < MANY ? floats_avx512 : many_avx512;
     else if (matrix->path == WITH_AVX2)
         body = floats_avx2;
 #endif

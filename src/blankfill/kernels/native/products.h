@@ -47,6 +47,31 @@ typedef struct {
 
 int float_product(const Floats *matrix, const void *x, void *out, int type, int64_t rows);
 
+#if defined(__x86_64__)
+
+/* Sums across vectors, all in one order: lanes k and k + 8, then k + 4, then k + 2, then k + 1. Here the first two. */
+AVX512 INLINE __m512 four_totals(__m512 a, __m512 b, __m512 c, __m512 d)
+{
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+/* The sum of each of sixteen vectors; lane 4 k + j is that of x[j][k]. */
+AVX512 INLINE __m512 sixteen_totals(__m512 x[4][4])
+{
+    __m512 row[4];
+    EACH(j, 4)
+        row[j] = four_totals(x[j][0], x[j][1], x[j][2], x[j][3]);
+    __m512 low = _mm512_unpacklo_ps(row[0], row[1]), high = _mm512_unpackhi_ps(row[0], row[1]);
+    __m512 low2 = _mm512_unpacklo_ps(row[2], row[3]), high2 = _mm512_unpackhi_ps(row[2], row[3]);
+    __m512 first = _mm512_shuffle_ps(low, low2, 0x44), second = _mm512_shuffle_ps(low, low2, 0xee);
+    __m512 third = _mm512_shuffle_ps(high, high2, 0x44), fourth = _mm512_shuffle_ps(high, high2, 0xee);
+    return _mm512_add_ps(_mm512_add_ps(first, third), _mm512_add_ps(second, fourth));
+}
+
+#endif
+
 INLINE float of_bits(uint32_t bits)
 {
     float made;
