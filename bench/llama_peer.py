@@ -36,8 +36,9 @@ def write_file(spec: dict[str, Any], type: str, path: Path) -> None:
     config = names.read(theirs.config.to_dict(), theirs.state_dict().keys())
     weights = names.table(config).to_ours(theirs.state_dict(), "the model")
     letters = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    bytes_only = Tokenizer(byte_bpe(letters, [], lowercase=False))
-    values = tokenizer_values(bytes_only, bytes_only.vocabulary(), config.vocab_size, Frame(end=0), True, "the model")
+    words = {**letters, "ab": len(letters)}  # llama.cpp reads no file without merges
+    few = Tokenizer(byte_bpe(words, [("a", "b")], lowercase=False))
+    values = tokenizer_values(few, few.vocabulary(), config.vocab_size, Frame(end=0), True, "the model")
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     layout = layout_of(config, Gpt(config.position_sizes[0]), shapes, "the model")
     write_gguf(path, layout, values.values, weights, type, "bench")  # type: ignore[arg-type]

@@ -133,6 +133,15 @@ def test_every_value_out_of_range_is_named_at_once() -> None:
     Sampling().check()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_has_used_every_token_repeats_one(temperature: float) -> None:
+    banned_V = torch.tensor([True, False, False, False])
+    row = SampledRow(Sampling(temperature, no_repeat_ngram=1), [], banned_V)
+    sampler = Sampler([row])
+    chosen = [sampler(torch.tensor([[9.0, 1.0, 2.0, 3.0]]))[0] for _ in range(6)]
+    assert sorted(chosen[:3]) == [1, 2, 3] and 0 not in chosen
+
+
 def test_penalties_are_those_of_openai() -> None:
     nothing, penalties = torch.zeros(40, dtype=torch.bool), Penalties(0.5, 0.25, {7: 3.0, 5: -1.0})
     sampled = SampledRow(Sampling(temperature=0), [5], nothing, penalties=penalties)

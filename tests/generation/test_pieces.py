@@ -45,11 +45,11 @@ def alone(model: Transformer, row: DecoderInput, sampling: Sampling, most: int) 
 
 def assert_same(made: list[Update], expected: list[Update]) -> None:
     assert [update.token for update in made] == [update.token for update in expected]
-    for one, other in zip(made, expected, strict=True):
-        assert one.logprobs is not None and other.logprobs is not None
-        assert one.logprobs.ids == other.logprobs.ids
-        assert one.logprobs.chosen == pytest.approx(other.logprobs.chosen, abs=1e-4)
-        assert one.logprobs.values == pytest.approx(other.logprobs.values, abs=1e-4)
+    for update, wanted in zip(made, expected, strict=True):
+        assert update.logprobs is not None and wanted.logprobs is not None
+        assert update.logprobs.ids == wanted.logprobs.ids
+        assert update.logprobs.chosen == pytest.approx(wanted.logprobs.chosen, abs=1e-4)
+        assert update.logprobs.values == pytest.approx(wanted.logprobs.values, abs=1e-4)
 
 
 @pytest.mark.parametrize("prefix", [0, 3])

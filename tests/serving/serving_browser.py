@@ -6,7 +6,9 @@ machine only.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,3 +100,33 @@ def visit(started: Any, url: str, **options: Any) -> Iterator[Visit]:
     made = Visit(started, url, **options)
     yield made
     made.close()
+
+
+SENTENCE = "the old boat sleeps on the sea."
+"""A text of words that tiny models know."""
+
+
+def write(page: Any, text: str) -> None:
+    """Write a text into the Fill panel."""
+    page.fill("#panel-fill textarea >> nth=0", text)
+
+
+def word(page: Any, text: str) -> Any:
+    """The first word of the Fill panel that begins with a text."""
+    return page.locator("#panel-fill .word", has_text=re.compile(rf"^{re.escape(text)}")).first
+
+
+def filled(page: Any) -> None:
+    """Wait until every blank has candidates."""
+    page.wait_for_function(
+        "() => { const blocks = [...document.querySelectorAll('.blank-block')];"
+        " return blocks.length && blocks.every((block) => block.querySelector('.chip'))"
+        " && !document.querySelector('.busy, .stale') }"
+    )
+
+
+def requests_of(page: Any, path: str) -> list[dict[str, Any]]:
+    """The bodies that the page sends to a path from now on."""
+    bodies: list[dict[str, Any]] = []
+    page.on("request", lambda sent: bodies.append(json.loads(sent.post_data)) if sent.url.endswith(path) else None)
+    return bodies

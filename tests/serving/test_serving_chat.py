@@ -137,8 +137,8 @@ def test_rounds_are_left_out_only_where_the_request_says_so(server: Server) -> N
     expected = MODELS["gpt"].chat(long, max_new_tokens=12, seed=1)
     assert expected.dropped and texts(made) == [expected.text] and made["choices"][0]["truncated"] is True
     assert streamed(server, messages=long, truncate=True, max_tokens=3)[-1]["choices"][0]["truncated"] is True
-    one = [{"role": "user", "content": "the cat sat on the mat " * 200}]
-    status, error = server.refused("chat/completions", messages=one, truncate=True)
+    single = [{"role": "user", "content": "the cat sat on the mat " * 200}]
+    status, error = server.refused("chat/completions", messages=single, truncate=True)
     assert status == 422 and "does not fit into the model" in error["message"]
 
 

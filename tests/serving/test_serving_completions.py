@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -79,8 +78,8 @@ def test_prompts_are_texts_token_ids_or_lists_of_them(server: Server) -> None:
     options: dict[str, Any] = {"max_tokens": 6, "seed": 2, "logit_bias": NO_END}
     prompts = ["the cat", "a dog"]
     ids = [BYTES.encode(prompt) for prompt in prompts]
-    one = texts(server.post("completions", prompt=prompts[0], **options))
-    assert texts(server.post("completions", prompt=ids[0], **options)) == one
+    first = texts(server.post("completions", prompt=prompts[0], **options))
+    assert texts(server.post("completions", prompt=ids[0], **options)) == first
     made = server.post("completions", prompt=prompts, n=2, **options)
     assert [choice["index"] for choice in made["choices"]] == [0, 1, 2, 3]
     assert made["usage"]["prompt_tokens"] == 2 + sum(map(len, ids)) and made["usage"]["completion_tokens"] == 24
@@ -254,6 +253,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options", "or give false"),
     ({"suffix": "."}, "suffix", "cannot write before another text"),
     ({"prompt": []}, "prompt", "the list is empty"),
+    ({"prompt": [[]]}, "prompt", "has no tokens"),
+    ({"prompt": [1, "a"]}, "prompt", "a list of token ids, or a list of such lists"),
+    ({"prompt": [[1], "a"]}, "prompt", "a list of token ids, or a list of such lists"),
+    ({"prompt": [True]}, "prompt", "a list of token ids, or a list of such lists"),
+    ({"prompt": None}, "prompt", "should be a text"),
     ({"prompt": [1, 9999]}, "", "the token 9999"),
     ({"prompt": [1, -1]}, "", "the token -1"),
     ({"seed": 1.5}, "seed", "integer"),
@@ -281,7 +285,7 @@ def test_fields_with_their_neutral_values_are_accepted(server: Server) -> None:
     assert texts(server.post("completions", **plain, **neutral)) == texts(server.post("completions", **plain))
 
 
-def test_limits_refuse_a_request_before_any_work(tmp_path: Path) -> None:
+def test_limits_refuse_a_request_before_any_work() -> None:
     with in_process({"gpt": MODEL, "words": writer("glm")}, max_texts=2, max_tokens=30, max_new_tokens=10) as server:
         status, error = server.refused("completions", prompt=["a", "b", "c"])
         assert status == 413 and error["code"] == "request_too_large"
@@ -295,7 +299,24 @@ def test_limits_refuse_a_request_before_any_work(tmp_path: Path) -> None:
         server.post("completions", model="words", prompt="xyzzy plugh", max_tokens=1, allow_unknown=True)
 
 
-def test_an_encoder_does_not_write(tmp_path: Path) -> None:
+def test_a_prompt_that_is_read_at_once_has_a_limit() -> None:
+    with in_process({"t5": writer("t5", sharp=2)}, batch_tokens=30) as server:
+        prompt = "the cat sat on the mat " * 8
+        status, error = server.refused("completions", prompt=prompt, max_tokens=3)
+        assert (status, error["code"]) == (422, "context_length_exceeded") and "reads 30 at once" in error["message"]
+        made = server.post("completions", prompt=prompt, max_tokens=3, truncate=True)
+        assert made["usage"]["prompt_tokens"] <= 30 and made["choices"][0]["truncated"] is True
+        messages = [{"role": "user", "content": prompt}]
+        status, error = server.refused("chat/completions", messages=messages, allow_unknown=True)
+        assert (status, error["code"]) == (422, "context_length_exceeded")
+
+
+def test_a_row_that_has_used_every_token_harms_no_other(server: Server) -> None:
+    made = server.post("completions", model="t5", prompt="the cat", n=2, max_tokens=60, no_repeat_ngram=1, seed=1)
+    assert len(made["choices"]) == 2
+
+
+def test_an_encoder_does_not_write() -> None:
     with in_process({"bert": writer("bert")}) as server:
         status, error = server.refused("completions", model="bert", prompt="the cat")
         assert status == 400 and "cannot complete" in error["message"]

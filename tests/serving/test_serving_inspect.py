@@ -210,6 +210,7 @@ def test_a_text_beyond_the_model_is_cut_only_when_asked_for(client: TestClient) 
         ({"model": "bert", "input": TEXT, "use": "fill"}, 400, "has no blank"),
         ({"model": "bert", "input": [TEXT], "use": "fill"}, 422, "one text"),
         ({"model": "bert", "input": "the boat [MASK] " * 30, "use": "fill"}, 400, "shorten it"),
+        ({"model": "bert", "input": "the boat " * 20_000, "use": "embed", "truncate": True}, 422, "characters"),
         ({"model": "gpt2", "input": [{"role": "cat", "content": "the"}], "use": "chat"}, 400, "role"),
         ({"model": "squad2", "input": "the cat", "use": "answer"}, 400, "question"),
         ({"model": "sst2", "input": "the cat " * 60, "use": "classify"}, 422, "too long"),

@@ -27,6 +27,7 @@ from blankfill.serving.abilities import Ability
 from blankfill.serving.engine import Engine
 from blankfill.serving.lifecycle import Service, listen
 from blankfill.serving.memory import check_fits, checkpoint_of, fingerprint, need_of, weight_files
+from blankfill.serving.protocol import protocol
 from blankfill.serving.requests import RunningRequest, current
 from blankfill.serving.run import check_stopped, running, threads_of
 from blankfill.serving.state import Phase
@@ -293,6 +294,63 @@ def test_a_server_that_is_stopped_before_it_runs_ends_when_it_runs(folder: Path)
     service.reload_soon()
     service.run()
     assert service.stopped is Stop.TERMINATED
+
+
+def test_a_server_that_is_stopped_while_it_loads_ends_before_its_models_are_open(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_of({"small": folder})
+    loads, may_end = threading.Event(), threading.Event()
+
+    def open_all() -> None:
+        loads.set()
+        may_end.wait(60)
+
+    monkeypatch.setattr(state.models, "open_all", open_all)
+    service = Service(state, listen("127.0.0.1", 0), lambda: pytest.fail("it is ready"), signals=False)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    assert loads.wait(60)
+    service.stop_soon()
+    thread.join(60)
+    assert not thread.is_alive() and service.computes and service.failure is None
+    may_end.set()
+    assert service._loading is not None
+    service._loading.join(60)
+    assert not service.computes
+
+
+def test_packages_that_make_it_quick_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert lifecycle.quick_loop() is None
+    monkeypatch.setitem(sys.modules, "uvicorn.protocols.http.httptools_impl", None)
+    assert protocol() == "auto"
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_signals_are_handled_where_event_loops_do_not() -> None:
+    """As on Windows."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def run() -> list[str]:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+
+        class Loop:
+            def add_signal_handler(self, *given: Any) -> None:
+                raise NotImplementedError
+
+            def call_soon_threadsafe(self, act: Any) -> None:
+                loop.call_soon_threadsafe(act)
+
+        lifecycle.handle(Loop(), signal.SIGTERM, heard.set)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(heard.wait(), 60)
+        return ["heard"]
+
+    try:
+        assert asyncio.run(run()) == ["heard"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # Loading again

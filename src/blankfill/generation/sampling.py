@@ -263,9 +263,11 @@ def _next_tokens(scores_GV: Tensor, group: _Group) -> list[int]:
         scores_GV = penalise_counts(scores_GV, group.counts, penalties.frequency, penalties.presence)
     if penalties is not None and penalties.bias:
         scores_GV = add_bias(scores_GV, penalties.bias)
+    unfiltered_GV = scores_GV = scores_GV.masked_fill(rows[0].banned_V, NEVER)
     if options.no_repeat_ngram:
         scores_GV = forbid_ngrams(scores_GV, [row.history for row in rows], options.no_repeat_ngram)
-    scores_GV = scores_GV.masked_fill(rows[0].banned_V, NEVER)
+        nothing_G1 = scores_GV.isneginf().all(1, keepdim=True)
+        scores_GV = torch.where(nothing_G1, unfiltered_GV, scores_GV)  # where every token would repeat an n-gram
     ids: list[int] = _choose(scores_GV, options, rows).tolist()
     for k, (row, token) in enumerate(zip(rows, ids, strict=True)):
         row.history.append(token)

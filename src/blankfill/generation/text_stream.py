@@ -83,8 +83,8 @@ class Stream:
 
     def _stop(self, begin: int) -> int | None:
         """Return where the text that ends this one begins, at `begin` or later; None without one."""
-        found = [(at + len(stop), at) for stop in self.stops if (at := self._raw.find(stop, begin)) >= 0]
-        return min(found)[1] if found else None
+        places = [(at + len(stop), at) for stop in self.stops if (at := self._raw.find(stop, begin)) >= 0]
+        return min(places)[1] if places else None
 
     def _begun(self) -> int:
         """Return the number of characters at the end with which one of `stops` may begin."""

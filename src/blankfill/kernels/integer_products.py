@@ -11,6 +11,7 @@ Shapes: N rows, I inputs, O outputs, G groups of inputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -93,6 +94,16 @@ class NativeProduct(LibraryProduct):
         """Return some rows of the matrix in a type, [end − begin, I], as `dequantize` does."""
         made = torch.empty(end - begin, self._inputs, dtype=dtype)
         self._dequantize(self._at, begin, end - begin, made.data_ptr(), TYPES[dtype])
+        return made
+
+    def picked(self, numbers: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the rows of the matrix with these numbers in a type, [N, I], as `dequantize` does."""
+        made = torch.empty(len(numbers), self._inputs, dtype=dtype)
+        at, apart = made.data_ptr(), self._inputs * made.element_size()
+        for k, number in enumerate(numbers):
+            if not 0 <= number < self._outputs:
+                raise IndexError(f"row {number} of {self._outputs}")
+            self._dequantize(self._at, number, 1, at + k * apart, TYPES[dtype])
         return made
 
 

@@ -35,6 +35,8 @@ from blankfill.model.layers import Layer
 if TYPE_CHECKING:
     from blankfill.model.transformer import Transformer
 
+FEW = 64
+"""Number of rows up to which the library looks them up one by one."""
 NATIVE_BLOCK = 1 << 22
 """Number of weights that the library dequantises at a time."""
 
@@ -179,6 +181,9 @@ class QuantizedTable(QuantizedMatrix):
 
     def forward(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Look up the rows of ids of any shape, [..., W]; only these are dequantised."""
+        kernel = self.kernel
+        if isinstance(kernel, NativeProduct) and ids.numel() <= FEW and dtype in TYPES and not recorded(ids):
+            return kernel.picked(ids.flatten().tolist(), dtype).view(*ids.shape, self.in_features)
         return self.rows(ids.flatten(), dtype).view(*ids.shape, self.in_features)
 
     def __len__(self) -> int:

@@ -34,6 +34,7 @@ from blankfill.model.cross import CrossAttention, EncoderOutput
 from blankfill.model.dense import Dense
 from blankfill.model.layers import Attention, FeedForward, Layer, LayerCache, Sublayer, activate, rotated, through
 from blankfill.model.norms import Norm, RmsNorm, single_norm
+from blankfill.model.positions import LearnedPositions
 from blankfill.model.quantized import QuantizedDense, QuantizedTable
 from blankfill.model.transformer import Transformer
 
@@ -93,6 +94,7 @@ class SingleColumn:
         self.layers = [_Layer(layer, first) for layer in layers if self.compiled is None and isinstance(layer, Layer)]
         self.embedding_norm = None if model.embedding_norm is None else single_norm(model.embedding_norm)
         self.final_norm = None if model.final_norm is None else single_norm(model.final_norm)
+        self.position_tables = _position_tables(model)
         self.head = _head(model) if self.compiled is not None else None
 
     def logits(
@@ -142,7 +144,7 @@ class SingleColumn:
         if model.position_bias is not None:
             added = model.cached_bias(positions[0], cache)
             bias = added if bias is None else added + bias
-        x_BD = model.positions.embed(model.look_up(ids_B1), positions).squeeze(1)
+        x_BD = self._embedded(ids_B1, positions)
         if self.embedding_norm is not None:
             x_BD = self.embedding_norm(x_BD)
         if model.embedding_projection is not None:
@@ -157,6 +159,17 @@ class SingleColumn:
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
 
 
+    def _embedded(self, ids_B1: Tensor, positions: Tensor) -> Tensor:
+        """Return the embeddings of tokens with their positions, [B, W]."""
+        model = self.model
+        if self.position_tables is None:
+            return model.positions.embed(model.look_up(ids_B1), positions).squeeze(1)
+        x_BW = model.look_up(ids_B1).squeeze(1)
+        for table_SW, channel_B1 in zip(self.position_tables, positions, strict=True):
+            x_BW = x_BW + table_SW.index_select(0, channel_B1[:, 0])
+        return x_BW
+
+
 _Given = tuple[Tensor | None, Rotation | None, LayerCache, tuple[Tensor, Tensor] | None, Tensor | None]
 """The arguments of a layer besides its input: the bias of the scores, the rotation of queries and keys, its cache,
 and the keys and values of the context with what is added to their scores."""
@@ -169,6 +182,14 @@ def _columns(cache: Sequence[LayerCache], count: int) -> Columns:
         begin, end = layer.extend(count)
     owners = cache[0].owners
     return Columns([layer.active for layer in cache], begin, end, None if owners is None else owners.table_BS)
+
+
+def _position_tables(model: Transformer) -> list[Tensor] | None:
+    """Return the tables of learned positions, one for each channel; None for positions of another kind."""
+    if type(model.positions) is not LearnedPositions or not len(model.positions):
+        return None
+    tables = [table.weight for table in model.positions]
+    return tables if all(map(plain_weight, tables)) else None
 
 
 def _head(model: Transformer) -> Callable[[Tensor], Tensor] | None:

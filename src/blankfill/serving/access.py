@@ -12,7 +12,6 @@ import logging
 import re
 import time
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blankfill.serving.requests import RunningRequest, current
@@ -34,6 +33,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Headers of every answer that does not set them itself."""
+RAW_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in HEADERS.items()]
 WATCHED = frozenset({"/health", "/metrics"})
 """Paths that programs read every few seconds, which are not in the log."""
 LONGEST_PATH = 200
@@ -62,12 +62,12 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request.id
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                if self.state.phase is Phase.DRAINING:
-                    headers["Connection"] = "close"
+                given = {name.lower() for name, _ in message["headers"]}
+                more = [pair for pair in RAW_HEADERS if pair[0] not in given]
+                more.append((b"x-request-id", request.id.encode("ascii")))
+                if self.state.phase is Phase.DRAINING and b"connection" not in given:
+                    more.append((b"connection", b"close"))
+                message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         token = current.set(request)

@@ -58,6 +58,7 @@ class Service:
         """Number of requests that were cancelled at the end."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loading: threading.Thread | None = None
         self._early: Stop | None = None
         self._starting = threading.Lock()
         self._reloading = threading.Lock()
@@ -67,6 +68,11 @@ class Service:
                 server_header=False, timeout_graceful_shutdown=5, proxy_headers=False,
             )
         )  # fmt: skip
+
+    @property
+    def computes(self) -> bool:
+        """Whether a thread still opens models or computes with one."""
+        return self.state.models.busy or (self._loading is not None and self._loading.is_alive())
 
     def run(self) -> None:
         """Serve until a signal or `stop`. Raises UserError for a model that cannot be opened."""
@@ -85,7 +91,8 @@ class Service:
                 self._loop.call_soon(self.stop, self._early)
         with self._handlers():
             if self.state.phase is Phase.LOADING:
-                threading.Thread(target=self._load, name="loading", daemon=True).start()
+                self._loading = threading.Thread(target=self._load, name="loading", daemon=True)
+                self._loading.start()
             else:
                 self.ready()
             self._start(self._observe())

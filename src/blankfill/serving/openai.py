@@ -73,9 +73,9 @@ class WritingBody(Body):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     user: str | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=1000)] | None = None
-    no_repeat_ngram: Annotated[int, Field(ge=0, le=1000)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=100)] | None = None
     truncate: bool = False
     allow_unknown: bool = False
 
@@ -210,7 +210,7 @@ def octets(text: str) -> list[int] | None:
 
 def first_of(pairs: Sequence[tuple[str, float]]) -> Mapping[str, float]:
     """Return texts with their numbers, the first number of texts that are equal."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for text, value in pairs:
-        found.setdefault(text, value)
-    return found
+        numbers.setdefault(text, value)
+    return numbers

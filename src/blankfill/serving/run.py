@@ -126,8 +126,8 @@ def run_server(sources: Sequence[ModelSource], settings: ServeSettings) -> None:
     )
     service.run()
     check_stopped(service.stopped, service.lost)
-    if state.models.busy or state.phase.value == "loading":
-        exit_now(0)  # a thread still computes or loads, and would disturb the end of the interpreter
+    if service.computes:
+        exit_now(0)  # the thread would disturb the end of the interpreter
 
 
 def check_stopped(why: Stop | None, lost: int) -> None:

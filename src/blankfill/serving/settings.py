@@ -47,7 +47,7 @@ class ServeSettings:
     port: int = 8000
     """Port; 0: a free one."""
     api_keys: tuple[str, ...] = ()
-    """Keys of which a request must have one as `Authorization: Bearer KEY`; none: no key is needed."""
+    """Keys, of which a request must send one in its header Authorization; none: no key is needed."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages on other hosts that browsers let use the server, such as https://example.org."""
     allowed_hosts: tuple[str, ...] = ()

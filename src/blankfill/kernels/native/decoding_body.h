@@ -150,7 +150,7 @@ TARGET INLINE void NAME(attend_of)(
     const float *query, const char *key, const char *value, const int type, int64_t columns, int64_t width,
     const int32_t *owner, int64_t apart, const float *bias, float scale, float *out)
 {
-    enum { BLOCK = 64 };
+    enum { BLOCK = 64, AHEAD = 32 }; /* columns */
     int size = type == FLOAT32 ? 4 : 2;
     int64_t whole = width / 16;
     Vector made[MOST_WIDTH / 16 + 1];
@@ -168,8 +168,13 @@ TARGET INLINE void NAME(attend_of)(
             __m512 sums[4][4];
             const __mmask16 mask = (__mmask16)((1u << MIN(16, count - k)) - 1);
             for (int c = 0; c < 16; c++) {
-                int64_t column = first + MIN(k + c, count - 1);
-                rows[c] = key + ((owner ? owner[column] * apart : 0) + column * width) * size;
+                int64_t column = first + MIN(k + c, count - 1), next = MIN(column + AHEAD, columns - 1);
+                int64_t at = ((owner ? owner[column] * apart : 0) + column * width) * size;
+                rows[c] = key + at;
+                for (int64_t line = 0; line < width * size; line += 64) { /* what is read from memory soon */
+                    _mm_prefetch(value + at + line, _MM_HINT_T0);
+                    _mm_prefetch(key + ((owner ? owner[next] * apart : 0) + next * width) * size + line, _MM_HINT_T0);
+                }
             }
             EACH(j, 4)
                 EACH(c, 4)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from blankfill.chatting.engine import Chat
 from blankfill.chatting.messages import messages_of, user
 from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import UserError
@@ -35,6 +36,8 @@ MAX_COLUMNS = 128
 """Largest number of columns of a row that is described."""
 MAX_ROWS = 16
 """Largest number of rows: the windows of a long text, the choices of a question."""
+MAX_CHARACTERS = 100_000
+"""Largest number of characters of an input."""
 NOTHING = np.zeros(0, np.int32)
 USES = (
     Ability.FILL, Ability.COMPLETE, Ability.CHAT, Ability.EMBED, Ability.CLASSIFY, Ability.TAG, Ability.ANSWER,
@@ -76,7 +79,7 @@ class InspectKind:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._chat = model.chat_engine() if _writes(model) else None
+        self._chat: Chat | None = None
 
     def size(self, item: InspectItem) -> int:
         """Return about the number of tokens."""
@@ -97,6 +100,8 @@ class InspectKind:
 
         Raises UserError for an input that the model cannot read, ApiError (422) for one that is too long.
         """
+        if item.size > MAX_CHARACTERS:
+            raise _too_long(f"it has {item.size:,} characters, and {MAX_CHARACTERS:,} are read at most", "")
         read = self.read(item)
         if not item.truncate:
             if len(read) > MAX_ROWS:
@@ -110,7 +115,7 @@ class InspectKind:
     def read(self, item: InspectItem) -> list[ReadRow]:
         """Return the rows that the model reads for an item."""
         if item.use is Ability.CHAT:
-            assert self._chat is not None
+            self._chat = self._chat or self.model.chat_engine()
             messages = [user(item.input)] if isinstance(item.input, str) else messages_of(item.input)
             return [_written(self._chat.prompt(messages).row)]
         if item.use in (Ability.CLASSIFY, Ability.TAG, Ability.ANSWER):
@@ -157,7 +162,7 @@ class InspectKind:
         row, tokenizer = join_row([read.example]), self._tokenizer
         names, spell = channel_names(objective.channels, len(row.positions)), speller(tokenizer)
         shown = ShownRow("", 0, 0, 0, [read.example], tokenizer, tokenizer.vocabulary(), objective.channels)
-        kept = _kept(row.encoder, len(row) - row.encoder)
+        shown_columns = _kept(row.encoder, len(row) - row.encoder)
         numbers, predicts = row.numbers(), {row.encoder + column for column in read.predicts}
         blanks = shown.blanks
 
@@ -172,12 +177,12 @@ class InspectKind:
                 "horizon": int(row.rule.horizon[k]), "predicts": k in predicts,
             }  # fmt: skip
 
-        grid = np.ix_(kept, kept)
+        grid = np.ix_(shown_columns, shown_columns)
         near = {"near": bits(row.visible(config.window)[grid])} if config.window else {}
         return {
-            "index": index, "objective": objective.name, "length": len(row), "truncated": len(kept) < len(row),
+            "index": index, "objective": objective.name, "length": len(row), "truncated": len(shown_columns) < len(row),
             "channels": names, "position_scheme": _scheme(config), "window": config.window,
-            "columns": [column(k) for k in kept.tolist()], "sees": bits(row.visible()[grid]), **near,
+            "columns": [column(k) for k in shown_columns.tolist()], "sees": bits(row.visible()[grid]), **near,
             "next": self._next(read.following, names),
         }  # fmt: skip
 
@@ -259,10 +264,6 @@ def _kept(encoder: int, decoder: int) -> Int32:
     return np.concatenate([np.arange(of_encoder), encoder + np.arange(of_decoder)]).astype(np.int32)
 
 
-def _writes(model: Model) -> bool:
-    return (model.is_pretrained and model.loaded.objective.writes) or (model.is_fine_tuned and model.task.writes)
-
-
 def _member(predictor: Predictor | EnsemblePredictor) -> Predictor:
     """Return the model that reads; of an ensemble the first one."""
     return predictor.members[0] if isinstance(predictor, EnsemblePredictor) else predictor
@@ -272,8 +273,5 @@ def _adapter(predictor: Predictor | EnsemblePredictor) -> Adapter:
     return _member(predictor).adapter
 
 
-def _too_long(why: str) -> ApiError:
-    return ApiError(
-        422, f"input: the text is too long: {why}; shorten it, or set truncate to true to see its beginning",
-        "invalid_request", "input",
-    )  # fmt: skip
+def _too_long(why: str, remedy: str = ", or set truncate to true to see its beginning") -> ApiError:
+    return ApiError(422, f"input: the text is too long: {why}; shorten it{remedy}", "invalid_request", "input")

@@ -48,12 +48,12 @@
         return result.sort((a, b) => a.start - b.start);
     }
 
-    /** Return the blanks with a range of the text blanked; or, where it touches blanks, with these restored. */
-    function toggled(blanks, start, end) {
+    /** Return the blanks with a range of the text blanked, length tokens long or null; or, where it touches blanks, with these restored. */
+    function toggled(blanks, start, end, length = null) {
         const touched = blanks.filter((blank) => blank.start < end && start < blank.end);
         if (touched.some((blank) => blank.typed)) return blanks;
         if (touched.length) return blanks.filter((blank) => !touched.includes(blank));
-        return [...blanks, { id: nextId(blanks), start, end, length: null, fixed: null, typed: false }].sort((a, b) => a.start - b.start);
+        return [...blanks, { id: nextId(blanks), start, end, length, fixed: null, typed: false }].sort((a, b) => a.start - b.start);
     }
 
     /** Return the text of a request, with each chosen text in place, and the blanks that are still open. */

@@ -63,9 +63,11 @@
             run.run();
         }
 
-        /** Blank a range of the text, or restore it. */
+        /** Blank a range of the text, or restore it. Several words are as many tokens, if the model does not choose the number. */
         function toggle(from, to) {
-            input.blanks = blanked.toggled(input.blanks, from, to);
+            const words = blanked.pieces(input.text.slice(from, to)).filter((piece) => !piece.space).length;
+            const length = words > 1 && !FREE.has(context.model()?.objective) ? Math.min(words, LONGEST_BLANK) : null;
+            input.blanks = blanked.toggled(input.blanks, from, to, length);
             show();
             soon();
         }

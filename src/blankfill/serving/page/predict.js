@@ -16,6 +16,9 @@
     const PAIRS = new Set(["mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]); // tasks about two texts
     const EXPLAINS = new Set(["classify", "regress", "multilabel", "choice"]);
 
+    const MOST_WORDS = 200; // of texts whose words are explained, as the server limits it
+    const WORD = /[\u2e80-\u9fff\uf900-\uffef\u{20000}-\u{3ffff}]|[^\s\u2e80-\u9fff\uf900-\uffef\u{20000}-\u{3ffff}]+/gu;
+
     const input = saved("predict", { values: {}, explain: true, truncate: false, unknown: false, second: false });
     let last = null; // {model, kind, values, row} of the last answer
 
@@ -122,7 +125,9 @@
             if (lacking) throw new Error(t("predict.lacking", { field: labelOf(lacking) }));
             const given = inputOf(task);
             const body = { model: model.id, input: given };
-            if (EXPLAINS.has(task.kind) && input.explain) body.explain = true;
+            const long = Object.values(typeof given === "string" ? [given] : given).flat().join(" ").match(WORD).length > MOST_WORDS;
+            const explains = EXPLAINS.has(task.kind) && input.explain;
+            if (explains && !long) body.explain = true;
             if (input.truncate) body.truncate = true;
             if (input.unknown) body.allow_unknown = true;
             context.showCode({ path: PATHS[task.ability], body });
@@ -130,7 +135,7 @@
             try {
                 const answer = await api(PATHS[task.ability], body, { signal });
                 const values = typeof given === "string" ? { text: given } : given;
-                last = { model: model.id, task, values, row: answer.data[0], key: JSON.stringify(given) };
+                last = { model: model.id, task, values, row: answer.data[0], key: JSON.stringify(given), long: explains && long };
             } finally {
                 show();
             }
@@ -145,7 +150,7 @@
             if (!start.hidden) fill(start, empty(t(`predict.empty.${task.kind}`), examplesOf(task)));
             result.classList.toggle("stale", last !== null && last.key !== JSON.stringify(inputOf(task)));
             if (last === null) fill(result);
-            else if (result.shown !== last) fill(result, predictions(last));
+            else if (result.shown !== last) fill(result, predictions(last), last.long ? el("p", { class: "hint" }, t("predict.long", { count: MOST_WORDS })) : null);
             result.shown = last;
         }
 
@@ -178,6 +183,7 @@
             "predict.title": "Predict",
             "predict.settings": "Settings",
             "predict.explain": "What each word contributes",
+            "predict.long": "What each word contributes is shown for texts of at most {count} words.",
             "predict.truncate": "Leave out the end of texts that are too long",
             "predict.unknown": "Also read texts with many words that the model does not know",
             "predict.about.classify": "Chooses a class for a text.",
@@ -217,6 +223,7 @@
             "predict.title": "预测",
             "predict.settings": "设置",
             "predict.explain": "每个词的作用",
+            "predict.long": "不超过 {count} 个词的文本才显示每个词的作用。",
             "predict.truncate": "文本过长时略去结尾",
             "predict.unknown": "即使许多词模型不认识，也进行预测",
             "predict.about.classify": "判断文本属于哪一类。",

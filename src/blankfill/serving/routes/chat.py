@@ -15,6 +15,7 @@ from blankfill.chatting.engine import Answering, Chat, Prompt, TooLongError
 from blankfill.chatting.messages import Message, messages_of
 from blankfill.chatting.templates import BUILT_IN
 from blankfill.errors import UserError, in_keys
+from blankfill.generation.pieces import is_readable_in_pieces
 from blankfill.generation.sampling import Penalties
 from blankfill.serving.abilities import Ability
 from blankfill.serving.errors import ApiError
@@ -155,6 +156,12 @@ def laid_out(chat: Chat, body: ChatRequest, penalties: Penalties | None, setting
     except UserError as error:
         raise ApiError(400, in_keys(error.sentence), "invalid_request", "messages") from None
     check_prompt_tokens(prompt.row.columns, settings, "messages")
+    most = settings.batch_tokens
+    if prompt.row.columns > most and not is_readable_in_pieces(chat.speaker.model, prompt.row):
+        sentence = (
+            f"the conversation has {prompt.row.columns:,} tokens, and the server reads {most:,} at once; shorten it"
+        )
+        raise unsuitable("messages", sentence, "context_length_exceeded")
     if prompt.dropped and not body.truncate:
         raise unsuitable("messages", _too_long(chat, messages), "context_length_exceeded")
     return [

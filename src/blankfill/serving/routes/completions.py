@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -50,11 +50,22 @@ MOST_LIKELIEST = 20
 """Largest number of likeliest tokens with log-probabilities."""
 
 
+def _of_a_known_form(prompt: Any) -> Any:
+    """Raise ValueError for a prompt of another form, in one sentence."""
+    parts = prompt if isinstance(prompt, list) else []
+    kinds = {type(part) for part in parts}
+    ids = kinds == {list} and all(type(id) is int for part in parts for id in part)
+    if not (isinstance(prompt, str) or (isinstance(prompt, list) and (kinds <= {str} or kinds == {int} or ids))):
+        raise ValueError("should be a text, a list of texts, a list of token ids, or a list of such lists")
+    return prompt
+
+
 class CompletionRequest(WritingBody):
     """A prompt to continue, or several."""
 
     prompt: Annotated[
         str | list[str] | list[int] | list[list[int]],
+        BeforeValidator(_of_a_known_form),
         Field(description="A text, its token ids, or a list of either. GLM and T5 fill the one blank of a text."),
     ]
     suffix: str | None = None
@@ -86,6 +97,8 @@ class CompletionRequest(WritingBody):
         prompts: list[Any] = [self.prompt] if single else [*self.prompt]
         if not prompts:
             raise unsuitable("prompt", "the list is empty; give at least one text")
+        if [] in prompts:
+            raise unsuitable("prompt", f"text {prompts.index([]) + 1} has no tokens; give at least one")
         if len(prompts) > settings.max_texts:
             raise too_large(
                 f"prompt: {len(prompts):,} texts, and a request may have {settings.max_texts:,}; send several requests",
@@ -272,7 +285,7 @@ class Completion:
         return self.plans[index // self.body.written]
 
     def _first(self, index: int, scores: Sequence[Logprobs] = ()) -> bytes:
-        """Return the event with what stands before the new text: the prompt that is repeated, and that it was cut."""
+        """Return the event that comes before the new text: the prompt where it is repeated, and that it was cut."""
         plan = self._plan(index)
         if not self.body.echo and not plan.prompt.cut:
             return b""
