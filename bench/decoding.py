@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_peer
 from side_by_side import UnableError, compared, compete, load_note, serve, write
 
 import generation
-import llama_peer
 
 TYPES = ("fp32", "fp32-torch", "bf16", "fp16", "int8", "int4")
 THEIRS = ("transformers", "ctranslate2-float32", "ctranslate2-bfloat16", "ctranslate2-int8")
