@@ -10,9 +10,9 @@ endif
 PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python)
 MODEL := demo/run
 # Two test processes with one thread of torch each, so that they do not get in each other's way.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-# `make test COVERAGE=1`: the same tests, and which lines they reach. The floor is checked by tools/show_coverage.py.
-MEASURED := $(if $(COVERAGE),--cov=blankfill --cov-report= --cov-report=json:build/coverage.json --cov-fail-under=0)
+# `make test COVERAGE=1`: the same tests, and which lines they reach, at the settings of [tool.slipcover] in
+# pyproject.toml. The floor is checked by tools/show_coverage.py.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m slipcover --out build/coverage.json) -m pytest -n 2
 
 .PHONY: help demo setup test quick coverage durations fuzz lint docs package clean
 help:
@@ -49,7 +49,8 @@ demo: $(VENV)/.installed
 	$(BIN)/blankfill demo --out $(MODEL)
 
 test: $(VENV)/.developed
-	$(TESTS) $(MEASURED)
+	$(if $(COVERAGE),mkdir -p build)
+	$(TESTS)
 	$(if $(COVERAGE),$(BIN)/python tools/show_coverage.py build/coverage.json)
 
 quick: $(VENV)/.developed

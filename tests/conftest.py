@@ -18,7 +18,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from blankfill.corpus.indexed import IndexedCorpus, IndexedWriter
+from blankfill.report import plots
 from blankfill.system import environment
+from blankfill.training import precision
 from blankfill.types import ROLES, Document, Example, Vocabulary
 from durations import (
     pytest_addoption,
@@ -26,7 +28,7 @@ from durations import (
     pytest_runtest_logreport,
     pytest_sessionfinish,
 )
-from traced import first_examples
+from quick_runs import copied_picture
 
 __all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_runtest_logreport", "pytest_sessionfinish"]
 
@@ -64,6 +66,22 @@ def bf16_units() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Small runs without what takes most of their time and is tested elsewhere: waiting for the disk, the rate of the
+    processor measured with large products, and the picture of the losses, of which a copy is written.
+
+    What is durable (`forgetful_disk`) and the picture (`tests/report/test_plots.py`) have tests of their own, and runs
+    in processes of their own do all of it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(precision, "PEAK_SIZE", 64)
+        patch.setattr(precision, "PEAK_SECONDS", 0.0)
+        patch.setattr(plots, "loss_plot", copied_picture)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
     """The threads of torch, which runs and commands change for their process, as they were before the test."""
@@ -72,14 +90,6 @@ def threads_as_before() -> Iterator[None]:
     yield
     if torch:
         torch.set_num_threads(count)
-
-
-@pytest.fixture(autouse=True)
-def traced_in_part(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Property tests are traced for their first examples only, where coverage is measured."""
-    controller = getattr(request.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    with first_examples(request.function, getattr(controller, "cov", None)):
-        yield
 
 
 @pytest.fixture(scope="session")

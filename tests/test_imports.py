@@ -33,7 +33,7 @@ LAYERS = [
     {"exporting"},
     {"inference"},
     {"evaluation"},
-    {"quantizing"},
+    {"quantizing", "serving"},
     {"cli", "__init__"},
     {"__main__"},
 ]

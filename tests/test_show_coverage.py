@@ -27,8 +27,7 @@ def tool() -> ModuleType:
 
 def report() -> dict[str, Any]:
     summaries = {
-        file: {"num_statements": lines, "covered_lines": reached, "missing_lines": lines - reached}
-        for file, (lines, reached) in FILES.items()
+        file: {"covered_lines": reached, "missing_lines": lines - reached} for file, (lines, reached) in FILES.items()
     }
     return {"files": {file: {"summary": summary} for file, summary in summaries.items()}}
 
@@ -54,7 +53,7 @@ def test_less_than_the_floor_fails(
     floor: float, status: int,
 ) -> None:  # fmt: skip
     (tmp_path / "coverage.json").write_text(json.dumps(report()), "utf-8")
-    (tmp_path / "pyproject.toml").write_text(f"[tool.coverage.report]\nfail_under = {floor}\n", "utf-8")
+    (tmp_path / "pyproject.toml").write_text(f"[tool.show_coverage]\nfloor = {floor}\n", "utf-8")
     set_floor = tool.floor(tmp_path / "pyproject.toml")
     monkeypatch.setattr(tool, "floor", lambda: set_floor)
     monkeypatch.setattr(sys, "argv", ["show_coverage.py", str(tmp_path / "coverage.json")])
@@ -63,5 +62,5 @@ def test_less_than_the_floor_fails(
 
 
 def test_without_a_floor_everything_passes(tool: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[tool.coverage.run]\n", "utf-8")
+    (tmp_path / "pyproject.toml").write_text("[tool.slipcover]\n", "utf-8")
     assert tool.floor(tmp_path / "pyproject.toml") == 0

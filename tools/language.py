@@ -51,6 +51,11 @@ LOCALS = {
 
 PATTERN = re.compile("|".join(rf"(?P<p{i}>\b(?:{p})\b)".replace(" ", r"\s+") for i, p in enumerate(PHRASES)), re.I)
 SUGGESTIONS = list(PHRASES.values())
+LOOSE = re.compile("|".join(rf"\b(?:{p})\b" for p in PHRASES).replace(" ", r"\W+(?:\w{1,2}['\"]\W*)?"), re.I)
+"""Finds every phrase in a file as it is, also where a quote, a `#` or a line end divides its words: most files have
+none and need not be taken apart."""
+BOUND = re.compile(rf"\b(?:{'|'.join(LOCALS)})(?:\s+in\b|\s*(?![\w\s.(\[`'\"]))")
+"""Finds every place where a listed name may get a value: no other name, call, index or attribute follows it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -156,14 +161,15 @@ def prose_of_code(text: str, strings: bool) -> list[Prose]:
 
 def local_names(text: str) -> Iterator[tuple[int, str, str]]:
     """The listed names that a Python file gives to variables and parameters of functions."""
-    for function in ast.walk(ast.parse(text)):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in LOCALS:
-                yield node.lineno, node.id, LOCALS[node.id]
-            elif isinstance(node, ast.arg) and node.arg in LOCALS:
-                yield node.lineno, node.arg, LOCALS[node.arg]
+    waiting: list[tuple[ast.AST, bool]] = [(ast.parse(text), False)] if BOUND.search(text) else []
+    while waiting:
+        node, inside = waiting.pop()
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if inside and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in LOCALS:
+            yield node.lineno, node.id, LOCALS[node.id]
+        elif isinstance(node, ast.arg) and node.arg in LOCALS:
+            yield node.lineno, node.arg, LOCALS[node.arg]
+        waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
 
 
 def check(path: Path, root: Path = ROOT) -> list[Finding]:
@@ -173,7 +179,7 @@ def check(path: Path, root: Path = ROOT) -> list[Finding]:
     if path.suffix == ".md":
         groups = prose_of_page(text)
     elif path.suffix == ".py":
-        groups = prose_of_code(text, strings=not name.startswith(("tests/", "bench/")))
+        groups = prose_of_code(text, strings=not name.startswith(("tests/", "bench/"))) if LOOSE.search(text) else []
     else:
         groups = [[(n, line.partition("#")[2] + "\n") for n, line in enumerate(text.split("\n"), 1)]]
     results = {Finding(name, *hit) for prose in groups for hit in search(prose)}

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from blankfill.pretraining.run import pretrain, resume
     from blankfill.pretraining.show import ShownRow, show
     from blankfill.pretraining.warm_start import InitFrom
+    from blankfill.serving.run import serve
     from blankfill.tasks.datasets.registry import register_task
     from blankfill.tasks.options import FinetuneOptions
     from blankfill.tasks.task import Task
@@ -58,7 +59,7 @@ __all__ = [
     "TableOptions", "Task", "Tokenizer", "UserError", "__version__", "chat", "embed", "evaluate", "export_model",
     "export_onnx", "fill", "finetune", "generate", "import_model", "load", "load_recipe", "plan", "predict",
     "prepare", "pretrain", "recipe_names", "register_family", "register_head", "register_objective", "register_task",
-    "resume", "show",
+    "resume", "serve", "show",
 ]  # fmt: skip
 
 _HOMES = {
@@ -91,6 +92,7 @@ _HOMES = {
     "pretraining.run": ("pretrain", "resume"),
     "pretraining.show": ("ShownRow", "show"),
     "pretraining.warm_start": ("InitFrom",),
+    "serving.run": ("serve",),
     "tasks.datasets.registry": ("register_task",),
     "tasks.options": ("FinetuneOptions",),
     "tasks.task": ("Task",),

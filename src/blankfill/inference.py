@@ -71,6 +71,16 @@ class Model:
         return self._predictor
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether `loaded` is there."""
+        return self._loaded is not None
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether `predictor` is there."""
+        return self._predictor is not None
+
+    @property
     def task(self) -> Task:
         """The task for which the model was fine-tuned. Raises UserError for a pretrained model."""
         return self.predictor.task

@@ -210,6 +210,17 @@ class DecoderInput:
 
 
 @dataclass(frozen=True)
+class TextSpans:
+    """Texts that lie one after another in a single row, without padding; each sees only itself.
+
+    lengths: columns of each. causal: whether a column sees only itself and those before it in its text.
+    """
+
+    lengths: tuple[int, ...]
+    causal: bool = False
+
+
+@dataclass(frozen=True)
 class Batch:
     """Packed rows as tensors. B rows, T columns, P position channels, M targets in the whole batch.
 
@@ -239,6 +250,9 @@ class Batch:
     context: Batch | None = None
     """The encoder's side: the same number of rows, with a width of its own. A column of segment s in row b reads all
     columns of segment s in row b there. `tokens` counts both sides."""
+    texts: TextSpans | None = None
+    """The same rule as that of the vectors, where the only row is texts one after another: attention that knows this
+    computes each text alone. Kernels that do not know it follow the vectors."""
 
     @classmethod
     def of_rows(
@@ -274,6 +288,7 @@ class Batch:
             self.mask, self.tokens, self.no_split_before,
             None if self.span_boundary_targets is None else move(self.span_boundary_targets),
             None if self.group is None else move(self.group), None if self.context is None else self.context.to(device),
+            self.texts,
         )  # fmt: skip
 
     def part(self, first: int, stop: int) -> Batch:

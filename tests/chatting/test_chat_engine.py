@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blankfill.chatting.engine import Chat, Stream, speaker_of
+from blankfill.chatting.engine import Chat, answer_stream, speaker_of
 from blankfill.chatting.messages import Message, assistant, system, user
 from blankfill.chatting.options import ChatOptions
 from blankfill.chatting.templates import ChatTemplate, built_in
@@ -18,6 +18,7 @@ from blankfill.errors import ConfigError, UserError
 from blankfill.families import FAMILIES
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler, Update
+from blankfill.generation.text_stream import Stream
 from blankfill.generation.write import generate_many
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import build
@@ -267,11 +268,11 @@ def pushed(stream: Stream, pieces: Sequence[str]) -> list[str]:
 
 
 def test_pieces_have_no_white_space_around_the_whole() -> None:
-    assert pushed(Stream(), ["  ", " a", " b \n", "\n", "c\n "]) == ["", "a", " b", "", " \n\nc", ""]
+    assert pushed(answer_stream(), ["  ", " a", " b \n", "\n", "c\n "]) == ["", "a", " b", "", " \n\nc", ""]
 
 
 def test_pieces_hold_back_what_may_be_the_end() -> None:
-    assert pushed(Stream(stop="\nUser:"), ["a\nUs", "e a", "\n", "User", ": b"]) == ["a", "\nUse a", "", "", "", ""]
-    stream = Stream(stop="user:")
+    assert pushed(answer_stream(["\nUser:"]), ["a\nUs", "e a", "\n", "User", ": b"]) == ["a", "\nUse a", "", "", "", ""]
+    stream = answer_stream(["user:"])
     assert pushed(stream, ["a use", "r: x"]) == ["a", "", ""]
     assert stream.stopped and stream.text == "a"

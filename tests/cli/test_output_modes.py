@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def line_of(command: str, place: Path, out: Path) -> list[str]:
         "import": [str(out / "exported"), "--out", str(out / "imported")],
         "export": [model, "--out", str(out / "exported")],
         "quantize": ["--model", model, "--out", str(out / "quantised"), "--force", "--gate-seconds", "0.1"],
+        "serve": ["--model", f"served={run}", "--port", "0", "--threads", "1"],
         "bench": ["--shapes", "gpt-1x64", "--tokens", "64", "--length", "16", "--vocabulary", "50",
                   "--seconds", "0.01"],
         "doctor": ["--out", str(out)],
@@ -106,6 +108,7 @@ EXPECTED = {
     "import": {"folder", "family", "parameters"},
     "export": {"folder", "architecture", "difference"},
     "quantize": {"folder", "bits", "before", "after", "error", "gate"},
+    "serve": {"url", "models", "limits", "key_needed"},
     "bench": {"shapes"},
     "doctor": {"environment", "measured", "warnings"},
     "help": {"help"},
@@ -114,14 +117,23 @@ EXPECTED = {
 """Some keys of the JSON of each command."""
 ROWS = ("predict", "fill", "chat", "embed")
 """Commands that print a line for each row."""
-SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import", "quantize")
+SILENT = ("prepare", "demo", "pretrain", "compare", "finetune", "export", "import", "quantize", "serve")
 """Commands whose result is files: with --quiet they print nothing."""
 
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No seconds of measuring, no new process, and a demo of two steps."""
+    """No seconds of measuring, no new process, a demo of two steps, and a server that ends when it is ready."""
     from blankfill.cli import bench
+    from blankfill.serving import run
+
+    announce = run.announce
+
+    def announce_and_end(*given: Any) -> None:
+        announce(*given)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(run, "announce", announce_and_end)
 
     measured = {"device": "cpu", "fp32": 1e9, "bf16": 1e9, "memory_bytes_per_s": 1e9, "disk_free": 1e12}
     monkeypatch.setattr(doctor, "measure", lambda out: measured)

@@ -15,6 +15,7 @@ import torch
 import blankfill
 from blankfill.checkpoint import store
 from blankfill.checkpoint.load import load_model
+from blankfill.cli import plan
 from blankfill.cli.main import main
 from blankfill.config.recipe import load_recipe
 from blankfill.errors import ConfigError, UserError
@@ -94,7 +95,10 @@ def test_a_run_is_filled_embedded_and_evaluated(trained: Path, tmp_path: Path) -
     assert 1 < measured.metrics["pseudo_perplexity"] < 400
 
 
-def test_a_training_row_is_shown_and_planned(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_row_is_shown_and_planned(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "SECONDS", 0.5)  # a step of each size is timed all the same
     recipe = str(trained / "recipe.yaml")
     assert main(["show", str(trained / "corpus"), "--recipe", recipe, "--example", "0"]) == 0
     out = capsys.readouterr().out

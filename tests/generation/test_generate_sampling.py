@@ -7,6 +7,8 @@ import torch
 
 from blankfill.errors import ConfigError
 from blankfill.generation.sampling import (
+    Penalties,
+    SampledRow,
     Sampler,
     Sampling,
     draw,
@@ -129,3 +131,23 @@ def test_every_value_out_of_range_is_named_at_once() -> None:
     names = ["temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram", "seed"]
     assert [problem.split(" ")[0] for problem in caught.value.problems] == names
     Sampling().check()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_has_used_every_token_repeats_one(temperature: float) -> None:
+    banned_V = torch.tensor([True, False, False, False])
+    row = SampledRow(Sampling(temperature, no_repeat_ngram=1), [], banned_V)
+    sampler = Sampler([row])
+    chosen = [sampler(torch.tensor([[9.0, 1.0, 2.0, 3.0]]))[0] for _ in range(6)]
+    assert sorted(chosen[:3]) == [1, 2, 3] and 0 not in chosen
+
+
+def test_penalties_are_those_of_openai() -> None:
+    nothing, penalties = torch.zeros(40, dtype=torch.bool), Penalties(0.5, 0.25, {7: 3.0, 5: -1.0})
+    sampled = SampledRow(Sampling(temperature=0), [5], nothing, penalties=penalties)
+    scores_1V = torch.zeros(1, 40)
+    scores_1V[0, 5], scores_1V[0, 9] = 2.0, 1.9
+    sampler = Sampler([sampled])
+    chosen = [sampler(scores_1V)[0] for _ in range(5)]
+    # 7: 3, 2.25, 1.75, …; 9: 1.9, 1.15; 5: 1.0 by its bias, although the prompt has it
+    assert chosen == [7, 7, 9, 7, 7]

@@ -10,7 +10,8 @@ from blankfill.corpus.tokenizer import Tokenizer
 from blankfill.errors import ConfigError, UserError
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import Scheduler
-from blankfill.generation.write import Detokenizer, Writer, generate, generate_many
+from blankfill.generation.text_stream import Detokenizer
+from blankfill.generation.write import Writer, generate, generate_many
 from blankfill.model.config import TransformerConfig
 from blankfill.model.transformer import Transformer, build
 from blankfill.objectives import Glm
@@ -167,7 +168,7 @@ def test_gpt_stops_at_its_last_position_or_slides() -> None:
     (more,) = generate_many(ready, ["the cat"], 50, GREEDY, slide=True)
     assert more.finish == "length" and len(more.ids) == 50 and more.ids[: len(generation.ids)] == generation.ids
     whole = [ready.vocabulary["eos"], *BYTES.encode("the cat"), *generation.ids]
-    row = SampledRow(GREEDY, [], Writer(ready, ["the cat"], 1, GREEDY, True).banned_V)
+    row = SampledRow(GREEDY, [], Writer(ready, ["the cat"], 1, GREEDY, True).reader.banned_V)
     ((again, *_),) = written(ready.model, [(gpt_input(whole[-8:], 16), row, 3, [])])
     assert again == more.ids[len(generation.ids)]
     assert len(generate_many(ready, ["the cat " * 40], 5, GREEDY, slide=True)[0].ids) == 5

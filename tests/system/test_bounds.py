@@ -105,7 +105,7 @@ def test_the_walk_sees_the_commands() -> None:
     assert {"FillArguments", "GenerateArguments", "ChatArguments", "EmbedArguments", "PredictArguments",
             "EvaluateArguments", "FinetuneArguments", "Options", "Show", "Bench", "Doctor", "ImportArguments",
             "ExportArguments", "QuantizeArguments", "RecipesArguments", "TasksArguments", "HelpArguments",
-            "CompletionArguments", "DemoArguments", "CompareArguments"} == names  # fmt: skip
+            "CompletionArguments", "DemoArguments", "CompareArguments", "ServeArguments"} == names  # fmt: skip
     assert {name for name, _, _ in numeric(TrainOptions)} >= {"lr", "beta1", "eps", "steps"}
     assert {name: listed for name, _, listed in numeric(DistilOptions)}["layers"]
 

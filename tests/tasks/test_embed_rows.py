@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tokenizers import processors
 
 from blankfill.checkpoint.load import Loaded
@@ -48,7 +50,7 @@ from blankfill.objectives.t5 import T5Choice
 from blankfill.objectives.unilm import UnilmChoice
 from blankfill.objectives.unilm2 import Unilm2Choice
 from blankfill.objectives.xlnet import XlnetChoice
-from blankfill.types import Document, Example, Int32
+from blankfill.types import Batch, Document, Example, Int32
 from generate_models import MORE, SPECIAL, WORDS, wordpiece
 
 LENGTH = 24
@@ -135,6 +137,12 @@ class Fed(Embedder):
             inside = ~padding_T
             self.rows[tuple(ids_T[inside].tolist())] = positions_PBT[:, row][:, inside]
         return super()._encode(ids_BT, padding_BT)
+
+    def _flat_batch(self, rows: Sequence[Sequence[int]], lengths_N: NDArray[np.int64]) -> Batch:
+        batch = super()._flat_batch(rows, lengths_N)
+        parts = batch.positions[:, 0].split(lengths_N.tolist(), 1)
+        self.rows |= {tuple(row): part for row, part in zip(rows, parts, strict=True)}
+        return batch
 
 
 words = st.lists(st.sampled_from([word for word in WORDS if not word.startswith("##")]), min_size=2, max_size=16)

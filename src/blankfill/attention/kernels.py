@@ -52,6 +52,8 @@ def attend(
     2023). "causal" aligns the last query with the last key, so that cached keys may come first. dropout: probability of
     dropping a weight. added: [B or 1, H, Q, K], with gradient, added to the scaled scores (`attention.relative`).
     """
+    if mask.kind == "texts":
+        raise ValueError("texts in one row are for `self_attend`")
     dtype = query.dtype
     if query.shape[2] > 1 and product_dtype(query.device, dtype) != dtype:
         with torch.autocast("cpu", enabled=False):
@@ -103,6 +105,10 @@ def self_attend(
     """Compute `attend` for one stack, from the output of its joint projection of queries, keys and values; [B, T,
     H·E]."""
     B, T, _, H, E = qkv_BT3HE.shape
+    if mask.kind == "texts":
+        if added is not None:
+            raise ValueError("texts in one row take nothing that is added to the scores")
+        return _attend_texts(qkv_BT3HE, mask, dropout, kernel, scale)
     if kernel != "explicit" and not dropout and added is None and mask.kind in ("none", "dense"):
         made = short_attention(qkv_BT3HE, mask.bias, scale)
         if made is not None:
@@ -129,6 +135,8 @@ def prefix_attend(
     """Compute `attend` for one stack whose keys and values have P more columns in front, seen by all queries (K = P +
     T); [B, T, H·E]. mask, added: with these columns (`attention.masks.behind`)."""
     causal = mask.kind == "causal"
+    if mask.kind == "texts":
+        raise ValueError("texts in one row have no prefix")
     gains = dropout or mask.ranges is not None or causal or added is not None or query_BTHE.dtype == torch.bfloat16
     if kernel == "blocked" and gains and mask.band is None and kv_BK2GE.shape[3] == query_BTHE.shape[2]:
         return blocked_prefix_attention(query_BTHE, kv_BK2GE, mask.bias, causal, dropout, mask.ranges, added, scale)
@@ -146,6 +154,17 @@ def cross_attend(
         return blocked_cross_attention(query_BQHE, kv_BS2HE, mask.bias, dropout, scale)
     key, value = kv_BS2HE.permute(2, 0, 3, 1, 4)
     return attend(query_BQHE.transpose(1, 2), key, value, mask, dropout, kernel, scale=scale).transpose(1, 2).flatten(2)
+
+
+def _attend_texts(qkv_1T3HE: Tensor, mask: Mask, dropout: float, kernel: Kernel, scale: float | None) -> Tensor:
+    """Compute `self_attend` for texts one after another in one row; those of one length are rows of their own."""
+    assert mask.texts is not None
+    within = Mask("causal" if mask.texts.causal else "none")
+    parts = []
+    for begin, count, length in mask.groups():
+        rows = qkv_1T3HE[0, begin : begin + count * length].unflatten(0, (count, length))
+        parts.append(self_attend(rows, within, dropout, kernel, scale).flatten(0, 1))
+    return torch.cat(parts)[None]
 
 
 def _attend_band(

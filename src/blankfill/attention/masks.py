@@ -11,8 +11,9 @@ Shapes: B rows, T columns, Q queries, K keys, N blocks of queries, S columns of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blankfill.kernels.blocked_attention import NEAR_QUERIES, QUERIES, Band, Ranges, visible_ranges
-from blankfill.types import LayerKind
+from blankfill.types import LayerKind, TextSpans
 
 Vectors = tuple[Tensor, Tensor]
 """(segment, horizon) of queries, or (segment, rank) of keys; int[B, T] each."""
@@ -29,15 +30,26 @@ Vectors = tuple[Tensor, Tensor]
 @dataclass(frozen=True)
 class Mask:
     """The mask of a layer. "none" and "causal" carry no tensor; "dense" adds `bias` [B, 1, Q, K] (0 or −inf) to the
-    scores; "band" holds the part of it near the diagonal.
+    scores; "band" holds the part of it near the diagonal; "texts" is for a single row of texts that see only
+    themselves.
 
     ranges: for a dense mask over long rows on a CPU, the range of keys that each block of queries can see.
     """
 
-    kind: Literal["none", "causal", "dense", "band"]
+    kind: Literal["none", "causal", "dense", "band", "texts"]
     bias: Tensor | None = None
     ranges: Ranges | None = None
     band: Band | None = None
+    texts: TextSpans | None = None
+
+    def groups(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first column, number of texts, columns of each) of the runs of texts with the same length."""
+        assert self.texts is not None
+        begin = 0
+        for length, run in groupby(self.texts.lengths):
+            count = len(list(run))
+            yield begin, count, length
+            begin += count * length
 
 
 Masks = Mapping[LayerKind, Mask]

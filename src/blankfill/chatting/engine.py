@@ -18,6 +18,7 @@ Not here: the conversation of a terminal (`session`), models (`inference`).
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,15 +34,20 @@ from blankfill.corpus.unknown import counting, uncounted
 from blankfill.errors import UserError, setting
 from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
-from blankfill.generation.sampling import SampledRow
+from blankfill.generation.sampling import Penalties, SampledRow
 from blankfill.generation.scheduler import NOT_FINITE, SLOTS, Scheduler
-from blankfill.generation.write import MOST_COLUMNS, Detokenizer
+from blankfill.generation.text_stream import Detokenizer, Stream
+from blankfill.generation.write import MOST_COLUMNS
 from blankfill.types import DecoderInput, Vocabulary
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
     from blankfill.corpus.tokenizer import Tokenizer
     from blankfill.model.transformer import Transformer
+
+
+class TooLongError(UserError):
+    """The last message of a conversation does not fit into the model's context."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class Chat:
         self.speaker, self.template, self.options = speaker, template, options or ChatOptions()
         self.options.check()
         template.check()
-        self.process, self.allow_unknown = process, allow_unknown
+        self.process, self.allow_unknown, self.quiet = process, allow_unknown, False
         rows = speaker.model.config.vocab_size
         self.stop = template.next_question(speaker.tokenizer) if not speaker.tuned else ""
         """The text at which an answer of a pretrained model ends, since it does not know where to end."""
@@ -158,9 +164,9 @@ class Chat:
         last = self._placed(messages, rounds)
         if isinstance(last, UserError):
             with_system = " with that of the system" if begin else ""
-            raise UserError(f"the message{with_system} does not fit into the model: {last.template}")
+            raise TooLongError(f"the message{with_system} does not fit into the model: {last.template}")
         if not last.most:
-            raise UserError(
+            raise TooLongError(
                 f"the message has {len(last.row):,} tokens with those around it, so that "
                 f"{setting('max_length', self.options.max_length)} leaves no room for an answer; shorten the message"
             )
@@ -197,7 +203,22 @@ class Chat:
     def answer(self, messages: Sequence[Message], cancel: CancelFlag | None = None, number: int = 0) -> Answering:
         """Return the answer to a conversation, written while it is iterated. number: of the sample; the same seed with
         another number draws another answer. Raises UserError for messages that cannot be answered."""
-        return Answering(self, messages, cancel, number)
+        return Answering(self, messages, self.read(messages), cancel, number)
+
+    def read(self, messages: Sequence[Message]) -> Prompt:
+        """Return `prompt`. Raises UserError also for a last message that is unknown to the tokenizer."""
+        with counting("the message", allow=self.allow_unknown, notes=not self.quiet):
+            prompt = self.prompt(messages)
+            self.speaker.tokenizer.encode_plain([messages[-1].content])
+        return prompt
+
+    def with_options(self, options: ChatOptions, allow_unknown: bool = False) -> Chat:
+        """Return the same for a server, with other options and without notices. Raises ConfigError for values out of
+        range."""
+        options.check()
+        chat = copy.copy(self)
+        chat.options, chat.allow_unknown, chat.quiet = options, allow_unknown, True
+        return chat
 
     def answer_many(self, dialogues: Sequence[Sequence[Message]], cancel: CancelFlag | None = None) -> list[Reply]:
         """Answer several conversations in one batch, each as it would be alone."""
@@ -217,15 +238,21 @@ class Answering:
     `reply` is the answer so far; of one that was not iterated to its end, "cancelled".
     """
 
-    def __init__(self, chat: Chat, messages: Sequence[Message], cancel: CancelFlag | None = None, number: int = 0):
+    dropped = 0
+    """Its pieces have no white space at their beginning; log-probabilities count characters from the first token."""
+
+    def __init__(
+        self, chat: Chat, messages: Sequence[Message], prompt: Prompt, cancel: CancelFlag | None = None,
+        number: int = 0, stops: Sequence[str] = (), penalties: Penalties | None = None,
+    ) -> None:  # fmt: skip
+        """prompt: of the messages. number: of the sample. stops: texts that end the answer."""
         speaker = chat.speaker
-        with counting("the message", allow=chat.allow_unknown):
-            self.prompt = chat.prompt(messages)
-            speaker.tokenizer.encode_plain([messages[-1].content])
+        self.prompt, self.row, self.most = prompt, prompt.row, prompt.most
         self.ends, self.cancel, self.path = chat.ends, cancel, speaker.path
-        self.sampled = SampledRow(chat.options.sampling, self.prompt.ids, chat.banned_V, number)
+        self.sampled = SampledRow(chat.options.sampling, prompt.ids, chat.banned_V, number, penalties)
         self._speaker, self._messages, self._finish, self._tokens = speaker, tuple(messages), "cancelled", 0
-        self._words, self._stream = Detokenizer(speaker.tokenizer), Stream(chat.process, chat.stop)
+        self._words = Detokenizer(speaker.tokenizer)
+        self._stream = answer_stream([chat.stop, *stops], chat.process)
 
     def __iter__(self) -> Iterator[str]:
         for pieces in _run([self], self._speaker, self.cancel):
@@ -239,6 +266,11 @@ class Answering:
         return Reply(
             text, self._finish, self._tokens, prompt.row.columns, prompt.dropped, (*self._messages, *said)
         )  # fmt: skip
+
+    @property
+    def length(self) -> int:
+        """Number of characters of its tokens so far, with white space around the text."""
+        return self._stream.length
 
     @property
     def stopped(self) -> bool:
@@ -264,10 +296,10 @@ class Answering:
 def _run(answerings: Sequence[Answering], speaker: Speaker, cancel: CancelFlag | None) -> Iterator[list[str]]:
     """Write answers; yields the new pieces of each for each token. Raises UserError for scores that are not finite."""
     pad = speaker.vocabulary.roles.get("pad", 0)
-    columns = max(len(answering.prompt.row) + min(answering.prompt.most, MOST_COLUMNS) for answering in answerings)
+    columns = max(len(answering.row) + min(answering.most, MOST_COLUMNS) for answering in answerings)
     scheduler = Scheduler(speaker.model, min(len(answerings), SLOTS), pad, columns, finite=True)
     handles = {
-        scheduler.join(answering.prompt.row, answering.sampled, answering.prompt.most, answering.ends): index
+        scheduler.join(answering.row, answering.sampled, answering.most, answering.ends): index
         for index, answering in enumerate(answerings)
     }
     while scheduler.busy:
@@ -287,53 +319,12 @@ def _run(answerings: Sequence[Answering], speaker: Speaker, cancel: CancelFlag |
         yield pieces
 
 
-class Stream:
-    """The text of an answer in pieces: without white space around it, processed, and up to a text that ends it.
-
-    Characters that later text can change are held back: white space, which may be the last, and with `process` the
-    punctuation at the end.
-    """
-
-    def __init__(self, process: Callable[[str], str] | None = None, stop: str = "") -> None:
-        """process: changes the text. stop: the text at which it ends; "" for none."""
-        self.process, self.stop, self.stopped = process, stop, False
-        self._raw = self._shown = ""
-
-    @property
-    def text(self) -> str:
-        """The text so far, with what is held back."""
-        return self._finished(self._raw)
-
-    def _finished(self, raw: str) -> str:
-        return self.process(raw) if self.process else raw.strip()
-
-    def push(self, piece: str) -> str:
-        """Add text; returns what is certain of it."""
-        if not piece or self.stopped:
-            return ""
-        begin = max(0, len(self._raw) - len(self.stop))
-        self._raw += piece
-        if self.stop and (at := self._raw.find(self.stop, begin)) >= 0:
-            self._raw, self.stopped = self._raw[:at], True
-        text = self.text
-        held = re.search(_CHANGING if self.process else r"\s*$", text)
-        certain = held.start() if held else len(text)
-        for size in range(len(self.stop) - 1, 0, -1):
-            if self._raw.endswith(self.stop[:size]):
-                certain = min(certain, len(self._finished(self._raw[:-size])))
-                break
-        return self._more(text[:certain])
-
-    def end(self) -> str:
-        """Return the rest."""
-        return self._more(self.text)
-
-    def _more(self, text: str) -> str:
-        if not text.startswith(self._shown) or len(text) < len(self._shown):
-            return ""
-        more, self._shown = text[len(self._shown) :], text
-        return more
+def answer_stream(stops: Sequence[str] = (), process: Callable[[str], str] | None = None) -> Stream:
+    """Return the text of an answer in pieces: processed, or without white space around it. See `Stream`."""
+    return Stream(stops, process, _CHANGING) if process else Stream(stops, str.strip, _SPACE)
 
 
 _CHANGING = re.compile(r"[\s,!:;?\[\]训练时间]*$")
 """The end of a text that ChatGLM's processing may change when more follows."""
+_SPACE = re.compile(r"\s*$")
+"""The end of a text that may be the last white space, which is dropped."""

@@ -137,7 +137,7 @@ def texts_of(
         elif equals:
             if flag.is_switch and not flag.value:
                 problems.append(f"{name} takes no value; leave out ={value[:40]}")
-            texts[flag.path] = value
+            texts[flag.path] = [*texts.get(flag.path, ()), value] if flag.field.option.repeats else value
         elif flag.is_switch:
             texts[flag.path] = str(flag.value)
         else:
@@ -148,7 +148,8 @@ def texts_of(
                 wanted = expected(optional(flag.field.hint)[0])
                 problems.append(Problem(f"{setting(flag.path)} has no value; give {wanted} behind it"))
                 continue
-            texts[flag.path] = arguments[:taken] if flag.item is not None else arguments[0]
+            given = arguments[:taken] if flag.item is not None else arguments[0]
+            texts[flag.path] = [*texts.get(flag.path, ()), *given] if flag.field.option.repeats else given
             del arguments[:taken]
     problems += place_positionals(kind, rest, texts)
     return texts, problems

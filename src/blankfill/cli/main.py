@@ -45,6 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "import": "a transformers folder or a GLM checkpoint → a model to use and to train on",
         "export": "a model → a folder that transformers opens",
         "quantize": "a model → the same with weights of 8 or 4 bits",
+        "serve": "models over HTTP, with a page in the browser",
     },
     "This machine": {
         "bench": "measure the training speed of this machine",

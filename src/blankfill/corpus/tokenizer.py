@@ -31,7 +31,7 @@ from blankfill.corpus.tokenizer_formats import (
     read_tokenizer,
     roles_said,
 )
-from blankfill.corpus.tokenizer_plain import PlainEncoder
+from blankfill.corpus.tokenizer_plain import PlainEncoder, trimmed
 from blankfill.corpus.tokenizer_roles import MASKS, ROLE_TOKENS, SENTINEL, roles_among, said_tokens, sentinels_among
 from blankfill.corpus.tokenizer_words import WIDE, join_words, text_of, token_begins_word
 from blankfill.corpus.unknown import counted, counted_array
@@ -290,17 +290,24 @@ class Tokenizer:
         counted_array(self, sentences, ids, lengths, self.unknown)
         return ids, lengths
 
-    def encode_places(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def encode_places(self, text: str, marks: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Encode a text with the place of each token; as in `encode_plain`, no text becomes a special token.
 
         Args:
             text: the text.
+            marks: recognise special tokens written out in it all the same, as `encode` does; not with ChatGLM's
+                tokenizers.
 
         Returns:
             The ids, int32[N], and the place of each token in `text`, int32[N, 2]: its first character and one past its
             last, without the white space around it.
         """
-        ids, places = self._plain_encoder.encode_places(text)
+        if marks and self._rules is None:
+            encoding = self._full.encode(mended(text), add_special_tokens=False)
+            offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+            ids, places = np.array(encoding.ids, np.int32), trimmed(text, offsets)
+        else:
+            ids, places = self._plain_encoder.encode_places(text)
         counted_array(self, [text], ids, np.array([len(ids)], np.int32), self.unknown)
         return ids, places
 

@@ -94,10 +94,10 @@ class PlainEncoder:
             numbers, spans = self._chunking.rules.places(
                 mended(text), lambda chunk: [(token.id, token.offsets) for token in model.tokenize(chunk)]
             )
-            return np.array(numbers, np.int32), _trimmed(text, np.array(spans, np.int32).reshape(-1, 2))
+            return np.array(numbers, np.int32), trimmed(text, np.array(spans, np.int32).reshape(-1, 2))
         encoding = plain.encode(mended(text), add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
-        places = _trimmed(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
+        places = trimmed(text, np.array(encoding.offsets, np.int32).reshape(-1, 2))
         return (ids if table is None else table[ids]), places
 
     def encode_marked(self, texts: Sequence[str], inline: bool = False) -> list[list[int]]:
@@ -194,7 +194,7 @@ class PlainEncoder:
             yield data[start:end]
 
 
-def _trimmed(text: str, places: NDArray[np.int32]) -> NDArray[np.int32]:
+def trimmed(text: str, places: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return places in a text without the white space around each; int32[N, 2], changed in place."""
     for row, (start, end) in enumerate(places.tolist()):
         piece = text[start:end]

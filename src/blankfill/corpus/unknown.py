@@ -58,11 +58,12 @@ class UnknownCount:
 
     def __init__(
         self, what: str = "the text", *, allow: bool = False, streams: bool = False, report: bool = False,
-        advice: str = "",
+        advice: str = "", notes: bool = True,
     ) -> None:  # fmt: skip
         """allow: give a notice instead of an error. report: show the share at the end, whatever it is. advice: what
-        helps; without it, what the unknown characters suggest."""
+        helps; without it, what the unknown characters suggest. notes: whether notices are shown."""
         self.what, self.allow, self.streams, self.report, self.advice = what, allow, streams, report, advice
+        self.notes = notes
         self.tokens = self.unknown = 0
         self.texts: list[str] = []
         self._tokenizer: Tokenizer | None = None
@@ -103,14 +104,16 @@ class UnknownCount:
         self._decided = True
         if self.too_many and not self.allow:
             raise TooManyUnknownError(self.sentence())
-        if self.unknown and (self.too_many or self.tokens < ENOUGH):
+        if self.notes and self.unknown and (self.too_many or self.tokens < ENOUGH):
             self._noted = True
             say(f"Note: {self.sentence()}")
 
     def finish(self) -> None:
         """Decide about texts that were too few to decide before, and report the share of all."""
         self.decide()
-        if self._noted or not self.tokens or self._tokenizer is None or self._tokenizer.unknown is None:
+        if not self.notes or self._noted or not self.tokens:
+            return
+        if self._tokenizer is None or self._tokenizer.unknown is None:
             return
         if self.too_many:
             say(f"Note: {self.sentence()}")

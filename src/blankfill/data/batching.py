@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from blankfill.types import PADDING, AttentionRule, Batch, Example
+from blankfill.types import PADDING, AttentionRule, Batch, Example, TextSpans
 
 T = TypeVar("T")
 AHEAD = 4
@@ -45,6 +45,19 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, multiple: int = 8) -> B
         raise ValueError("every Example of a batch must have a context with at least one column, or none of them any")
     context = _side(contexts, segments, pad, multiple)
     return dataclasses.replace(batch, context=context, tokens=batch.tokens + context.tokens)
+
+
+def collate_texts(examples: Sequence[Example], pad: int) -> Batch:
+    """Build a batch of one row that holds Examples one after another, without padding; where each is a text that sees
+    all of itself, or a text from left to right, the batch says so (`Batch.texts`). The Examples have no context."""
+    batch = collate([examples], pad, multiple=1)
+    rules = [example.rule for example in examples]
+    lengths = tuple(map(len, rules))
+    if all(map(sees_all, rules)):
+        return dataclasses.replace(batch, mask="rule", texts=TextSpans(lengths))
+    if all(map(is_causal, rules)):
+        return dataclasses.replace(batch, mask="rule", texts=TextSpans(lengths, causal=True))
+    return batch
 
 
 def _first_segments(row: Sequence[Example]) -> list[int]:

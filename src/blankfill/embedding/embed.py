@@ -2,8 +2,9 @@
 model of two stacks (T5, BART) it is the encoder that reads (Sentence-T5, arXiv 2108.08877).
 
 Most of the work in embedding sentences the usual way is spent on padding: a batch is as wide as its longest text. Here
-texts are sorted by length and batched by tokens, so that almost every batch holds texts of one length, which need
-neither padding nor a mask; the vectors come back in the order of the texts.
+texts are sorted by length and lie one after another in a single row, without padding, of which attention computes each
+text alone (`Batch.texts`). Where the model or the device cannot do that, almost every batch holds texts of one length,
+which need neither padding nor a mask. The vectors come back in the order of the texts.
 
 The mean is over all tokens that the model reads, special ones included, as sentence-transformers takes it.
 
@@ -13,7 +14,8 @@ Shapes: N texts, B rows, T columns, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blankfill.data.batching import prefetch
-from blankfill.data.packing import padded_batches
+from blankfill.data.packing import packed_batches, padded_batches
 from blankfill.errors import UserError, setting
 from blankfill.model.view import evaluation_view
-from blankfill.types import Batch
+from blankfill.types import Batch, TextSpans
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls"]
 Float32 = NDArray[np.float32]
 
+FLAT_TOKENS = 1024
+"""Columns of a single row of texts; more are not faster on a CPU."""
 WINDOW = 16_384
 """How many texts to give at once: they are sorted together, and memory grows with this, not with the file."""
 
@@ -69,6 +73,8 @@ class Embedder:
         self.longest = format.max_columns
         self.device = self.model.device
         self.pad = loaded.vocabulary.roles.get("pad", 0)
+        self.flat = self.device.type == "cpu"
+        """Whether texts of unlike length share a row without padding."""
         self.frame = self._frame(loaded)
 
     @property
@@ -76,25 +82,72 @@ class Embedder:
         """D, the length of a vector."""
         return self.model.config.hidden_size
 
-    @torch.inference_mode()
+    @property
+    def room(self) -> int:
+        """Largest number of tokens of a text, without those that frame it."""
+        return self.longest - len(self.frame[0]) - len(self.frame[1])
+
     def vectors(self, texts: Sequence[str], first: int = 1) -> Vectors:
         """Return the vectors of texts, in their order.
 
         UserError for a text without a token where the model reads no frame; it calls the texts by number from `first`.
         """
-        rows, cut = self._rows(texts)
-        lengths = np.array([len(row) for row in rows], np.int64)
-        if len(rows) and lengths.min() == 0:
-            raise UserError(
-                f"text {int(lengths.argmin()) + first} is empty, and {self.path} reads only the tokens of a text; "
-                "leave it out"
-            )
+        encoded = self.tokenizer.encode_batch(texts)
+        cut = sum(len(ids) > self.room for ids in encoded)
+        rows = [self.framed(ids) for ids in encoded]
+        empty = next((number for number, row in enumerate(rows, first) if not row), None)
+        if empty is not None:
+            raise UserError(f"text {empty} is empty, and {self.path} reads only the tokens of a text; leave it out")
+        return Vectors(self.of_rows(rows), cut)
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Return the row of a text's ids: cut to the room, with the special tokens of training around it."""
+        before, after = self.frame
+        return [*before, *ids[: self.room], *after]
+
+    @torch.inference_mode()
+    def of_rows(self, rows: Sequence[Sequence[int]]) -> Float32:
+        """Return the vectors of rows that `framed` has made, none of them empty: float32[N, D]."""
         out = np.empty((len(rows), self.width), np.float32)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        if self.flat and len(rows) > 1 and self.model.reads_texts(int(lengths.max())):
+            for chosen in packed_batches(lengths, FLAT_TOKENS):
+                out[chosen] = self._pool_flat([rows[k] for k in chosen], lengths[chosen]).numpy()
+            return out
         order = list(padded_batches(lengths))
-        batches = prefetch(self._batch([rows[k] for k in chosen]) for chosen in order)
+        made = (self._batch([rows[k] for k in chosen]) for chosen in order)
+        batches = prefetch(made) if len(order) > 2 else made
         for chosen, batch in zip(order, batches, strict=True):
             out[chosen] = self._pool(*batch).float().cpu().numpy()
-        return Vectors(out, cut)
+        return out
+
+    def _pool_flat(self, rows: Sequence[Sequence[int]], lengths_N: NDArray[np.int64]) -> Tensor:
+        """Compute the vectors of rows that lie one after another in a single row, without padding, [N, D]."""
+        hidden_TD = self.model(self._flat_batch(rows, lengths_N), self.model.dtype).hidden[0]
+        ends_N = np.cumsum(lengths_N)
+        if self.pooling == "cls":
+            pooled_ND = hidden_TD[torch.from_numpy(ends_N - 1 if self.cls_last else ends_N - lengths_N)].float()
+        else:
+            pooled_ND = torch.segment_reduce(hidden_TD.float(), "mean", lengths=torch.from_numpy(lengths_N))
+        return torch.nn.functional.normalize(pooled_ND) if self.normalize else pooled_ND
+
+    def _flat_batch(self, rows: Sequence[Sequence[int]], lengths_N: NDArray[np.int64]) -> Batch:
+        width, segments = int(lengths_N.sum()), np.arange(len(rows), dtype=np.int32)
+        ids_T = np.fromiter(chain.from_iterable(rows), np.int64, width)
+        rank_T = np.arange(width, dtype=np.int32) if self.causal else np.zeros(width, np.int32)
+        positions_PT = np.zeros((len(self.model.config.position_sizes), width), np.int64)
+        first, known = 0, {}
+        for length in lengths_N.tolist():
+            if length not in known:
+                known[length] = self.objective.row_positions(length)
+            positions_PT[: len(known[length]), first : first + length] = known[length]
+            first += length
+        segment_1T, rank_1T, ids_1T, positions_P1T = (
+            torch.from_numpy(array)
+            for array in (np.repeat(segments, lengths_N)[None], rank_T[None], ids_T[None], positions_PT[:, None])
+        )
+        batch = Batch.of_rows(ids_1T, positions_P1T, segment_1T, rank_1T, rank_1T)
+        return replace(batch, texts=TextSpans(tuple(lengths_N.tolist()), self.causal))
 
     def _frame(self, loaded: Loaded) -> tuple[list[int], list[int]]:
         """Return the ids before and after a text, as the objective frames it in training; where the tokenizer has no
@@ -108,13 +161,6 @@ class Embedder:
             f"{loaded.path}: the tokenizer has no token for {', '.join(missing)}, which the model has read around "
             "every text; use the tokenizer that the model was trained with"
         )
-
-    def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        before, after = self.frame
-        room = self.longest - len(before) - len(after)
-        encoded = self.tokenizer.encode_batch(texts)
-        cut = sum(len(ids) > room for ids in encoded)
-        return [[*before, *ids[:room], *after] for ids in encoded], cut
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return ids padded on the right, int64[B, T], and lengths, int64[B]."""

@@ -25,7 +25,7 @@ from blankfill.tasks.run_files import CONFIG, RESULTS
 
 if TYPE_CHECKING:
     from blankfill.finetuning.tuned import TunedModel
-    from blankfill.tasks.adapter import Prediction
+    from blankfill.tasks.adapter import EncodedSet, Prediction
 
 
 class Predictor:
@@ -121,6 +121,20 @@ class Predictor:
         predictions, _ = evaluator_for(self.adapter, items, self.pad).predict(model, self.device, self.dtype)
         return predictions
 
+    def predict_encoded(self, encoded: EncodedSet) -> list[Prediction]:
+        """Return a prediction for each item of a set that the adapter of a head has encoded."""
+        from blankfill.model.view import evaluation_view
+        from blankfill.tasks.training import HeadEvaluator
+
+        if not encoded.encoded:
+            return self.predict(encoded.items)
+        model = evaluation_view(self.model, lasting=True)
+        longest = max(len(example) for item in encoded.encoded for example in item.examples)
+        flat = self.device.type == "cpu" and model.encoder.reads_texts(longest)
+        evaluator = HeadEvaluator(self.adapter, encoded, self.pad, flat=flat)
+        predictions, _ = evaluator.predict(model, self.device, self.dtype)
+        return predictions
+
 
 class EnsemblePredictor:
     """The models of all patterns, which predict together with their weights (PET's ensemble)."""
@@ -131,14 +145,27 @@ class EnsemblePredictor:
 
     def logs(self, items: Sequence[Item]) -> list[NDArray[np.float64]]:
         """Return the mean log-probabilities of the labels of each item, float64[C]."""
-        said = [[prediction.record["probabilities"] for prediction in member.predict(items)] for member in self.members]
+        return self._combined([member.predict(items) for member in self.members])
+
+    def _combined(self, predictions: Sequence[Sequence[Prediction]]) -> list[NDArray[np.float64]]:
+        """Return the mean log-probabilities of the labels of each item, from the predictions of each member."""
+        said = [[prediction.record["probabilities"] for prediction in own] for own in predictions]
         return [combined(logs_of(probabilities), self.weights) for probabilities in zip(*said, strict=True)]
 
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """Return a prediction for each item."""
+        return self._chosen(items, self.logs(items))
+
+    def predict_encoded(self, encoded: Sequence[EncodedSet]) -> list[Prediction]:
+        """Return a prediction for each item of sets that the adapters of the members have encoded, in their order."""
+        pairs = zip(self.members, encoded, strict=True)
+        logs = self._combined([member.predict_encoded(own) for member, own in pairs])
+        return self._chosen(encoded[0].items, logs)
+
+    def _chosen(self, items: Sequence[Item], logs: Sequence[NDArray[np.float64]]) -> list[Prediction]:
         from blankfill.tasks.heads.texts import chosen, classified
 
-        joined = [logs_C.astype(np.float32) for logs_C in self.logs(items)]
+        joined = [logs_C.astype(np.float32) for logs_C in logs]
         return [
             chosen(item, logs_C) if isinstance(item, ChoiceItem) else classified(logs_C, self.labels)
             for item, logs_C in zip(items, joined, strict=True)

@@ -29,7 +29,7 @@ from blankfill.generation.blanks import (
     own_mask,
     parse_lengths,
 )
-from blankfill.generation.cancel import CancelFlag
+from blankfill.generation.cancel import CancelFlag, CancelledError
 from blankfill.generation.engine import banned
 from blankfill.generation.fill_places import fill_places
 from blankfill.generation.fill_written import fill_by_ranking, fill_by_writing
@@ -38,6 +38,9 @@ from blankfill.system.reading import mended
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
+
+
+FillTexts = Callable[["Filler", Sequence["BlankedText"]], list[list[list[Candidate]] | Exception]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,6 @@ class Filler:
         self.words = Words(loaded.tokenizer, vocabulary, rows, self.blank_token if objective.reads_blanks else None)
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
 
-    @torch.inference_mode()
     def fill(
         self,
         text: str,
@@ -101,18 +103,59 @@ class Filler:
         is checked before each pass of the model; once it is set, CancelledError is raised. Raises UserError for a text
         without blanks, a text that is too long for the model, and lengths that cannot be read.
         """
+        (result,) = self.fill_blanked([self.prepare(text, top_k, lengths, length_penalty, cancel)])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def fill_many(
+        self,
+        texts: Sequence[str],
+        top_k: int = 5,
+        lengths: str | None = None,
+        length_penalty: float = 0.0,
+        cancel: CancelFlag | None = None,
+    ) -> list[FillResult]:
+        """Fill the blanks of several texts, each as `fill` does. Masked models and XLNet read all texts together;
+        the texts of other models are filled one after another. Raises the error of the first text that has one."""
+        prepared = [self.prepare(text, top_k, lengths, length_penalty, cancel) for text in texts]
+        results = []
+        for result in self.fill_blanked(prepared):
+            if isinstance(result, Exception):
+                raise result
+            results.append(result)
+        return results
+
+    def prepare(
+        self,
+        text: str,
+        top_k: int = 5,
+        lengths: str | None = None,
+        length_penalty: float = 0.0,
+        cancel: CancelFlag | None = None,
+    ) -> BlankedText:
+        """Return a text as `fill_blanked` takes it; the arguments and errors of `fill`. It computes nothing with the
+        model, so any thread may call it."""
         if top_k < 1:
             raise UserError(f"{setting('top_k', flag='top')} is {top_k}; it must be at least 1")
-        text = mended(text)
-        blanked = replace(self.take_apart(text, top_k, lengths, length_penalty), cancel=cancel)
-        candidates = FILL[self.format.fill_method](self, blanked)
+        return replace(self.take_apart(mended(text), top_k, lengths, length_penalty), cancel=cancel)
+
+    @torch.inference_mode()
+    def fill_blanked(self, texts: Sequence[BlankedText]) -> list[FillResult | Exception]:
+        """Fill texts that `prepare` has made. The error of a text, UserError or CancelledError, stands in its place."""
+        results: list[FillResult | Exception] = []
+        for blanked, candidates in zip(texts, FILL[self.format.fill_method](self, texts), strict=True):
+            results.append(candidates if isinstance(candidates, Exception) else self._result(blanked, candidates))
+        return results
+
+    def _result(self, blanked: BlankedText, candidates: Sequence[Sequence[Candidate]]) -> FillResult | UserError:
         for blank, fills in zip(blanked.blanks, candidates, strict=True):
             if not fills:
-                raise UserError(f"the model finds nothing for {blank.written}; try other lengths")
+                return UserError(f"the model finds nothing for {blank.written}; try other lengths")
         shares = "candidates" if self.format.fill_method == "ranking" else "model"
         return FillResult(
-            text, assemble(text, blanked.blanks, [fills[0].text for fills in candidates]), blanked.blanks,
-            tuple(map(tuple, candidates)), shares, self.loaded.objective.name,
+            blanked.text, assemble(blanked.text, blanked.blanks, [fills[0].text for fills in candidates]),
+            blanked.blanks, tuple(map(tuple, candidates)), shares, self.loaded.objective.name,
         )  # fmt: skip
 
     def take_apart(self, text: str, top_k: int, lengths: str | None, length_penalty: float) -> BlankedText:
@@ -151,12 +194,26 @@ class Filler:
         return Candidate(self.words.read(ids, blanked.text[: blanked.blanks[k].start]), ids, probability, score)
 
 
-FILL: dict[str, Callable[[Filler, BlankedText], list[list[Candidate]]]] = {
-    "places": fill_places,
-    "writing": fill_by_writing,
-    "ranking": fill_by_ranking,
-}
-"""The candidates of each blank, best first, by `Format.fill_method`."""
+def _each(fill: Callable[[Filler, BlankedText], list[list[Candidate]]]) -> FillTexts:
+    """Return the function that fills texts one after another."""
+
+    def fill_each(filler: Filler, texts: Sequence[BlankedText]) -> list[list[list[Candidate]] | Exception]:
+        results: list[list[list[Candidate]] | Exception] = []
+        for blanked in texts:
+            try:
+                results.append(fill(filler, blanked))
+            except (UserError, CancelledError) as error:
+                results.append(error)
+        return results
+
+    return fill_each
+
+
+FILL: dict[str, FillTexts] = {
+    "places": fill_places, "writing": _each(fill_by_writing), "ranking": _each(fill_by_ranking),
+}  # fmt: skip
+"""The candidates of each blank of each text, best first, by `Format.fill_method`; a text's error stands in its
+place."""
 
 
 def check_can_fill(loaded: Loaded) -> None:

@@ -5,6 +5,9 @@ mean log-probability of its tokens) is filled first, and the others are predicte
 that is not filled yet has its smallest length. Inside a blank a small beam fills the most certain token first. With a
 range of lengths, fills are ranked by mean log-probability.
 
+Many texts are filled together: each is a generator that yields the rows whose open places it needs, and the rows of all
+texts are read in shared batches. A text alone and a text among others take the same steps.
+
 Not here: the columns of an open place (a [MASK], or a query column), which the format lays out.
 
 Shapes: S open places, M of all rows, V vocabulary.
@@ -13,16 +16,18 @@ Shapes: S open places, M of all rows, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from blankfill.data.batching import collate
+from blankfill.data.batching import collate, collate_texts
+from blankfill.data.packing import packed_batches, padded_batches
+from blankfill.errors import UserError
 from blankfill.generation.blanks import Candidate
-from blankfill.generation.cancel import check_cancelled
+from blankfill.generation.cancel import CancelledError, check_cancelled
 
 if TYPE_CHECKING:
     from blankfill.generation.fill import BlankedText, Filler
@@ -31,8 +36,34 @@ Row = tuple[int, ...]
 """Ids of a text, with the mask at open places."""
 
 
-def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
-    """Return the candidates of each blank, best first."""
+Scores = Mapping[int, Tensor]
+"""The log-probabilities [V] of each open place of a row."""
+Reading = Generator[list[Row], Mapping[Row, Scores], list[list[Candidate]]]
+"""The filling of one text: it yields the rows to read, receives their scores, and returns the candidates of each
+blank, best first."""
+
+
+def fill_places(filler: Filler, blanked: Sequence[BlankedText]) -> list[list[list[Candidate]] | Exception]:
+    """Return the candidates of each blank of each text, best first; a text's error stands in its place."""
+    readings = [_filling(filler, text) for text in blanked]
+    done: dict[int, list[list[Candidate]] | Exception] = {}
+    scores: dict[int, Mapping[Row, Scores] | None] = dict.fromkeys(range(len(readings)))
+    while scores:
+        wanted: dict[int, list[Row]] = {}
+        for number, scored in scores.items():
+            try:
+                wanted[number] = next(readings[number]) if scored is None else readings[number].send(scored)
+            except StopIteration as end:
+                done[number] = end.value
+            except (UserError, CancelledError) as error:
+                done[number] = error
+        known = read_places(filler, {row for rows in wanted.values() for row in rows}) if wanted else {}
+        scores = dict.fromkeys(wanted, known)
+    return [done[number] for number in range(len(readings))]
+
+
+def _filling(filler: Filler, blanked: BlankedText) -> Reading:
+    """Fill the blanks of one text."""
     format = filler.format
     ranges = [lengths or (1, 1) for lengths in blanked.ranges]
     format.check_blanks(blanked.runs, blanked.roles, sum(least for least, _ in ranges))
@@ -40,7 +71,7 @@ def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
     fills: list[Row | None] = [None] * len(blanked.blanks)
     candidates: list[list[Candidate]] = [[] for _ in blanked.blanks]
     while None in fills:
-        reader = PlaceReader(filler)
+        known: dict[Row, Scores] = {}
         best = -1
         for k, fill_k in enumerate(fills):
             if fill_k is not None:
@@ -50,7 +81,7 @@ def fill_places(filler: Filler, blanked: BlankedText) -> list[list[Candidate]]:
                 row, places = _row(filler.vocabulary["mask"], blanked, fills, ranges, k, length)
                 if len(row) > most_tokens:
                     break
-                candidates[k] += _fill_blank(filler, blanked, k, row, places, reader)
+                candidates[k] += yield from _fill_blank(filler, blanked, k, row, places, known)
             candidates[k].sort(key=lambda candidate: -candidate.score)
             del candidates[k][blanked.top_k :]
             if candidates[k] and (best < 0 or candidates[k][0].score > candidates[best][0].score):
@@ -83,15 +114,21 @@ def _row(
 
 
 def _fill_blank(
-    filler: Filler, blanked: BlankedText, k: int, row: Row, places: range, reader: PlaceReader
-) -> list[Candidate]:
+    filler: Filler, blanked: BlankedText, k: int, row: Row, places: range, known: dict[Row, Scores]
+) -> Generator[list[Row], Mapping[Row, Scores], list[Candidate]]:
+    """Fill one blank with one length. known: the scores of rows that were read before, to which more are added."""
     beams = blanked.beams if len(places) > 1 else blanked.top_k
+    mask = filler.vocabulary["mask"]
     states = {row: 0.0}
     for _ in places:
         check_cancelled(blanked.cancel)
+        if unread := [state for state in states if state not in known]:
+            read = yield unread
+            known.update((state, read[state]) for state in unread)
         grown: dict[Row, float] = {}
-        for state, scores_by_place in zip(states, reader.read(list(states)), strict=True):
-            open_places = [place for place in places if state[place] == reader.mask]
+        for state in states:
+            scores_by_place = known[state]
+            open_places = [place for place in places if state[place] == mask]
             scores_SV = torch.stack([scores_by_place[place] for place in open_places])
             scores_SV = scores_SV.masked_fill(filler.banned_V, -math.inf)
             first = blanked.first[k]
@@ -111,35 +148,30 @@ def _fill_blank(
     ]
 
 
-class PlaceReader:
-    """Computes the scores of the open places of rows; a row is computed only once."""
-
-    def __init__(self, filler: Filler) -> None:
-        self.filler, self.mask = filler, filler.vocabulary["mask"]
-        self._known: dict[Row, dict[int, Tensor]] = {}
-
-    def read(self, rows: list[Row]) -> list[dict[int, Tensor]]:
-        """Return, for each row (all of one length), the log-probabilities [V] of its open places."""
-        alike: dict[tuple[int, ...], list[Row]] = {}
-        for row in rows:
-            if row not in self._known:
-                alike.setdefault(tuple(k for k, token in enumerate(row) if token == self.mask), []).append(row)
-        if alike:
-            self._read(alike)
-        return [self._known[row] for row in rows]
-
-    def _read(self, alike: dict[tuple[int, ...], list[Row]]) -> None:
-        """Compute rows, grouped by their open places."""
-        model = self.filler.model
-        open_places = self.filler.format.open_places
-        examples = [
-            example for places, rows in alike.items() for example in open_places(np.array(rows, np.int32), places)
-        ]
-        batch = collate([[example] for example in examples], self.mask, multiple=1).to(self.filler.device)
+def read_places(filler: Filler, rows: Iterable[Row]) -> dict[Row, Scores]:
+    """Return the log-probabilities of the open places of rows; rows of similar length share a batch."""
+    mask = filler.vocabulary["mask"]
+    alike: dict[tuple[int, tuple[int, ...]], list[Row]] = {}
+    for row in rows:
+        places = tuple(k for k, token in enumerate(row) if token == mask)
+        alike.setdefault((len(row), places), []).append(row)
+    ordered = [(row, places) for (_, places), group in alike.items() for row in group]
+    examples = [
+        example
+        for (_, places), group in alike.items()
+        for example in filler.format.open_places(np.array(group, np.int32), places)
+    ]
+    known: dict[Row, Scores] = {}
+    model = filler.model
+    lengths = np.array([len(example) for example in examples], np.int64)
+    flat = filler.device.type == "cpu" and len(set(lengths.tolist())) > 1 and model.reads_texts(int(lengths.max()))
+    for chosen in (packed_batches if flat else padded_batches)(lengths):
+        picked = [examples[k] for k in chosen]
+        batch = collate_texts(picked, mask) if flat else collate([[row] for row in picked], mask, multiple=1)
+        batch = batch.to(filler.device)
         logits = model(batch, model.dtype, logits_at=batch.target_index).logits
         assert isinstance(logits, Tensor)
-        scores_MV = logits.float().log_softmax(-1)
-        scores = iter(scores_MV)
-        for places, rows in alike.items():
-            for row in rows:
-                self._known[row] = {place: next(scores) for place in places}
+        scores = iter(logits.float().log_softmax(-1))
+        for row, places in (ordered[k] for k in chosen):
+            known[row] = {place: next(scores) for place in places}
+    return known

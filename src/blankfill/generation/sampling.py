@@ -1,7 +1,8 @@
 """Choosing the next token from its scores: greedy or drawn, after filters.
 
 Each filter is a pure function of the scores and agrees with the corresponding processor of transformers; filters run in
-the same order: repetition penalty, n-grams, temperature, top-k, top-p. Every row has its own settings and generator,
+the same order: repetition penalty, n-grams, temperature, top-k, top-p. Before the temperature, `Penalties` change the
+scores as OpenAI's API describes it. Every row has its own settings and generator,
 seeded with (seed, number of the sample), so that a sample does not depend on the other rows.
 
 Shapes: B rows, G rows with the same filters, V vocabulary.
@@ -10,7 +11,7 @@ Shapes: B rows, G rows with the same filters, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,31 @@ class Sampling:
         problems = out_of_bounds(self)
         if problems:
             raise ConfigError(problems)
+
+
+@dataclass(frozen=True, eq=False)
+class Penalties:
+    """What is taken from or added to scores, as OpenAI's API describes it; compared by identity.
+
+    frequency: taken for each time that the row has generated the token, −2 to 2. presence: taken once from tokens that
+    it has generated. bias: added to the scores of tokens, by id, −100 to 100.
+    """
+
+    frequency: float = 0.0
+    presence: float = 0.0
+    bias: Mapping[int, float] = field(default_factory=dict)
+
+
+def penalise_counts(scores_BV: Tensor, counts_BV: Tensor, frequency: float, presence: float) -> Tensor:
+    """Lower the scores of generated tokens by `count · frequency + [count > 0] · presence`."""
+    return scores_BV - counts_BV * frequency - (counts_BV > 0) * presence
+
+
+def add_bias(scores_BV: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """Add a number to the scores of some tokens, by id."""
+    ids = torch.tensor([*bias], dtype=torch.int64, device=scores_BV.device)
+    values = torch.tensor([*bias.values()], dtype=scores_BV.dtype, device=scores_BV.device)
+    return scores_BV.index_add(1, ids, values.expand(len(scores_BV), -1))
 
 
 def penalise_repeats(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
@@ -107,18 +133,27 @@ def draw(scores_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulated_BV, wanted_B1, right=True)[:, 0]
 
 
-FILTERS = tuple(field.name for field in fields(Sampling) if field.name != "seed")
+FILTERS = tuple(option.name for option in fields(Sampling) if option.name != "seed")
 """The options of `Sampling` that filter scores."""
 
 
 class SampledRow:
     """The state of one row's choices: settings, generator, and the tokens so far."""
 
-    def __init__(self, sampling: Sampling, history: Sequence[int], banned_V: Tensor, number: int = 0) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        history: Sequence[int],
+        banned_V: Tensor,
+        number: int = 0,
+        penalties: Penalties | None = None,
+    ) -> None:
         """history: ids of the row's prompt, without special tokens. banned_V: bool[V], ids that are never generated.
         number: number of the sample; rows of one seed with different numbers draw differently."""
-        self.sampling, self.banned_V = sampling, banned_V
+        self.sampling, self.banned_V, self.penalties = sampling, banned_V, penalties
         self.history = list(history)
+        self.read = len(self.history)
+        """Number of the tokens of the history that were not generated."""
         self.generator = _generator(sampling.seed, number)
         self.seen_V: Tensor | None = None
         """bool[V], the tokens of the history; made when a filter first needs it."""
@@ -126,17 +161,19 @@ class SampledRow:
     @property
     def filters(self) -> tuple[Any, ...]:
         """The settings by which rows are grouped for filtering."""
-        return (*(getattr(self.sampling, name) for name in FILTERS), id(self.banned_V))
+        return (*(getattr(self.sampling, name) for name in FILTERS), id(self.banned_V), id(self.penalties))
 
 
 @dataclass(frozen=True)
 class _Group:
     """Rows with the same filters. places: their indices among all rows; None for all rows. seen: bool[G, V]; the
-    `seen_V` of each row is a view of it."""
+    `seen_V` of each row is a view of it. counts: float[G, V], how often each row has generated each token, where
+    `Penalties` need it."""
 
     rows: list[SampledRow]
     places: Tensor | None
     seen: Tensor | None
+    counts: Tensor | None
 
 
 class Sampler:
@@ -196,7 +233,15 @@ def _grouped(rows: Sequence[SampledRow]) -> Iterator[_Group]:
             for row, seen_V in zip(members, seen_GV, strict=True):
                 row.seen_V = seen_V
         index = None if len(places) == 1 else torch.tensor(group, device=members[0].banned_V.device)
-        yield _Group(members, index, seen_GV)
+        penalties = members[0].penalties
+        counted = penalties is not None and (penalties.frequency or penalties.presence)
+        yield _Group(members, index, seen_GV, torch.stack([*map(_counts, members)]) if counted else None)
+
+
+def _counts(row: SampledRow) -> Tensor:
+    """Return how often a row has generated each token, float[V]."""
+    new = torch.tensor(row.history[row.read :], dtype=torch.int64, device=row.banned_V.device)
+    return torch.bincount(new, minlength=len(row.banned_V)).float()
 
 
 def _seen(row: SampledRow) -> Tensor:
@@ -213,14 +258,23 @@ def _next_tokens(scores_GV: Tensor, group: _Group) -> list[int]:
     scores_GV = scores_GV.float()
     if group.seen is not None:
         scores_GV = penalise_repeats(scores_GV, group.seen, options.repetition_penalty)
+    penalties = rows[0].penalties
+    if penalties is not None and group.counts is not None:
+        scores_GV = penalise_counts(scores_GV, group.counts, penalties.frequency, penalties.presence)
+    if penalties is not None and penalties.bias:
+        scores_GV = add_bias(scores_GV, penalties.bias)
+    unfiltered_GV = scores_GV = scores_GV.masked_fill(rows[0].banned_V, NEVER)
     if options.no_repeat_ngram:
         scores_GV = forbid_ngrams(scores_GV, [row.history for row in rows], options.no_repeat_ngram)
-    scores_GV = scores_GV.masked_fill(rows[0].banned_V, NEVER)
+        nothing_G1 = scores_GV.isneginf().all(1, keepdim=True)
+        scores_GV = torch.where(nothing_G1, unfiltered_GV, scores_GV)  # where every token would repeat an n-gram
     ids: list[int] = _choose(scores_GV, options, rows).tolist()
     for k, (row, token) in enumerate(zip(rows, ids, strict=True)):
         row.history.append(token)
         if group.seen is not None:
             group.seen[k, token] = True
+        if group.counts is not None:
+            group.counts[k, token] += 1
     return ids
 
 

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from blankfill.attention.masks import Mask
 from blankfill.generation.engine import mask_kind, read_columns, read_sources
+from blankfill.generation.pieces import PieceReader
 from blankfill.model.config import TransformerConfig
 from blankfill.model.cross import EncoderOutput
 from blankfill.model.layers import NO_POSITION, LayerCache, PositionedKeyValues
@@ -223,7 +224,7 @@ class Slots:
         self.model, self.slots, self.pad = evaluation_view(model), slots, pad
         self.device, self.dtype = model.device, model.dtype
         self._window = Window()
-        self._columns = columns + model.prefix_length if columns else 0
+        self._first_columns = self._columns = columns + model.prefix_length if columns else 0
         self._cache: list[SlotCache] = []
         self._bias = torch.empty(0, dtype=self.dtype, device=self.device)
         self._starts: list[int] = []
@@ -271,12 +272,27 @@ class Slots:
         self._take(contexts, lengths, reading, caches)
         return scores_JV
 
+    @torch.inference_mode()
+    def land(self, reader: PieceReader) -> None:
+        """Add a row that has been read in pieces. Raises ValueError without a free slot."""
+        if not self.free:
+            raise ValueError("the row cannot join, as no slot is free")
+        length = reader.cache[0].length
+        self._query_token = None
+        self._make_room(length)
+        row, at = self.rows, slice(self._window.end - length, self._window.end)
+        for cache, made in zip(self._cache, reader.cache, strict=True):
+            cache.kept[:, row, :, at] = made.kept[:, 0, :, :length]
+            if cache.positions is not None and made.positions is not None:
+                cache.positions[row, at] = made.positions[0, :length]
+        self._take([reader.context], [length], None, reader.cache)
+
     def _take(
         self,
         contexts: Sequence[DecoderInput],
         lengths: Sequence[int],
         reading: EncoderOutput | None,
-        caches: Sequence[_Landing],
+        caches: Sequence[PositionedKeyValues],
     ) -> None:
         """Add rows that have been read to those that generate."""
         window, rows, first = self._window, self._window.rows, self._window.first
@@ -349,6 +365,16 @@ class Slots:
             self._reading = self._sources.reading() if last else None
         self._set_first()
 
+    def release(self) -> None:
+        """Give the buffers back; the next rows that join get new ones. Raises ValueError while rows generate."""
+        if self.rows:
+            raise ValueError(f"the buffers of {self.rows} rows are in use")
+        self._window.first = self._window.end = 0
+        self._columns, self._cache = self._first_columns, []
+        self._bias = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._sources, self._reading = _Sources(self.slots), None
+        self._padded = False
+
     def _set_first(self) -> None:
         """Set the beginning of the window to that of the longest row."""
         window, starts = self._window, self._starts
@@ -396,10 +422,14 @@ class Slots:
                 self._shift(widest, self._columns)
 
     def _move_back(self, more: int) -> None:
-        """Make room for more columns at the end: move the window to the beginning, or grow when it is there already."""
+        """Make room for more columns at the end: move the window to the beginning, or grow when it is there already.
+        Buffers that a long row has left behind are halved."""
         size = self._window.end - self._window.first
         enough = size + more <= self._columns and 4 * size <= 3 * self._columns
-        self._shift(size, self._columns if enough else 2 * self._columns + more)
+        columns = self._columns if enough else 2 * self._columns + more
+        if 8 * (size + more) <= self._columns and self._columns >= 2 * max(self._first_columns, MARGIN):
+            columns = self._columns // 2
+        self._shift(size, columns)
 
     def _shift(self, end: int, columns: int) -> None:
         """Move the window so that it ends at column `end`. columns: size of the buffers."""

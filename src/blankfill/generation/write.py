@@ -11,38 +11,25 @@ numbers, so that sample 3 of 8 equals sample 3 of 4.
 Generation ends at the last row of a model's position table with the reason "positions", or, for GPT with `slide`,
 continues: the older half of the window is dropped, and the rest is read again.
 
-Not here: the best fills with probabilities (`fill`).
+Not here: prompts and the text of a row (`continuation`), the best fills with probabilities (`fill`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from blankfill.corpus.unknown import counting
-from blankfill.errors import UserError, setting
-from blankfill.generation.blanks import Words, find_blanks, own_mask
+from blankfill.errors import UserError
 from blankfill.generation.cancel import CancelFlag, is_cancelled
-from blankfill.generation.engine import banned
+from blankfill.generation.continuation import Continuation, Prompt, PromptReader
 from blankfill.generation.sampling import SampledRow, Sampling
 from blankfill.generation.scheduler import SLOTS, Scheduler
-from blankfill.system.console import quoted
-from blankfill.types import DecoderInput
 
 if TYPE_CHECKING:
     from blankfill.checkpoint.load import Loaded
-    from blankfill.corpus.tokenizer import Tokenizer
 
-_IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
-_UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
-_LONGEST_HELD = 80
-_WINDOW = 256
-_WORD = 64
-"""Characters at the end of a text among which the last word is sought first."""
 MOST_COLUMNS = 1024
 """Columns allocated in advance for the tokens of a row; the buffers grow for longer texts."""
 
@@ -130,99 +117,52 @@ class Writer:
         sampling.check()
         if max_new_tokens < 1:
             raise UserError(f"max-new-tokens is {max_new_tokens}; it must be at least 1")
-        self.loaded, self.max_new_tokens, self.sampling = loaded, max_new_tokens, sampling
-        objective, vocabulary = loaded.objective, loaded.vocabulary
-        if not objective.writes:
-            fill = f'`blankfill fill --model {quoted(loaded.path)} "… [MASK] …"`'
-            can = f"fills blanks but does not write on; use {fill}, or"
-            can = can if objective.fills else "with these options does not write on;"
-            raise UserError(
-                f"{loaded.path}: a model of the objective {objective.name} {can} train a model with the objective gpt, "
-                "glm, unilm, t5 or bart"
-            )
-        loaded.check_tokens("generate", "which generation needs")
-        if slide and not objective.slides:
-            raise UserError(f"only a gpt model can slide past its positions; leave {setting('slide')} out")
-        self.slide, self.cancel = slide, cancel
-        rows = loaded.model.config.vocab_size
-        self.format = loaded.format if add_bos is None else loaded.format.with_bos(add_bos)
-        self.ends = self.format.end_ids
-        self.banned_V = torch.from_numpy(banned(vocabulary, rows, keep=self.ends))
-        self.banned_V = self.banned_V.to(loaded.model.device)
-        self.words = Words(loaded.tokenizer, vocabulary, rows)
+        self.loaded, self.max_new_tokens, self.cancel = loaded, max_new_tokens, cancel
+        self.reader = PromptReader(loaded, slide, add_bos)
+        read = [self.reader.read(prompt) for prompt in prompts]
+        self.contexts = [self.reader.row(prompt) for prompt in read]
+        self.frames = [(prompt.before, prompt.after) for prompt in read]
+        """The text around each new text."""
         self.prompts = list(prompts)
-        self.contexts: list[DecoderInput] = []
-        self.before: list[list[int]] = []
-        self.trimmed: list[bool] = []
-        self.frames: list[tuple[str, str]] = []
-        for prompt in prompts:
-            self._read(prompt)
-        self.written: list[list[int]] = [[] for _ in prompts]
+        self.texts = [
+            Continuation(self.reader, prompt, row, self._sampled(sampling, prompt, number), max_new_tokens)
+            for number, (prompt, row) in enumerate(zip(read, self.contexts, strict=True))
+        ]
         self.finish = ["length"] * len(prompts)
 
-    def _read(self, prompt: str) -> None:
-        start, end, role = self._place(prompt)
-        source = prompt[:start]
-        encode = self.loaded.tokenizer.encode
-        before = encode(self.words.before_blank(source))
-        keep = self.format.max_columns if self.slide else 0
-        self.contexts.append(self.format.continuation(before, encode(prompt[end:]), role, keep))
-        self.frames.append((source, prompt[end:]))
-        self.before.append(before)
-        self.trimmed.append(source.endswith(" ") or (source[-1:].isspace() and not self.words.spaced))
+    def _sampled(self, sampling: Sampling, prompt: Prompt, number: int) -> SampledRow:
+        return SampledRow(sampling, prompt.ids, self.reader.banned_V, number)
 
-    def _place(self, prompt: str) -> tuple[int, int, str]:
-        """Return the characters of the prompt's blank and its role; the end of the prompt and "" where the model
-        continues prompts, or there is no blank."""
-        objective, mask = self.loaded.objective, own_mask(self.loaded.tokenizer, self.loaded.vocabulary)
-        if objective.refuses_prompt_blanks and find_blanks(prompt, mask):
-            raise UserError(
-                f"the prompt has a blank, and a {objective.name} model continues behind it; use `blankfill fill`"
-            )
-        if not objective.writes_into_blanks:
-            return len(prompt), len(prompt), ""
-        blanks = find_blanks(prompt, mask)
-        if len(blanks) > 1:
-            raise UserError(
-                f"the prompt has {len(blanks)} blanks; generate writes one (fill several with `blankfill fill`)"
-            )
-        if blanks and blanks[0].length:
-            raise UserError(
-                f"the blank {blanks[0].written} has a length, which generate ignores; "
-                f"leave it out and give {setting('max_new_tokens')}, or use `blankfill fill`"
-            )
-        return (blanks[0].start, blanks[0].end, blanks[0].role) if blanks else (len(prompt), len(prompt), "")
+    @property
+    def written(self) -> list[list[int]]:
+        """The new tokens of each row."""
+        return [text.ids for text in self.texts]
 
     def run(self) -> Iterator[list[str]]:
         """Yield pieces of text of all rows, a list for each step."""
-        texts = [Detokenizer(self.loaded.tokenizer, before) for before in self.before]
-        started = [not trimmed for trimmed in self.trimmed]
-        scheduler = Scheduler(self.loaded.model, min(len(texts), SLOTS), self._pad, self._columns)
-        sampled = [SampledRow(self.sampling, before, self.banned_V, row) for row, before in enumerate(self.before)]
+        scheduler = Scheduler(self.loaded.model, min(len(self.texts), SLOTS), self._pad, self._columns)
         handles = {
-            scheduler.join(context, sampled[row], self.max_new_tokens, self.ends): row
-            for row, context in enumerate(self.contexts)
+            scheduler.join(text.row, text.sampled, text.most, text.ends): row for row, text in enumerate(self.texts)
         }
         while scheduler.busy:
             if is_cancelled(self.cancel):
                 for handle in handles:
                     scheduler.cancel(handle)
-            pieces = [""] * len(texts)
+            pieces = [""] * len(self.texts)
             for handle, update in scheduler.step().items():
                 row = handles[handle]
+                text = self.texts[row]
                 if update.token is not None:
-                    self.written[row].append(update.token)
-                    pieces[row] = texts[row].push(update.token)
+                    pieces[row] = text.add(update.token)
                 if update.finish is not None:
                     del handles[handle]
-                    left = self.max_new_tokens - len(self.written[row])
-                    if update.finish == "positions" and self.slide:
-                        handles[scheduler.join(self._slid(row), sampled[row], left, self.ends)] = row
+                    if update.finish == "positions" and self.reader.slide:
+                        left = self.max_new_tokens - len(text.ids)
+                        slid = self.reader.slid([*text.prompt.ids, *text.ids])
+                        handles[scheduler.join(slid, text.sampled, left, text.ends)] = row
                     else:
                         self.finish[row] = update.finish
-                        pieces[row] += texts[row].flush()
-                if pieces[row] and not started[row]:
-                    pieces[row], started[row] = pieces[row].removeprefix(" "), True
+                        pieces[row] += text.end(update.finish)
             yield pieces
 
     @property
@@ -247,73 +187,3 @@ class Writer:
     @property
     def _pad(self) -> int:
         return self.loaded.vocabulary.roles.get("pad", 0)
-
-    def _slid(self, row: int) -> DecoderInput:
-        keep = max(1, self.format.max_columns // 2)
-        return self.format.continuation([*self.before[row], *self.written[row]], keep=keep)
-
-
-class Detokenizer:
-    """Turns ids, one at a time, into text in pieces of whole words and characters.
-
-    The text of a token depends on its neighbours (spaces, apostrophes, bytes of one character), so ids are decoded
-    together with some ids before them, and the last, unfinished word is held back. When a later id changes the spaces
-    of text that was returned already (a closing quotation mark can), the rest is located by counting the other
-    characters, so that nothing is repeated or lost.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        """before: ids before the text, which decide about the space between."""
-        self.tokenizer = tokenizer
-        self._ids = list(before[-32:])
-        self._out = tokenizer.decode(self._ids) if self._ids else ""
-
-    def push(self, token: int) -> str:
-        """Add an id; returns the text that is now certain, often empty."""
-        self._ids.append(token)
-        text = self.tokenizer.decode(self._ids)
-        certain = text[: _unfinished(text)]
-        if len(text) - len(certain) > _LONGEST_HELD:
-            certain = text.rstrip("\ufffd")
-        piece = self._take(certain)
-        if len(self._ids) > _WINDOW:
-            self._ids = self._ids[-_WINDOW // 4 :]
-            waiting = _inked(text) - _inked(self._out)
-            text = self.tokenizer.decode(self._ids)
-            self._out = text[: _after(text, max(0, _inked(text) - waiting))]
-        return piece
-
-    def flush(self) -> str:
-        """Return the rest of the text."""
-        return self._take(self.tokenizer.decode(self._ids))
-
-    def _take(self, text: str) -> str:
-        at = len(self._out) if text.startswith(self._out) else _after(text, _inked(self._out))
-        if at >= len(text):
-            return ""
-        self._out = text
-        return text[at:]
-
-
-def _unfinished(text: str) -> int:
-    """The index at which the last, unfinished word begins, and the white space before it."""
-    tail = max(0, len(text) - _WORD)
-    held = _UNFINISHED.search(text, tail)
-    if held is None or (tail and held.start() == tail):  # it may begin earlier
-        held = _UNFINISHED.search(text)
-    assert held is not None  # the pattern matches the empty text at the end
-    return held.start()
-
-
-def _inked(text: str) -> int:
-    """Return the number of characters that are not white space."""
-    return sum(not character.isspace() for character in text)
-
-
-def _after(text: str, count: int) -> int:
-    """Return the index just after `count` characters that are not white space."""
-    for index, character in enumerate(text):
-        if count == 0:
-            return index
-        count -= not character.isspace()
-    return len(text)

@@ -269,6 +269,9 @@ class Transformer(nn.Module):
 
     def _masks(self, batch: Batch, dtype: torch.dtype, ordered: bool) -> Masks:
         """Make the mask of each kind of layer, once for a batch."""
+        if batch.texts is not None and self.reads_texts(max(batch.texts.lengths, default=0)):
+            mask = Mask("texts", texts=batch.texts)
+            return dict.fromkeys(("global", *self.kinds), mask)
         groups = None if batch.group is None else (batch.group, batch.group)
         query, key = (batch.segment, batch.horizon), (batch.segment, batch.rank)
         masks: dict[LayerKind, Mask] = {"global": lower(batch.mask, query, key, dtype, groups)}
@@ -278,6 +281,14 @@ class Transformer(nn.Module):
         elif "local" in self.kinds:
             masks["local"] = lower_local(query, key, batch.positions[0], window, dtype, groups, ordered)
         return masks
+
+    def reads_texts(self, longest: int) -> bool:
+        """Return whether attention computes each text of `Batch.texts` alone, for texts of at most `longest` columns;
+        a model with biases of positions, a prefix or fewer heads of keys follows the vectors of the rule."""
+        config = self.config
+        plain = self.position_bias is None and self.query is None and self.encoder is None
+        local = "local" in self.kinds and longest > config.window + 1
+        return plain and self.prefix_encoder is None and config.kv_heads == config.num_heads and not local
 
     def _masks_of(self, inputs: Inputs, dtype: torch.dtype) -> Masks:
         """Return the masks of inputs with masks of their own."""

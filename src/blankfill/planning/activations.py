@@ -258,6 +258,11 @@ class _Operation:
     draws: bool
 
 
+RESULTS = 4096
+"""Operations whose results are kept."""
+_RESULTS: dict[Any, Any] = {}
+
+
 @lru_cache(maxsize=1024)
 def _operation(func: Any) -> _Operation:
     schema = func._schema
@@ -302,10 +307,7 @@ class ShapesOnly(TorchDispatchMode):
         if operation.numbers or not floats:
             out = func(*args, **kwargs)
         else:
-            args, kwargs = tree_map(_meta, (args, kwargs))
-            if "device" in kwargs:
-                kwargs["device"] = torch.device("meta")
-            out = tree_map(_empty, func(*args, **kwargs))
+            out = tree_map(_empty, _shapes_of(func, args, kwargs))
         for tensor in tree_flatten(out)[0]:
             if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
                 self._count(tensor)
@@ -326,6 +328,28 @@ class ShapesOnly(TorchDispatchMode):
     def _released(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+def _shapes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The results of an operation without memory; operations repeat in each layer and pass, and are kept."""
+    key = func, _described(args), _described(tuple(sorted(kwargs.items())))
+    if key not in _RESULTS:
+        if len(_RESULTS) == RESULTS:
+            _RESULTS.clear()
+        args, kwargs = tree_map(_meta, (args, kwargs))
+        if "device" in kwargs:
+            kwargs["device"] = torch.device("meta")
+        _RESULTS[key] = func(*args, **kwargs)
+    return _RESULTS[key]
+
+
+def _described(value: Any) -> Any:
+    """What the shapes of results depend on, as the key of a dict."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(_described(part) for part in value)
+    return type(value), value
 
 
 def _meta(value: Any) -> Any:

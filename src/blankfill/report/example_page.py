@@ -85,13 +85,13 @@ def page_of(shown: Sequence[ShownExample], title: str, now: datetime) -> str:
 
 def _values(shown_row: ShownExample, row: Row) -> dict[str, Any]:
     """Return what the script needs of a row."""
-    values: dict[str, Any] = {"sees": _bits(row.visible()), "encoder": row.encoder}
+    values: dict[str, Any] = {"sees": bits(row.visible()), "encoder": row.encoder}
     if shown_row.window:
-        values["near"] = _bits(row.visible(shown_row.window))
+        values["near"] = bits(row.visible(shown_row.window))
     return values
 
 
-def _bits(visible: Bool) -> list[str]:
+def bits(visible: Bool) -> list[str]:
     """Return a line for each query: 1 for a key that it sees, 0 for another."""
     return ["".join(line) for line in np.where(visible, "1", "0").tolist()]
 

@@ -44,7 +44,8 @@ class Option:
 
     choices: returns the possible values of a text. metavar: placeholder for the value in the help. unless: the option
     without which this one is required, for a field that has a default for that case. suggestions: returns some of the
-    values that a text may have, for the completion of command lines.
+    values that a text may have, for the completion of command lines. repeats: whether a list gets the values of every
+    use of the option, and not of the last one alone.
     """
 
     name: str = ""
@@ -54,6 +55,7 @@ class Option:
     metavar: str = ""
     unless: str = ""
     suggestions: Callable[[], Collection[str]] | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blankfill.data.batching import collate, prefetch
+from blankfill.data.batching import collate, collate_texts, prefetch
 from blankfill.data.packing import MAX_TOKENS, FirstFit, packed_batches
 from blankfill.types import Batch, Example, Int32
 
@@ -63,8 +63,9 @@ class Packed:
     """The first item of each row."""
 
 
-def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
-    """Pack items into rows, the longest first, each into the first row with room for it.
+def pack(items: Sequence[EncodedItem], pad: int, flat: bool = False) -> Packed:
+    """Pack items into rows, the longest first, each into the first row with room for it. flat: all into a single row,
+    in their order, for a model that reads texts in a row alone (`Batch.texts`).
 
     An item of several Examples that has no room in a row, such as a question with many candidates, has rows of its own,
     so that rows are no wider than the longest Example and attention costs no more than that. Where Examples have a
@@ -72,8 +73,13 @@ def pack(items: Sequence[EncodedItem], pad: int) -> Packed:
     """
     sizes = [_sides(example) for item in items for example in item.examples]
     capacity = (max(ROW, max(own for own, _ in sizes)), max(ROW, max(context for _, context in sizes)))
-    rows, places, no_split_before = _placed(items, capacity)
-    batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
+    if flat:
+        rows = [[(k, e) for k, item in enumerate(items) for e in range(len(item.examples))]]
+        places, no_split_before = list(range(len(items))), list[int]()
+        batch = collate_texts([items[k].examples[e] for k, e in rows[0]], pad)
+    else:
+        rows, places, no_split_before = _placed(items, capacity)
+        batch = collate([[items[k].examples[e] for k, e in row] for row in rows], pad)
     T = batch.input_ids.shape[1]
     starts = _starts(items, rows, T)
     index, owner, answers, leads = [], [], [], []
@@ -202,11 +208,13 @@ class Batches:
 class EvaluationBatches:
     """All items once, items of similar length together; made in a thread the first time, then kept in memory.
 
-    max_tokens: columns of a batch. `Packed.items` holds indices into `items`.
+    max_tokens: columns of a batch. flat: see `pack`. `Packed.items` holds indices into `items`.
     """
 
-    def __init__(self, items: Sequence[EncodedItem], pad: int, max_tokens: int = MAX_TOKENS) -> None:
-        self.items, self.pad, self.max_tokens = items, pad, max_tokens
+    def __init__(
+        self, items: Sequence[EncodedItem], pad: int, max_tokens: int = MAX_TOKENS, flat: bool = False
+    ) -> None:
+        self.items, self.pad, self.max_tokens, self.flat = items, pad, max_tokens, flat
         self._made: list[Packed] | None = None
 
     def __iter__(self) -> Iterator[Packed]:
@@ -214,14 +222,15 @@ class EvaluationBatches:
             yield from self._made
             return
         made = []
-        for packed in prefetch(self._make()):
+        small = sum(map(len, self.items)) <= self.max_tokens  # a single batch needs no thread
+        for packed in self._make() if small else prefetch(self._make()):
             made.append(packed)
             yield packed
         self._made = made
 
     def _make(self) -> Iterator[Packed]:
         for chosen in packed_batches(np.array([len(item) for item in self.items], np.int64), self.max_tokens):
-            packed = pack([self.items[k] for k in chosen], self.pad)
+            packed = pack([self.items[k] for k in chosen], self.pad, self.flat)
             numbers = torch.from_numpy(chosen)
             rows = [int(chosen[k]) for k in packed.rows]
             yield dataclasses.replace(packed, items=numbers[packed.items], rows=rows)

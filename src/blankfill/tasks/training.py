@@ -98,10 +98,13 @@ class HeadEvaluator:
     least: 1 − the best score so far. best: the predictions of the best score that `examine` found above it, or None.
     """
 
-    def __init__(self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf) -> None:
+    def __init__(
+        self, adapter: Adapter, encoded_set: EncodedSet, pad: int, least: float = math.inf, flat: bool = False
+    ) -> None:
+        """flat: see `tasks.batching.pack`."""
         assert isinstance(adapter, HeadAdapter)
         self.adapter, self.encoded_set, self.least = adapter, encoded_set, least
-        self.batches = EvaluationBatches(encoded_set.encoded, pad)
+        self.batches = EvaluationBatches(encoded_set.encoded, pad, flat=flat)
         self.best: list[Prediction] | None = None
 
     def examine(self, model: AnswerModel, device: torch.device, dtype: torch.dtype) -> tuple[float, Metrics]:

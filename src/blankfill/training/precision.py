@@ -16,6 +16,9 @@ import torch
 from blankfill.system.environment import bf16_sets
 from blankfill.training.options import Precision
 
+PEAK_SIZE, PEAK_SIZE_GPU, PEAK_SECONDS = 1024, 8192, 0.3
+"""Size of the products that the rate of a run's utilisation is measured with, and how long it is measured."""
+
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> float:
     """Measure the best rate of square matrix products of this size and type, in FLOP/s (2·size³ for each product).
@@ -46,7 +49,7 @@ def wait_for(device: torch.device) -> None:
 
 def peak_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the matrix-product rate for a run's utilisation, in FLOP/s."""
-    return matmul_rate(device, dtype, 1024 if device.type == "cpu" else 8192, 0.3)
+    return matmul_rate(device, dtype, PEAK_SIZE if device.type == "cpu" else PEAK_SIZE_GPU, PEAK_SECONDS)
 
 
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:

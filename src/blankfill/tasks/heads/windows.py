@@ -59,11 +59,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Spans:
-    """The best answers to one question, best first, without repeated texts. null: the score of no answer."""
+    """The best answers to one question, best first, without repeated texts. null: the score of no answer. places: the
+    half-open range of characters of each in the context."""
 
     texts: tuple[str, ...]
     scores: tuple[float, ...]
     null: float
+    places: tuple[tuple[int, int], ...] = ()
 
     @property
     def null_odds(self) -> float:
@@ -170,13 +172,18 @@ def best_spans(
         spans += [
             (score, number, first, last) for score, first, last in _best_of(window, start_T, end_T, best, longest)
         ]
-    texts: dict[str, float] = {}
+    texts: dict[str, tuple[float, tuple[int, int]]] = {}
     for score, number, first, last in sorted(spans, key=lambda span: -span[0]):
-        places = windows[number].places
-        text = item.context[int(places[first, 0]) : int(places[last, 1])]
+        place = _place(windows[number], first, last)
         if len(texts) < best:
-            texts.setdefault(text, score)
-    return Spans(tuple(texts), tuple(texts.values()), float(min(null_scores)))
+            texts.setdefault(item.context[slice(*place)], (score, place))
+    scores, spots = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
+    return Spans(tuple(texts), scores, float(min(null_scores)), spots)
+
+
+def _place(window: Window, first: int, last: int) -> tuple[int, int]:
+    """Return the range of characters from the first token of a span to its last."""
+    return int(window.places[first, 0]), int(window.places[last, 1])
 
 
 def n_best_spans(
@@ -191,7 +198,7 @@ def n_best_spans(
     windows: all of the question's. scores: for each window the start and the end score of its columns, [K, 2]: of no
     answer, of the T tokens of its context, and of its other columns. Raises UserError for scores that are not finite.
     """
-    texts: dict[str, float] = {}
+    texts: dict[str, tuple[float, tuple[int, int]]] = {}
     spans: list[tuple[float, int, int, int]] = []
     for number, (window, scores_KC) in enumerate(zip(windows, scores, strict=True)):
         if not np.isfinite(scores_KC).all():
@@ -202,10 +209,12 @@ def n_best_spans(
         for first, last in zip(first_P[inside_P].tolist(), last_P[inside_P].tolist(), strict=True):
             spans.append((float(scores_KC[1 + first, 0]) + float(scores_KC[1 + last, 1]), number, first, last))
     for score, number, first, last in sorted(spans, key=lambda span: -span[0])[:best]:
-        places = windows[number].places
-        texts.setdefault(item.context[int(places[first, 0]) : int(places[last, 1])], score)
+        place = _place(windows[number], first, last)
+        texts.setdefault(item.context[slice(*place)], (score, place))
     null = min(float(scores_KC[0].sum()) for scores_KC in scores)
-    return Spans(tuple(texts) or ("",), tuple(texts.values()) or (0.0,), null)
+    texts = texts or {"": (0.0, (0, 0))}
+    values, spots = tuple(score for score, _ in texts.values()), tuple(place for _, place in texts.values())
+    return Spans(tuple(texts), values, null, spots)
 
 
 def _best_of(window: Window, start_T: Float, end_T: Float, best: int, longest: int) -> list[tuple[float, int, int]]:
