@@ -186,11 +186,11 @@ def test_requests_take_turns_where_slots_are_few() -> None:
         many = opened(server, n=20, max_tokens=3)
         hand.come.wait(20)
         hand.step()
-        one = opened(server, max_tokens=1)
+        single = opened(server, max_tokens=1)
         hand.come.wait()
         for _ in range(8):
             hand.step()
-        assert len(texts(answer_of(one))) == 1 and hand.writing.waiting > 8
+        assert len(texts(answer_of(single))) == 1 and hand.writing.waiting > 8
         hang_up(many)
         hand.gone.wait(21)
         hand.step()
