@@ -24,6 +24,13 @@ class Doubles:
         self.go.set()
         self.begun = threading.Event()
 
+    async def busy(self, engine: Engine) -> asyncio.Task[Any]:
+        """A request whose job is computed until `go` is set."""
+        self.go.clear()
+        task = asyncio.create_task(engine.compute(self, [1]))
+        await asyncio.to_thread(self.begun.wait, 60)
+        return task
+
     def size(self, item: int) -> int:
         return item
 
@@ -123,12 +130,9 @@ def test_results_are_in_the_order_of_the_items(engine: Engine) -> None:
 
 def test_requests_that_wait_share_a_batch(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         others = [asyncio.create_task(engine.compute(kind, [n])) for n in range(2, 6)]
         await asyncio.sleep(0)
         kind.go.set()
@@ -151,12 +155,9 @@ def test_an_error_belongs_to_its_request(engine: Engine) -> None:
 
 def test_a_request_that_is_cancelled_is_not_computed(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         gone = asyncio.create_task(engine.compute(kind, [2] * 20))
         await asyncio.sleep(0)
         assert engine.waiting == 20
@@ -172,12 +173,9 @@ def test_a_request_that_is_cancelled_is_not_computed(engine: Engine) -> None:
 
 def test_a_full_queue_refuses_before_any_work(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         waiting = asyncio.create_task(engine.compute(kind, [1] * 40))
         await asyncio.sleep(0)
         with pytest.raises(ApiError) as error:
