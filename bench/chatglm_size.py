@@ -233,7 +233,8 @@ def answer_step(args: argparse.Namespace) -> dict[str, Any]:
     rate, read = bandwidth(), bytes_of_a_step(loaded.model)
     return {
         "read": read, "bandwidth": round(rate / 1e9, 1), "share_of_bandwidth": round(read / rate / median, 3),
-        "disk": round(disk, 1), "loading": round(loading, 1), "reading": round(reading, 2), "ms": round(1000 * median, 1),
+        "disk": round(disk, 1), "loading": round(loading, 1), "reading": round(reading, 2),
+        "ms": round(1000 * median, 1),
         "tokens_per_second": round(1 / median, 2), "threads": args.threads, "resident": status("VmRSS"),
     }  # fmt: skip
 

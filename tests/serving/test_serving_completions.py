@@ -322,3 +322,14 @@ def test_an_encoder_does_not_write() -> None:
         assert status == 400 and "cannot complete" in error["message"]
         with pytest.raises(UserError):
             server.state.models._models["bert"].model.generate("the cat")
+
+
+def test_the_likeliest_tokens_of_prompts_are_within_the_limit_of_tokens() -> None:
+    """Each token of each answer has them in memory."""
+    with in_process({"gpt": MODEL}, max_tokens=100) as server:
+        body: dict[str, Any] = {"prompt": "the cat", "echo": True, "logprobs": 20, "max_tokens": 0}
+        tokens = len(BYTES.encode("the cat")) * 21
+        assert tokens <= 100 < 2 * tokens
+        server.post("completions", **body)
+        status, error = server.refused("completions", **body, n=2)
+        assert status == 413 and f"{2 * tokens} tokens" in error["message"]

@@ -94,7 +94,8 @@ def test_written_fills_count_their_beams(alone: dict[str, Model]) -> None:
         kind = FillKind(alone[family].filler)
         item = kind.filler.prepare("the [MASK] boat [MASK:3]", top_k=5)
         sizes[family] = kind.size(item), kind.tokens(item)
-    assert sizes == {"bert": (6, 6), "glm": (60, 6)}
+    # bert: two rounds, in the second of which 2 · 10 more rows are read; glm: 10 beams of 40 and of 3 tokens
+    assert sizes == {"bert": (6 * (2 + 2 * 20), 6), "glm": (10 * (6 + 40 + 6 + 3), 6)}
 
 
 def test_options_reach_the_model(client: TestClient, alone: dict[str, Model]) -> None:
@@ -114,6 +115,9 @@ def test_options_reach_the_model(client: TestClient, alone: dict[str, Model]) ->
         (422, {"input": "the [MASK] boat", "top_k": 0}, "top_k: input should be greater"),
         (422, {"input": "the [MASK] boat", "top_k": "5"}, "top_k: input should be a valid integer"),
         (422, {"input": ["the [MASK] boat", 5]}, "value 1 is a number"),
+        (422, {"input": "the [MASK] boat", "lengths": "1-64", "top_k": 9}, "input: to fill the blanks the model would"),
+        (422, {"model": "glm", "input": ["[MASK]", "the [MASK] boat"], "top_k": 999}, "input.0: to fill the blanks"),
+        (400, {"input": "[MASK] " * 10_000}, "10,000 blanks, and the model reads"),
         (413, {"input": ["the [MASK] boat"] * 21}, "21 texts"),
         (413, {"input": ["the [MASK] boat " * 4] * 20}, "tokens, and a request may have 200"),
     ],

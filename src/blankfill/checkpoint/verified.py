@@ -129,8 +129,8 @@ def _checksum(path: Path, progress: _Progress) -> str:
 
 
 class _Blocks:
-    """The blocks of a file, which one thread reads while another one uses them: the disk and the checksum take about the
-    same time for a byte."""
+    """The blocks of a file, which one thread reads while another one uses them: disk and checksum take about the same
+    time for a byte."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
