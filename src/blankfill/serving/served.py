@@ -180,12 +180,17 @@ class ModelSet:
                 if ability in model.abilities:
                     return held(model)
             raise ApiError(400, f"no model of this server can {ability.value}", "unsupported_model", "model")
-        model_named = self._models.get(name)
-        if model_named is None:
+        found = self.by_name(name)
+        found.check(ability)
+        return held(found)
+
+    def by_name(self, name: str) -> ServedModel:
+        """Return a model. Raises ApiError (404) for a name that there is not."""
+        model = self._models.get(name)
+        if model is None:
             names = ", ".join(self._models)
             raise ApiError(404, f"there is no model {name!r}; the models are: {names}", "model_not_found", "model")
-        model_named.check(ability)
-        return held(model_named)
+        return model
 
 
 def held(model: ServedModel) -> ServedModel:
