@@ -84,6 +84,11 @@ def test_mistakes_in_fields_are_plain_sentences(client: TestClient, body: object
     assert (answer.json()["error"]["param"], answer.json()["error"]["message"]) == (param, message)
 
 
+def test_a_path_with_a_slash_more_is_not_redirected(client: TestClient) -> None:
+    answer = client.post("/v1/fill/", json={"input": "the [MASK]"}, follow_redirects=False)
+    assert answer.status_code == 404  # a redirection would leave https behind a proxy, with the key
+
+
 def test_an_empty_body_is_a_sentence(client: TestClient) -> None:
     answer = client.post("/v1/fill")
     assert answer.json()["error"]["message"] == "body: it is empty; send a JSON object"
