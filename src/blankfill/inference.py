@@ -285,7 +285,8 @@ def load(
             stored type.
         head: Whether the model must be a fine-tuned one (True) or a pretrained one (False); None takes either.
         optimize: Whether to change the memory layout of a model that generates text for single tokens (`model.layout`).
-            This takes a moment and the memory of a second copy of the token embeddings.
+            This takes a moment and the memory of a second copy of the token embeddings. A model that only reads keeps
+            a copy of its dense layers in a faster format, where there is one (`model.prepacked`).
         threads: CPU threads of torch; 0 for the usual number, None to leave the number as it is.
         n_best: For a fine-tuned model that generates text, the number of texts for each item.
         search: For a fine-tuned model that generates text, options that differ from training.
@@ -502,8 +503,11 @@ def _opened(model: str | Path | Model, optimize: bool) -> Model:
 
 
 def _optimize(loaded: Loaded) -> None:
-    """Lay the weights out for writing, once and before anybody uses them, of a model that writes."""
+    """Lay the weights out for writing, of a model that writes, or for reading, once and before anybody uses them."""
     from blankfill.model.layout import optimize_for_inference
+    from blankfill.model.prepacked import prepack
 
     if loaded.objective.writes:
         optimize_for_inference(loaded.model)
+    else:
+        prepack(loaded.model)

@@ -54,6 +54,7 @@ class Predictor:
         from blankfill.checkpoint import store
         from blankfill.checkpoint.load import Loaded
         from blankfill.model.layout import optimize_for_inference
+        from blankfill.model.prepacked import prepack
         from blankfill.model.quantized import prepare
         from blankfill.model.transformer import Transformer
         from blankfill.system.device import pick_device
@@ -93,6 +94,8 @@ class Predictor:
         self.model.encoder.use_kernel(best_kernel(self.device, encoder.dtype))
         if isinstance(self.adapter, Write):
             optimize_for_inference(self.model.encoder)
+        else:
+            prepack(self.model.encoder)
         self.pad = loaded.vocabulary.roles.get("pad", 0)
         if read.threshold is not None and hasattr(self.adapter, "threshold"):
             self.adapter.threshold = read.threshold

@@ -21,6 +21,7 @@ from blankfill.serving.access import Access
 from blankfill.serving.auth import OWN_NAMES, Hosts, Keys
 from blankfill.serving.errors import ApiError, invalid, unreadable
 from blankfill.serving.limits import Limits
+from blankfill.serving.paths import include_all
 from blankfill.serving.reference import described_api, operation_id
 from blankfill.serving.routes import ROUTERS
 from blankfill.serving.settings import ServeSettings, is_local
@@ -36,8 +37,7 @@ def create_app(state: ServerState) -> FastAPI:
         generate_unique_id_function=lambda route: operation_id(route.path_format, (route.path_format[3:],)),
     )  # fmt: skip
     app.state.server = state
-    for router in ROUTERS:
-        app.include_router(router)
+    include_all(app, ROUTERS)
     described_api(app, bool(state.settings.api_keys))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(UserError, _user_error)

@@ -7,7 +7,8 @@ so that one that was opened again is closed only when its last request has ended
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
+import random
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from blankfill.serving.errors import ApiError
 
 GONE = ApiError(499, "the client closed the connection", "client_gone")
 """Why a request ends whose client went away; nobody reads the answer, and only the log has the status."""
+_RANDOM = random.Random()
+"""Numbers of requests: no secrets, and without the system call that would hand the thread's turn to a model."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_RANDOM.seed)
 
 
 class Held(Protocol):
@@ -35,7 +40,7 @@ class Held(Protocol):
 class RunningRequest:
     """A request that runs. read, written: tokens. task: of its handler. why: what ended it early."""
 
-    id: str = field(default_factory=lambda: f"req-{secrets.token_hex(12)}")
+    id: str = field(default_factory=lambda: f"req-{_RANDOM.getrandbits(96):024x}")
     model: str = ""
     read: int = 0
     written: int = 0
