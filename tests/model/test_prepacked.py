@@ -151,5 +151,5 @@ def test_vectors_are_the_same(tmp_path: Path) -> None:
     texts = [" ".join(words[:count]) for count in (1, 2, 4, 6)]
     made = [Embedder(model.loaded).of_rows([[5 + k] * (k + 1) for k in range(9)]) for model in (plain, packed)]
     assert abs(made[0] - made[1]).max() < 1e-6
-    for one, other in zip(*(model.embed(texts, allow_unknown=True) for model in (plain, packed)), strict=True):
-        assert abs(one - other).max() < 1e-6
+    for first, other in zip(*(model.embed(texts, allow_unknown=True) for model in (plain, packed)), strict=True):
+        assert abs(first - other).max() < 1e-6

@@ -163,8 +163,8 @@ def faster(dtype: torch.dtype, inputs: int, outputs: int, threads: int) -> bool:
                 lambda x=x_NI: product(x, copy, bias_O),
             )
             times = [[seconds(way) for way in ways] for _ in range(TRIALS)]
-            one, other = map(min, zip(*times, strict=True))
-            plain, packed = plain + one, packed + other
+            plain_time, packed_time = map(min, zip(*times, strict=True))
+            plain, packed = plain + plain_time, packed + packed_time
     except (RuntimeError, NotImplementedError, AttributeError):  # a torch without these operations
         return False
     return packed < GAIN * plain

@@ -53,7 +53,7 @@ def include_all(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             if not isinstance(route, Route) or "{" in route.path:
                 continue
             for method in route.methods or ():
-                asked = {"type": "http", "path": route.path, "method": method, "headers": []}
-                owner = next((it for it in included if it.matches(dict(asked))[0] is Match.FULL), None)
+                scope = {"type": "http", "path": route.path, "method": method, "headers": []}
+                owner = next((it for it in included if it.matches(dict(scope))[0] is Match.FULL), None)
                 if owner is not None:
                     known.table.setdefault((route.path, method), owner)
