@@ -77,14 +77,14 @@ def unreadable(error: BaseException | None) -> ApiError:
 
 def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """Return the error of a body that is not as the description says. problems: as pydantic lists them."""
-    found: dict[str, list[str]] = {}  # a value of no known form has a problem for each form
+    by_place: dict[str, list[str]] = {}  # a value of no known form has a problem for each form
     for problem in problems:
-        sentences = found.setdefault(_place(problem["loc"]), [])
+        sentences = by_place.setdefault(_place(problem["loc"]), [])
         if (sentence := _sentence(problem)) not in sentences:
             sentences.append(sentence)
-    lines = [f"{place}: {', or '.join(sentences)}" for place, sentences in found.items()]
+    lines = [f"{place}: {', or '.join(sentences)}" for place, sentences in by_place.items()]
     shown_lines = lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])
-    return ApiError(422, "; ".join(shown_lines), "invalid_request", next(iter(found), None))
+    return ApiError(422, "; ".join(shown_lines), "invalid_request", next(iter(by_place), None))
 
 
 def _place(location: Sequence[str | int]) -> str:

@@ -180,9 +180,9 @@ class ModelSet:
                 if ability in model.abilities:
                     return held(model)
             raise ApiError(400, f"no model of this server can {ability.value}", "unsupported_model", "model")
-        found = self.by_name(name)
-        found.check(ability)
-        return held(found)
+        model_named = self.by_name(name)
+        model_named.check(ability)
+        return held(model_named)
 
     def by_name(self, name: str) -> ServedModel:
         """Return a model. Raises ApiError (404) for a name that there is not."""
