@@ -4,7 +4,8 @@
 
 Writes a checkpoint of the released layout (6.2 billion weights of fp16 in eight pickled shards, 13.4 GB with the second
 copy of the word table), shard by shard. Then each step is a process of its own: import, quantise to INT8 and INT4, and
-for each model loading and answering greedily. Measured are the seconds, the largest resident memory of the process
+for each model loading and answering greedily. Before it is loaded, its file is read once, and both times it comes from
+the disk: `disk` and `loading` are to be compared. Measured are the seconds, the largest resident memory of the process
 (VmHWM) and of it the part that is no file (RssAnon, sampled), and tokens per second of decoding. The folder is removed
 at the end, unless --keep. --layers, --width and --vocabulary make a smaller model. For Linux.
 """
@@ -210,8 +211,9 @@ def answer_step(args: argparse.Namespace) -> dict[str, Any]:
     from blankfill.checkpoint.load import load_model
     from blankfill.generation.engine import Decoder
 
-    begin = time.perf_counter()
     name = args.worker.removeprefix("answer").removeprefix("-") or "model"
+    disk = read_from_disk(args.folder / name)
+    begin = time.perf_counter()
     loaded = load_model(args.folder / name, dtype=dtype_named(args.dtype))
     loading = time.perf_counter() - begin
     ids = [5 + (37 * k) % 1000 for k in range(args.read)]
@@ -231,9 +233,33 @@ def answer_step(args: argparse.Namespace) -> dict[str, Any]:
     rate, read = bandwidth(), bytes_of_a_step(loaded.model)
     return {
         "read": read, "bandwidth": round(rate / 1e9, 1), "share_of_bandwidth": round(read / rate / median, 3),
-        "loading": round(loading, 1), "reading": round(reading, 2), "ms": round(1000 * median, 1),
+        "disk": round(disk, 1), "loading": round(loading, 1), "reading": round(reading, 2),
+        "ms": round(1000 * median, 1),
         "tokens_per_second": round(1 / median, 2), "threads": args.threads, "resident": status("VmRSS"),
     }  # fmt: skip
+
+
+def read_from_disk(folder: Path) -> float:
+    """Return the seconds in which the files of a model are read once from the disk; afterwards they are not in memory
+    again, so that opening the model begins like this reading."""
+    files = sorted(folder.glob("*.safetensors"))
+    forget(files)
+    begin, block = time.perf_counter(), bytearray(8 << 20)
+    for path in files:
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(block):
+                pass
+    seconds = time.perf_counter() - begin
+    forget(files)
+    return seconds
+
+
+def forget(files: list[Path]) -> None:
+    """Drop files from the memory of the system, which keeps what it has read or written."""
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def bytes_of_a_step(model: Any) -> int:

@@ -9,7 +9,7 @@ from page_commands import BLOCK, INLINE, ROOT, Line, known_options, lines_of, pa
 
 BY_THEIR_OWN_TEST = {"docs/extending.md"}
 """Pages with an objective and a task of their own, whose commands a test runs."""
-OF_OTHER_PROGRAMS = {"--max_pred", "--target_mask_prob", "--mask-random", "--rounds", "--seeds"}
+OF_OTHER_PROGRAMS = {"--max_pred", "--target_mask_prob", "--mask-random", "--rounds", "--seeds", "--packages"}
 """Options of released code and of the programs in bench/."""
 NAMES = [page.relative_to(ROOT).as_posix() for page in pages()]
 

@@ -91,6 +91,17 @@ def test_a_failing_read_ends_both_threads(tmp_path: Path, monkeypatch: pytest.Mo
     assert checksum(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_file_that_cannot_be_read_is_an_error(dtype: torch.dtype | None, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    store.write_weights(file, TENSORS)
+    weights, moved = weights_of(file, dtype), tmp_path / "moved"
+    file.rename(moved)
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_with_checksum(file, weights)
+
+
 @pytest.mark.parametrize("kinds", [("float16", "bfloat16"), ("bfloat16", "float16"), ("float32", "bfloat16"),
                                    ("float16", "float32"), ("float64", "float16")])  # fmt: skip
 def test_conversion_is_that_of_torch(kinds: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blankfill.generation.text_stream import Detokenizer, Stream, token_text
+from blankfill.generation.text_stream import SPACES, Detokenizer, Stream, _unfinished, token_text
 from generate_models import byte_level
 
 BYTES = byte_level(["the cat sat on the mat", "猫在垫子上，狗在跑。"] * 3, 300)
@@ -57,3 +59,13 @@ def test_the_text_of_a_token_depends_on_those_before_it() -> None:
     assert "".join(token_text(BYTES, ids[:k], id) for k, id in enumerate(ids)).startswith("the cat ")
     assert token_text(BYTES, [], BYTES.id("<|endoftext|>") or 0) == "<|endoftext|>"
     assert token_text(BYTES, ids, BYTES.size) == f"[{BYTES.size}]"  # a row of padding in the table of tokens
+
+
+@given(st.text("ab  \n\u3000猫。", max_size=20))
+def test_the_last_word_and_the_space_before_it_are_held_back(text: str) -> None:
+    word = re.search(r"\s*[^\s\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff]*\Z", text)
+    assert word is not None and _unfinished(text) == word.start()
+
+
+def test_white_space_is_that_of_patterns() -> None:
+    assert set(SPACES) == {character for character in map(chr, range(0x11000)) if re.match(r"\s", character)}

@@ -68,6 +68,25 @@ def test_rows_of_a_larger_matrix_and_any_threads() -> None:
         torch.set_num_threads(before)
 
 
+@native
+@pytest.mark.parametrize("path", range(len(PATHS)))
+@pytest.mark.parametrize("stored", TYPES)
+def test_many_rows_have_the_numbers_of_one(path: int, stored: torch.dtype) -> None:
+    """Any rows beside a row, in any number, leave its sums as they are to the bit."""
+    if path > best_path():
+        pytest.skip("this processor does not have the instructions")
+    generator = torch.Generator().manual_seed(5)
+    for inputs, outputs in ((1100, 10), (2300, 3), (33, 6)):
+        weight = torch.randn(outputs, inputs, generator=generator).to(stored)
+        product = HalfProduct(weight, torch.float32, torch.randn(outputs, generator=generator), path)
+        x = torch.randn(39, inputs, generator=generator)
+        alone = torch.cat([product(row[None]) for row in x])
+        right = x.double() @ weight.double().T + product.held[1].double()  # type: ignore[union-attr]
+        assert (alone - right).abs().max() < 1e-4 * right.abs().max()
+        for rows in (4, 5, 6, 7, 32, 33, 39):
+            assert torch.equal(product(x[:rows]), alone[:rows])
+
+
 def test_matrices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(4))
     assert half_product_for(weight.double()) is None

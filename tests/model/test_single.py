@@ -83,6 +83,51 @@ def test_steps_equal_one_pass(kind: str, road: bool) -> None:
             torch.testing.assert_close(got, whole[rows, column], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("road", ROADS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [40, 64])
+def test_many_columns_of_wide_heads(width: int, dtype: torch.dtype, road: bool) -> None:
+    """Whole and partial blocks of columns, columns that other rows hold, and columns that are not seen."""
+    config = dataclasses.replace(GPT, hidden_size=2 * width, num_heads=2, num_layers=1, position_sizes=(150,))
+    model = build(config, seed=3).eval().to(dtype)
+    ids = torch.randint(5, 60, (3, 141), generator=torch.Generator().manual_seed(3))
+    positions, rows = torch.arange(141).expand(1, 3, 141), torch.tensor([1, 1, 0])
+    allowed = 1e-5 if dtype == torch.float32 else 0.06
+    with torch.inference_mode():
+        for before in (1, 14, 15, 16, 31, 62, 63, 64, 65, 78, 140):
+            hidden = torch.zeros(3, 1, 1, before + 1)
+            hidden[:, :, :, 1 : before // 2] = float("-inf")
+            for bias in (None, hidden):
+                cache, expected = (model.new_cache(3, 141) for _ in range(2))
+                for made in (cache, expected):
+                    model(Inputs(ids[:, :before], positions[:, :, :before], Mask("causal")), dtype, cache=made)
+                if road:
+                    owners = ColumnOwners(3, 141, torch.device("cpu"))
+                    owners.select(rows, before)
+                    cache[0].owners = owners
+                for made in (cache, expected) if not road else (expected,):
+                    made[0].select(rows)
+                new = ids[rows, before, None], positions[:, rows, before, None]
+                mask = Mask("none") if bias is None else Mask("dense", bias.to(dtype))
+                right = model(Inputs(*new, mask), dtype, cache=expected).hidden[:, 0]
+                got = SingleColumn(model)(*new, bias, cache)
+                torch.testing.assert_close(got.float(), right.float(), atol=allowed, rtol=allowed)
+
+
+@pytest.mark.parametrize("road", ROADS, indirect=True)
+def test_scores_that_are_not_numbers_stay_so(road: bool) -> None:
+    """A key that is not a number, in the middle of a block, is no number in the result of its row alone."""
+    config = dataclasses.replace(GPT, hidden_size=64, num_heads=2, num_layers=1, position_sizes=(50,))
+    model = build(config, seed=4).eval()
+    ids, positions = torch.randint(5, 60, (2, 40)), torch.arange(40).expand(1, 2, 40)
+    with torch.inference_mode():
+        cache = model.new_cache(2, 40)
+        model(Inputs(ids[:, :39], positions[:, :, :39], Mask("causal")), cache=cache)
+        cache[0].kept[0, 1, 0, 20, 3] = float("nan")
+        got = SingleColumn(model)(ids[:, 39:], positions[:, :, 39:], None, cache)
+    assert got[0].isfinite().all() and got[1].isnan().all()
+
+
 def test_columns_that_a_row_does_not_see() -> None:
     model = build(GPT, seed=1).eval()
     ids, positions = torch.randint(5, 60, (2, 6)), torch.arange(6).expand(1, 2, 6)

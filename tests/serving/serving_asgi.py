@@ -27,9 +27,10 @@ class Answer:
 
 async def call(
     app: Any, path: str, parts: Sequence[bytes] = (b"",), method: str = "POST", headers: Pairs = JSON,
-    ends: bool = True, gone: asyncio.Event | None = None,
+    ends: bool = True, gone: asyncio.Event | None = None, reads: bool = True,
 ) -> Answer:  # fmt: skip
-    """Call an application. parts: of the body. ends: whether the body has an end. gone: set when the client goes."""
+    """Call an application. parts: of the body. ends: whether the body has an end. gone: set when the client goes.
+    reads: whether the client reads more than the head and the first part of an answer."""
     answer, waiting = Answer(), list(parts)
     leaves = gone or asyncio.Event()
 
@@ -45,6 +46,8 @@ async def call(
             answer.status = message["status"]
             answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
+            if answer.body and not reads:
+                await asyncio.Event().wait()
             answer.body += message.get("body", b"")
             answer.complete = not message.get("more_body", False)
 

@@ -24,6 +24,13 @@ class Doubles:
         self.go.set()
         self.begun = threading.Event()
 
+    async def busy(self, engine: Engine) -> asyncio.Task[Any]:
+        """A request whose job is computed until `go` is set."""
+        self.go.clear()
+        task = asyncio.create_task(engine.compute(self, [1]))
+        await asyncio.to_thread(self.begun.wait, 60)
+        return task
+
     def size(self, item: int) -> int:
         return item
 
@@ -123,12 +130,9 @@ def test_results_are_in_the_order_of_the_items(engine: Engine) -> None:
 
 def test_requests_that_wait_share_a_batch(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         others = [asyncio.create_task(engine.compute(kind, [n])) for n in range(2, 6)]
         await asyncio.sleep(0)
         kind.go.set()
@@ -151,12 +155,9 @@ def test_an_error_belongs_to_its_request(engine: Engine) -> None:
 
 def test_a_request_that_is_cancelled_is_not_computed(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         gone = asyncio.create_task(engine.compute(kind, [2] * 20))
         await asyncio.sleep(0)
         assert engine.waiting == 20
@@ -172,12 +173,9 @@ def test_a_request_that_is_cancelled_is_not_computed(engine: Engine) -> None:
 
 def test_a_full_queue_refuses_before_any_work(engine: Engine) -> None:
     kind = Doubles()
-    kind.go.clear()
 
     async def run() -> None:
-        first = asyncio.create_task(engine.compute(kind, [1]))
-        while not kind.begun.is_set():
-            await asyncio.sleep(0.001)
+        first = await kind.busy(engine)
         waiting = asyncio.create_task(engine.compute(kind, [1] * 40))
         await asyncio.sleep(0)
         with pytest.raises(ApiError) as error:
@@ -188,3 +186,53 @@ def test_a_full_queue_refuses_before_any_work(engine: Engine) -> None:
 
     asyncio.run(run())
     assert sum(map(len, kind.batches)) == 41
+
+
+def test_a_batch_between_steps_is_small(loop: asyncio.AbstractEventLoop) -> None:
+    batches, kind = Batches(10), Doubles()
+    batches.add(owned(loop, kind, [2] * 9))
+    assert [len(batches.take(most)) for most in (4, 100, None)] == [2, 5, 2]
+
+
+class Fragile(Doubles):
+    """Fails for a batch that has 13."""
+
+    def compute(self, items: Sequence[int]) -> list[int | Exception]:
+        if 13 in items:
+            raise MemoryError("thirteen")
+        return super().compute(items)
+
+
+def test_a_batch_that_fails_is_the_error_of_one_request_alone(engine: Engine) -> None:
+    kind = Fragile()
+
+    async def run() -> list[Any]:
+        requests = [engine.compute(kind, items) for items in ([3, 13], [4], [5, 6])]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    failed, *fine = asyncio.run(run())
+    assert isinstance(failed, MemoryError) and fine == [[8], [10, 12]]
+
+
+def test_the_thread_of_a_model_outlives_errors_of_the_server_itself(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def texts(self, *given: Any) -> None: ...
+
+        def batch(self, *given: Any) -> None:
+            raise OSError("no space left")
+
+    broken: Any = Broken()
+    made = Engine("a", ServeSettings(), broken)
+    assert [asyncio.run(made.compute(Doubles(), [n])) for n in (1, 2)] == [[2], [4]]
+    made.close(30)
+    assert "the thread of the model a failed, and continues" in caplog.text
+
+
+def test_a_kind_with_too_few_results_fails_its_request(engine: Engine) -> None:
+    class Short(Doubles):
+        def compute(self, items: Sequence[int]) -> list[int | Exception]:
+            return []
+
+    with pytest.raises(ValueError):
+        asyncio.run(engine.compute(Short(), [1]))
+    assert asyncio.run(engine.compute(Doubles(), [1])) == [2]

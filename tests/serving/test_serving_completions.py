@@ -337,3 +337,14 @@ def test_half_of_a_surrogate_pair_is_a_mistake(server: Server, path: str, body: 
     answer = server.client.post(f"/v1/{path}", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].startswith(f"body: {field} has half of a surrogate pair")
+
+
+def test_the_likeliest_tokens_of_prompts_are_within_the_limit_of_tokens() -> None:
+    """Each token of each answer has them in memory."""
+    with in_process({"gpt": MODEL}, max_tokens=100) as server:
+        body: dict[str, Any] = {"prompt": "the cat", "echo": True, "logprobs": 20, "max_tokens": 0}
+        tokens = len(BYTES.encode("the cat")) * 21
+        assert tokens <= 100 < 2 * tokens
+        server.post("completions", **body)
+        status, error = server.refused("completions", **body, n=2)
+        assert status == 413 and f"{2 * tokens} tokens" in error["message"]

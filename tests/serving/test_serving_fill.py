@@ -17,6 +17,7 @@ from blankfill.generation import fill_places
 from blankfill.generation.blanks import FillResult
 from blankfill.generation.cancel import CancelledError
 from blankfill.inference import Model, load
+from blankfill.serving.kinds.fill import FillKind
 from written_models import write_model
 
 FAMILIES = ["bert", "gpt2", "glm", "modernbert"]
@@ -87,6 +88,16 @@ def test_the_error_of_a_text_leaves_the_others(alone: dict[str, Model]) -> None:
     assert isinstance(first, UserError) and isinstance(second, FillResult)
 
 
+def test_written_fills_count_their_beams(alone: dict[str, Model]) -> None:
+    sizes = {}
+    for family in ("bert", "glm"):
+        kind = FillKind(alone[family].filler)
+        item = kind.filler.prepare("the [MASK] boat [MASK:3]", top_k=5)
+        sizes[family] = kind.size(item), kind.tokens(item)
+    # bert: two rounds, in the second of which 2 · 10 more rows are read; glm: 10 beams of 40 and of 3 tokens
+    assert sizes == {"bert": (6 * (2 + 2 * 20), 6), "glm": (10 * (6 + 40 + 6 + 3), 6)}
+
+
 def test_options_reach_the_model(client: TestClient, alone: dict[str, Model]) -> None:
     body = {"model": "glm", "input": "the [MASK] boat", "top_k": 2, "lengths": "1-2", "length_penalty": 0.5}
     (row,) = client.post("/v1/fill", json=body).json()["data"]
@@ -101,9 +112,12 @@ def test_options_reach_the_model(client: TestClient, alone: dict[str, Model]) ->
         (400, {"input": "the [MASK] boat", "lengths": "x"}, 'lengths is "x"'),
         (400, {"input": "the [MASK] boat " * 12}, "tokens"),
         (400, {"input": "qqq www [MASK]"}, "unknown to the tokenizer"),
-        (422, {"input": "the [MASK] boat", "top_k": 0}, "top_k: input should be greater"),
-        (422, {"input": "the [MASK] boat", "top_k": "5"}, "top_k: input should be a valid integer"),
+        (422, {"input": "the [MASK] boat", "top_k": 0}, "top_k: give at least 1"),
+        (422, {"input": "the [MASK] boat", "top_k": "5"}, "top_k: give a whole number"),
         (422, {"input": ["the [MASK] boat", 5]}, "value 1 is a number"),
+        (422, {"input": "the [MASK] boat", "lengths": "1-64", "top_k": 9}, "input: to fill the blanks the model would"),
+        (422, {"model": "glm", "input": ["[MASK]", "the [MASK] boat"], "top_k": 999}, "input.0: to fill the blanks"),
+        (400, {"input": "[MASK] " * 10_000}, "10,000 blanks, and the model reads"),
         (413, {"input": ["the [MASK] boat"] * 21}, "21 texts"),
         (413, {"input": ["the [MASK] boat " * 4] * 20}, "tokens, and a request may have 200"),
     ],

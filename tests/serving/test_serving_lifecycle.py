@@ -22,7 +22,7 @@ import pytest
 from serving_apps import client, state_of
 
 from blankfill.errors import UserError
-from blankfill.serving import lifecycle, memory
+from blankfill.serving import lifecycle, memory, served
 from blankfill.serving.abilities import Ability
 from blankfill.serving.engine import Engine
 from blankfill.serving.lifecycle import Service, listen
@@ -30,6 +30,7 @@ from blankfill.serving.memory import check_fits, checkpoint_of, fingerprint, nee
 from blankfill.serving.protocol import protocol
 from blankfill.serving.requests import RunningRequest, current
 from blankfill.serving.run import check_stopped, running, threads_of
+from blankfill.serving.served import ModelSource
 from blankfill.serving.state import Phase
 from blankfill.system.stopping import Stop, StoppedError
 from written_models import write_model
@@ -404,6 +405,43 @@ def test_a_model_that_cannot_be_opened_again_stays(folder: Path, caplog: pytest.
     assert 'blankfill_model_loads_total{model="small",result="failed"} 1.0' in state.metrics.text().decode()
     with client(state) as made:
         assert made.post("/v1/fill", json=FILL).status_code == 200
+    state.models.close(30)
+
+
+def test_a_model_that_fails_does_not_keep_others_from_being_opened_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_of({"first": folder, "second": folder})
+    state.models.open_all()
+    opened = ModelSource.open
+
+    def fails(self: ModelSource) -> Any:
+        if self.name == "first":
+            raise RuntimeError("damaged")
+        return opened(self)
+
+    monkeypatch.setattr(ModelSource, "open", fails)
+    os.utime(folder / "state.json", ns=(1, 1))
+    assert state.models.reload() == (["second"], ["first: RuntimeError('damaged')"])
+    state.models.close(30)
+
+
+@pytest.mark.parametrize("name", [None, "small"])
+def test_a_model_that_is_replaced_before_a_request_holds_it_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    state = state_of({"small": folder})
+    state.models.open_all()
+    (before,) = state.models
+
+    def replaced(model: Any) -> Any:
+        if model is before:
+            os.utime(folder / "state.json", ns=(1, 1))
+            assert state.models.reload() == (["small"], [])
+        return model
+
+    monkeypatch.setattr(served, "held", replaced)
+    assert state.models.named(name, Ability.FILL) is next(iter(state.models)) is not before
     state.models.close(30)
 
 

@@ -15,11 +15,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from serving_apps import client, client_of, state_of
 from serving_asgi import Answer, call
+from starlette.datastructures import Headers
 from starlette.responses import StreamingResponse
 
 from blankfill.errors import ConfigError
 from blankfill.serving import limits, protocol
 from blankfill.serving.app import create_app
+from blankfill.serving.errors import ApiError
 from blankfill.serving.requests import GONE
 from blankfill.serving.run import running
 from blankfill.serving.schemas import Body
@@ -206,9 +208,9 @@ def test_a_body_that_arrives_too_slowly_ends() -> None:
     asyncio.run(run())
 
 
-async def ended_late(trial: Trial, path: str) -> Answer:
+async def ended_late(trial: Trial, path: str, reads: bool = True) -> Answer:
     """The answer of a stream whose time is over when its first part has been sent."""
-    calling = asyncio.create_task(call(trial.app, path, [b"{}"]))
+    calling = asyncio.create_task(call(trial.app, path, [b"{}"], reads=reads))
     await trial.began.wait()
     for request in trial.state.requests:
         request.end(limits.late(1.0, False))
@@ -225,6 +227,24 @@ def test_a_stream_that_takes_too_long_ends_with_an_error() -> None:
         assert trial.cancelled == 1
 
     asyncio.run(run())
+
+
+def test_a_client_that_does_not_read_holds_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LINGER_SECONDS", 0.01)
+
+    async def run() -> None:
+        trial = Trial()
+        answer = await ended_late(trial, "/events", reads=False)
+        assert (answer.status, answer.complete, trial.state.running) == (200, False, 0)
+
+    asyncio.run(run())
+
+
+def test_a_long_content_type_is_not_read() -> None:
+    given = Headers({"content-type": 'application/json; a="' + ";" * 60_000})
+    with pytest.raises(ApiError) as error:
+        limits.check_type("POST", given, b"{}")
+    assert error.value.status == 415
 
 
 def test_an_answer_that_is_no_stream_of_events_is_left_incomplete() -> None:

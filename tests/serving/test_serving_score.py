@@ -17,6 +17,7 @@ from blankfill.evaluation.perplexity import perplexity
 from blankfill.evaluation.pseudo import pseudo_perplexity
 from blankfill.evaluation.scorers import Scorer
 from blankfill.inference import load
+from blankfill.serving.kinds.score import ScoreKind
 from blankfill.tasks.items import LanguageItem
 from head_models import family_folder
 from written_models import write_model
@@ -54,6 +55,21 @@ def test_a_model_from_left_to_right(family: str, text: str, client: TestClient, 
     assert short["kind"] == row["kind"] == "causal"
     count = perplexity(Scorer(load(folders[family]).loaded, both_ways=False), [LanguageItem("0", text, 1)])
     assert row["total"] == pytest.approx(-count.nats, abs=1e-3)
+
+
+@pytest.mark.parametrize(("family", "at_once"), [("bert", 1), ("bert", 40), ("gpt2", 1), ("t5", 30)])
+def test_the_rows_of_a_text_are_scored_in_several_jobs(
+    client: TestClient, folders: dict[str, Path], family: str, at_once: int
+) -> None:
+    kind = ScoreKind(load(folders[family]).loaded)
+    text = "the cat sat on the mat " * 4 if family == "t5" else LONG
+    ids, _ = kind.loaded.tokenizer.encode_places(text)
+    items = kind.items(ids, at_once)
+    assert [item.first for item in items[1:]] == [item.stop for item in items[:-1]] and len(items) > 1
+    assert all(item.columns <= at_once or item.stop == item.first + 1 for item in items)
+    (row,) = scored(client, model=family, input=text)
+    made = np.concatenate([part for part in kind.compute(items) if not isinstance(part, Exception)])
+    assert np.allclose(made, [token["logprob"] for token in row["tokens"]], atol=1e-4)
 
 
 @pytest.mark.parametrize("text", [TEXT, LONG])

@@ -157,6 +157,7 @@ def test_a_text_is_cut_only_on_request(client: TestClient) -> None:
         ("classify", 400, {"model": "conll", "input": "the cat"}, "cannot classify; it can: tag"),
         ("classify", 422, {"model": "sst2", "input": "the " * 201, "explain": True, "truncate": True}, "201 words"),
         ("classify", 413, {"model": "sst2", "input": ["the cat"] * 301}, "301 texts"),
+        ("classify", 413, {"model": "sst2", "input": ["the cat"] * 101, "explain": True}, "303 texts with each word"),
         ("answer", 400, {"model": "squad2", "input": {"question": "the", "context": " "}}, "has no tokens"),
         ("answer", 400, {"model": "squad2", "input": {"question": "the"}}, "there is no context"),
     ],

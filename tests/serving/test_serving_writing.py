@@ -14,6 +14,10 @@ import torch
 from serving_writers import LONG, Server, by_hand, listening, texts, writer
 
 import blankfill.serving.writing as writing_module
+from blankfill.generation.continuation import Continuation, PromptReader
+from blankfill.generation.sampling import SampledRow, Sampling
+from blankfill.generation.scheduler import Update
+from blankfill.serving.writing import Answer
 
 MODEL = writer()
 LONG_PROMPT = "naïve café 🙂 " * 40
@@ -175,3 +179,31 @@ def _events(connection: http.client.HTTPConnection) -> list[Any]:
 
 def _fail(ids: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("out of order")
+
+
+def test_requests_take_turns_where_slots_are_few() -> None:
+    with listening({"gpt": MODEL}, slots=2) as server, by_hand(server, "gpt") as hand:
+        many = opened(server, n=20, max_tokens=3)
+        hand.come.wait(20)
+        hand.step()
+        single = opened(server, max_tokens=1)
+        hand.come.wait()
+        for _ in range(8):
+            hand.step()
+        assert len(texts(answer_of(single))) == 1 and hand.writing.waiting > 8
+        hang_up(many)
+        hand.gone.wait(21)
+        hand.step()
+        assert (hand.writing.rows, hand.writing.waiting, hand.writing.busy) == (0, 0, False)
+
+
+def test_a_text_that_is_stopped_by_its_last_word_says_so() -> None:
+    reader = PromptReader(MODEL.loaded)
+    prompt, stop = reader.read("the cat"), "mat"
+    ids = MODEL.loaded.tokenizer.encode(" on the mat")
+    sampled = SampledRow(Sampling(), prompt.ids, reader.banned_V)
+    text = Continuation(reader, prompt, reader.row(prompt), sampled, len(ids), [stop])
+    answer, piece = Answer(0, text, MODEL.loaded.tokenizer), None
+    for place, id in enumerate(ids):
+        piece = answer.take(Update(id, "length" if place == len(ids) - 1 else None))
+    assert piece is not None and (piece.text, piece.finish) == (" on the ", "stop")

@@ -19,7 +19,6 @@ Not here: the conversation of a terminal (`session`), models (`inference`).
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from blankfill.generation.cancel import CancelFlag, is_cancelled
 from blankfill.generation.engine import banned
 from blankfill.generation.sampling import Penalties, SampledRow
 from blankfill.generation.scheduler import NOT_FINITE, SLOTS, Scheduler
-from blankfill.generation.text_stream import Detokenizer, Stream
+from blankfill.generation.text_stream import SPACES, Detokenizer, Stream
 from blankfill.generation.write import MOST_COLUMNS
 from blankfill.types import DecoderInput, Vocabulary
 
@@ -321,10 +320,8 @@ def _run(answerings: Sequence[Answering], speaker: Speaker, cancel: CancelFlag |
 
 def answer_stream(stops: Sequence[str] = (), process: Callable[[str], str] | None = None) -> Stream:
     """Return the text of an answer in pieces: processed, or without white space around it. See `Stream`."""
-    return Stream(stops, process, _CHANGING) if process else Stream(stops, str.strip, _SPACE)
+    return Stream(stops, process, _CHANGING) if process else Stream(stops, str.strip, SPACES)
 
 
-_CHANGING = re.compile(r"[\s,!:;?\[\]训练时间]*$")
-"""The end of a text that ChatGLM's processing may change when more follows."""
-_SPACE = re.compile(r"\s*$")
-"""The end of a text that may be the last white space, which is dropped."""
+_CHANGING = SPACES + ",!:;?[]训练时间"
+"""Characters that ChatGLM's processing may change at the end of a text when more follows."""

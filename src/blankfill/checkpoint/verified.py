@@ -1,7 +1,7 @@
 """Reading a file of weights once: its checksum is computed while its tensors are converted.
 
-One thread computes the checksum, and another one converts each tensor as soon as the first has read it, while its bytes
-are in memory. Tensors that keep their type stay in the mapped file.
+One thread reads the file, one computes the checksum, and one converts each tensor as soon as the second has passed it,
+while its bytes are in memory. Tensors that keep their type stay in the mapped file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from threading import Condition
 
 import torch
@@ -20,6 +21,8 @@ from blankfill.checkpoint.weights import OwnWeights
 
 READ = 8 << 20
 """Bytes that are read at a time."""
+BLOCKS = 4
+"""Number of such blocks in memory."""
 AHEAD = 256 << 20
 """Bytes that the checksum may be ahead of the conversion."""
 BLOCK = 1 << 15
@@ -111,16 +114,48 @@ class _Progress:
 
 
 def _checksum(path: Path, progress: _Progress) -> str:
-    state, buffer = hashlib.sha256(), bytearray(READ)
-    view = memoryview(buffer)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                state.update(view[:count])
-                progress.read(count)
-    finally:
-        progress.stop()
+    state, blocks = hashlib.sha256(), _Blocks(path)
+    with ThreadPoolExecutor(1, thread_name_prefix="blankfill-reading") as pool:
+        reading = pool.submit(blocks.read)
+        try:
+            for part in blocks:
+                state.update(part)
+                progress.read(len(part))
+        finally:
+            blocks.stop()
+            progress.stop()
+        reading.result()
     return state.hexdigest()
+
+
+class _Blocks:
+    """The blocks of a file, which one thread reads while another one uses them: disk and checksum take about the same
+    time for a byte."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._free, self._full = Queue[bytearray | None](), Queue[tuple[bytearray, int] | None]()
+        for _ in range(BLOCKS):
+            self._free.put(bytearray(READ))
+
+    def read(self) -> None:
+        """Read the file; raises OSError."""
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                while (block := self._free.get()) is not None and (count := file.readinto(block)):
+                    self._full.put((block, count))
+        finally:
+            self._full.put(None)
+
+    def stop(self) -> None:
+        """Let the reading thread end."""
+        self._free.put(None)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while (given := self._full.get()) is not None:
+            block, count = given
+            yield memoryview(block)[:count]
+            self._free.put(block)
 
 
 def convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:

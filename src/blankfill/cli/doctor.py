@@ -35,6 +35,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX"),
     "metrics": (("rouge-score", "sacrebleu"), "ROUGE and BLEU of written texts"),
     "gguf": (("gguf",), "GGUF, the files of llama.cpp"),
+    "serve": (("fastapi", "uvicorn", "httptools", "uvloop", "prometheus-client"), "models over HTTP"),
 }
 """Optional extras: their modules, and the purpose of these."""
 MODULES = {"python-docx": "docx"}

@@ -86,6 +86,8 @@ class Filler:
         self.blank_token = blank_token(objective, vocabulary)
         self.words = Words(loaded.tokenizer, vocabulary, rows, self.blank_token if objective.reads_blanks else None)
         self.banned_V = torch.from_numpy(banned(vocabulary, rows)).to(self.device)
+        self.inside_V = torch.from_numpy(~self.words.begins).to(self.device)
+        """Ids that do not begin a word; `BlankedText.first` of every blank that begins one."""
 
     def fill(
         self,
@@ -163,6 +165,8 @@ class Filler:
         blanks = find_blanks(text, own_mask(self.loaded.tokenizer, self.vocabulary))
         if not blanks:
             raise UserError(f"the text has no blank; {HOW}")
+        if len(blanks) > (most := self.format.max_columns):
+            raise UserError(f"the text has {len(blanks):,} blanks, and the model reads {most:,} tokens; shorten it")
         given = parse_lengths(lengths) if lengths is not None else None
         ends = [0, *(blank.end for blank in blanks)]
         starts = [*(blank.start for blank in blanks), len(text)]
@@ -171,7 +175,7 @@ class Filler:
         first = []
         for blank in blanks:
             may = self.words.may_begin(text[: blank.start])
-            first.append(None if may is None else torch.from_numpy(~may).to(self.device))
+            first.append(None if may is None else self.inside_V)
         ranges = [(blank.length, blank.length) if blank.length else given for blank in blanks]
         return BlankedText(text, tuple(blanks), runs, tuple(ranges), tuple(first), top_k, length_penalty)
 

@@ -116,18 +116,20 @@ def _row(
 def _fill_blank(
     filler: Filler, blanked: BlankedText, k: int, row: Row, places: range, known: dict[Row, Scores]
 ) -> Generator[list[Row], Mapping[Row, Scores], list[Candidate]]:
-    """Fill one blank with one length. known: the scores of rows that were read before, to which more are added."""
+    """Fill one blank with one length. known: the scores of rows that were read before, to which those of `row` are
+    added; rows of later steps occur once."""
     beams = blanked.beams if len(places) > 1 else blanked.top_k
     mask = filler.vocabulary["mask"]
     states = {row: 0.0}
-    for _ in places:
+    for step in range(len(places)):
         check_cancelled(blanked.cancel)
-        if unread := [state for state in states if state not in known]:
-            read = yield unread
-            known.update((state, read[state]) for state in unread)
+        unread = [state for state in states if state not in known]
+        read: Mapping[Row, Scores] = (yield unread) if unread else {}
+        if unread and step == 0:
+            known[row] = read[row]
         grown: dict[Row, float] = {}
         for state in states:
-            scores_by_place = known[state]
+            scores_by_place = known[state] if state in known else read[state]
             open_places = [place for place in places if state[place] == mask]
             scores_SV = torch.stack([scores_by_place[place] for place in open_places])
             scores_SV = scores_SV.masked_fill(filler.banned_V, -math.inf)

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from blankfill.corpus.tokenizer import Tokenizer
 
 _IDEOGRAPHS = "\u2e80-\u9fff\uf900-\uffef\U00020000-\U0003ffff"
-_UNFINISHED = re.compile(rf"\s*[^\s{_IDEOGRAPHS}]*$")
+_BETWEEN = re.compile(rf"[\s{_IDEOGRAPHS}]")
 _LONGEST_HELD = 80
 _WINDOW = 128
-_WORD = 64
-"""Characters at the end of a text among which the last word is sought first."""
+SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""All white space."""
 
 
 class Stream:
     """A text in pieces, up to the first of some texts that end it.
 
     What later text can change is held back: the beginning of a text that would end it, and where the text is processed
-    also what `changing` matches at its end. Which text ends it does not depend on the pieces: the one that is complete
+    also what is in `changing` at its end. Which text ends it does not depend on the pieces: the one that is complete
     first, and of those the longest.
     """
 
@@ -39,10 +39,10 @@ class Stream:
         self,
         stops: Sequence[str] = (),
         process: Callable[[str], str] | None = None,
-        changing: re.Pattern[str] | None = None,
+        changing: str = "",
     ) -> None:
-        """stops: the texts at which it ends, which do not belong to it. process: changes the text. changing: the end of
-        a processed text that later text may change."""
+        """stops: the texts at which it ends, which do not belong to it. process: changes the text. changing: the
+        characters that later text may change where they are the end of a processed text."""
         self.stops, self.process, self.changing = [stop for stop in stops if stop], process, changing
         self.stopped = False
         """Whether one of `stops` has ended the text."""
@@ -71,8 +71,7 @@ class Stream:
         if self.stops and (at := self._stop(begin)) is not None:
             self._raw, self.stopped = self._raw[:at], True
         text = self.text
-        held = self.changing.search(text) if self.changing else None
-        certain = held.start() if held else len(text)
+        certain = len(text.rstrip(self.changing)) if self.changing else len(text)
         if size := self._begun():
             certain = min(certain, len(self._processed(self._raw[:-size])))
         return self._more(text[:certain])
@@ -147,12 +146,10 @@ class Detokenizer:
 
 def _unfinished(text: str) -> int:
     """The index at which the last, unfinished word begins, and the white space before it."""
-    tail = max(0, len(text) - _WORD)
-    held = _UNFINISHED.search(text, tail)
-    if held is None or (tail and held.start() == tail):  # it may begin earlier
-        held = _UNFINISHED.search(text)
-    assert held is not None  # the pattern matches the empty text at the end
-    return held.start()
+    at = len(text)
+    while at and not _BETWEEN.match(text, at - 1):
+        at -= 1
+    return len(text[:at].rstrip())
 
 
 def _inked(text: str) -> int:

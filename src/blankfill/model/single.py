@@ -158,7 +158,6 @@ class SingleColumn:
             x_BD = layer(x_BD, (bias, rotation, cache[k], None if keys_values is None else keys_values[k], hidden))
         return x_BD if self.final_norm is None else self.final_norm(x_BD)
 
-
     def _embedded(self, ids_B1: Tensor, positions: Tensor) -> Tensor:
         """Return the embeddings of tokens with their positions, [B, W]."""
         model = self.model
@@ -188,7 +187,7 @@ def _position_tables(model: Transformer) -> list[Tensor] | None:
     """Return the tables of learned positions, one for each channel; None for positions of another kind."""
     if type(model.positions) is not LearnedPositions or not len(model.positions):
         return None
-    tables = [table.weight for table in model.positions]
+    tables: list[Tensor] = [parameter for table in model.positions for parameter in table.parameters()]
     return tables if all(map(plain_weight, tables)) else None
 
 

@@ -1,14 +1,16 @@
 """Who may use the server: API keys, and the host names under which it answers.
 
-Keys are compared in constant time, as bytes, with every key of the server, so that the time of an answer says nothing
-about them. A server without keys listens on this machine alone, and a web page elsewhere could still reach it under a
-name that its owner points here (DNS rebinding); so such a server answers only under names of this machine.
+Keys are compared by their checksums, in constant time, with every key of the server, so that the time of an answer says
+nothing about them, nor about their length. A server without keys listens on this machine alone, and a web page
+elsewhere could still reach it under a name that its owner points here (DNS rebinding); so such a server answers only
+under names of this machine.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Sequence
+from hashlib import sha256
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,7 +28,7 @@ class Keys:
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
-        self.keys = [key.encode() for key in keys]
+        self.keys = [sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self.holds(Headers(scope=scope)):
@@ -42,7 +44,7 @@ class Keys:
     def holds(self, headers: Headers) -> bool:
         """Return whether a request has a key of the server."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip().encode("latin-1")
+        key = sha256(given.strip().encode("latin-1")).digest()
         matches = False
         for known in self.keys:
             matches |= hmac.compare_digest(known, key)

@@ -111,16 +111,18 @@ class Batches:
             if not queue.owners:
                 del self._queues[kind]
 
-    def take(self) -> list[Job[Any, Any]]:
-        """Remove and return the jobs of the next batch; none when nothing waits."""
+    def take(self, tokens_at_most: int | None = None) -> list[Job[Any, Any]]:
+        """Remove and return the jobs of the next batch; none when nothing waits. tokens_at_most: of a batch that must
+        be smaller than usual."""
         if not self._queues:
             return []
         kind, queue = next(iter(self._queues.items()))
         batch: list[Job[Any, Any]] = []
+        most = self.batch_tokens if tokens_at_most is None else min(tokens_at_most, self.batch_tokens)
         tokens, owners = 0, queue.owners
         while owners:
             owner, waiting = next(iter(owners.items()))
-            if batch and tokens + waiting[0].size > self.batch_tokens:
+            if batch and tokens + waiting[0].size > most:
                 break
             job = waiting.popleft()
             batch.append(job)

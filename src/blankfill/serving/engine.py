@@ -7,7 +7,8 @@ their results:
     vectors = await engine.compute(kind, texts)       # as many jobs as texts, in batches with those of other requests
 
 A job is dropped when its request is cancelled before it is computed. Rows that write are a `Stepper`: the thread calls
-`step` while it is busy, and computes at most one batch between two steps, so that neither kind of work starves.
+`step` while it is busy, and computes at most one small batch between two steps, so that neither kind of work starves
+and streams do not stall.
 
 Not here: which jobs share a batch (`batches`), what a job computes (`kinds`), rows that write (`writing`).
 """
@@ -27,6 +28,8 @@ from blankfill.serving.settings import ServeSettings
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
+BETWEEN_STEPS = 256
+"""Number of tokens, about, of a batch between two steps of rows that write."""
 
 log = logging.getLogger("blankfill.serving")
 
@@ -147,26 +150,52 @@ class Engine:
                 self._wakes.wait_for(lambda: self._busy or self._closing)
                 if not self._busy:
                     return
-            for stepper in self.steppers:
-                if stepper.busy:
-                    stepper.step()
-            with self._wakes:
-                batch = self.batches.take()
-            if batch:
+            try:
+                self._work()
+            except Exception:  # the thread must live as long as requests wait for it
+                log.exception("the thread of the model %s failed, and continues", self.name)
+
+    def _work(self) -> None:
+        """Do a step of the rows that write, and compute a batch."""
+        writes = False
+        for stepper in self.steppers:
+            if stepper.busy:
+                writes = True
+                stepper.step()
+        with self._wakes:
+            batch = self.batches.take(BETWEEN_STEPS if writes else None)
+        if batch:
+            try:
                 if self.metrics is not None:
                     self.metrics.batch(self.name, len(batch), sum(job.size for job in batch))
+            finally:
                 compute(batch)
 
 
 def compute(batch: Sequence[Job[Any, Any]]) -> None:
-    """Compute jobs of one kind together, and give each its result; an error of the batch is the error of each job."""
-    results: Sequence[Any]
+    """Compute jobs of one kind together, and give each its result. Where that fails, the jobs of each request are
+    computed alone, so that a request fails alone; the error is then the error of each of its jobs."""
     try:
-        results = batch[0].kind.compute([job.item for job in batch])
+        made = batch[0].kind.compute([job.item for job in batch])
+        results = [*zip(batch, made, strict=True)]
     except Exception as error:
-        results = [error] * len(batch)
+        own: dict[Owner[Any], list[Job[Any, Any]]] = {}
+        for job in batch:
+            own.setdefault(job.owner, []).append(job)
+        if len(own) > 1:
+            log.warning("a batch failed, and each of its %d requests is computed alone", len(own), exc_info=error)
+            for owner, jobs in own.items():
+                if not owner.dropped:
+                    compute(jobs)
+            return
+        results = [(job, error) for job in batch]
+    _hand_over(results)
+
+
+def _hand_over(results: Sequence[tuple[Job[Any, Any], Any]]) -> None:
+    """Give results to their requests, in one call for each event loop."""
     owners: dict[Owner[Any], list[tuple[int, Any]]] = {}
-    for job, result in zip(batch, results, strict=True):
+    for job, result in results:
         owners.setdefault(job.owner, []).append((job.number, result))
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Owner[Any], list[tuple[int, Any]]]]] = {}
     for owner, numbered in owners.items():

@@ -30,8 +30,9 @@ class LeftOut:
     item: Item
 
 
-def without_words(item: Item, number: int, count: int) -> list[LeftOut]:
-    """Return an item without each of its words in turn; none for an item without texts of its own.
+def words_of(item: Item, number: int, count: int) -> list[tuple[str, str, re.Match[str]]]:
+    """Return the words of an item, each with the field and the text that have it; none for an item without texts of its
+    own.
 
     number, count: place of the item among those of the request, for the error (ApiError, 422) of too many words.
     """
@@ -47,6 +48,11 @@ def without_words(item: Item, number: int, count: int) -> list[LeftOut]:
             422, f"{name}: {len(words):,} words, and {MOST_WORDS} can be explained; shorten the text, or leave out "
             "explain", "invalid_request", name,
         )  # fmt: skip
+    return words
+
+
+def without_words(item: Item, words: Sequence[tuple[str, str, re.Match[str]]]) -> list[LeftOut]:
+    """Return an item without each of its words in turn. words: of `words_of`."""
     shown = {"first": "text", "second": "second", "context": "context"}
     return [
         LeftOut(

@@ -7,7 +7,7 @@ their own, so that a text of a megabyte does not hold up other requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,7 @@ from blankfill.system.reading import LONE_SURROGATE
 T = TypeVar("T")
 
 SHORT = 8192
-"""Characters up to which texts are encoded in the event loop."""
+"""Characters up to which texts are encoded in the event loop, and numbers up to which vectors are written there."""
 TEXT = {"type": "string", "minLength": 1}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
@@ -146,8 +146,8 @@ def in_place(error: UserError, number: int, count: int, param: str = "input") ->
     return error if count == 1 else UserError(f"{name_of(number, count, param)}: {error.template}")
 
 
-async def aside(work: Callable[[], T], texts: Iterable[str]) -> T:
-    """Return what a function makes of texts: at once for short texts, else in another thread."""
+async def aside(work: Callable[[], T], texts: Iterable[Sized]) -> T:
+    """Return what a function makes of texts, ids or vectors: at once for short ones, else in another thread."""
     if sum(map(len, texts)) <= SHORT:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_pool(), work)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from email.message import Message as MimeMessage
 
 from starlette.datastructures import Headers
@@ -26,7 +27,10 @@ log = logging.getLogger("blankfill.serving")
 ALWAYS = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json"})
 """Paths that are answered while the server loads its models or ends."""
 LINGER_SECONDS = 2.0
-"""How long the rest of a body that is too large is read and dropped, so that the client sees the answer."""
+"""How long the rest of a body that is too large is read and dropped, so that the client sees the answer; and how long
+the error of a request that ended early may take to be sent."""
+LONGEST_TYPE = 200
+"""Characters of the header Content-Type."""
 RETRY_LOADING, RETRY_DRAINING = 2, 5
 """Seconds after which a client may try again while the server loads, or ends and is perhaps started again."""
 
@@ -61,7 +65,9 @@ class Limits:
                 raise
             request.task.uncancel()
             if request.why is not GONE:
-                await answer.error(scope, request.why)
+                with suppress(TimeoutError):  # a client that does not read what is sent holds no model
+                    async with asyncio.timeout(LINGER_SECONDS):
+                        await answer.error(scope, request.why)
         finally:
             timer.cancel()
             self.state.ended(request)
@@ -194,8 +200,8 @@ def check_type(method: str, headers: Headers, body: bytes) -> None:
         return
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise ApiError(415, "the body is compressed; send it without Content-Encoding", "unsupported_media_type")
-    mime = MimeMessage()
-    mime["content-type"] = headers.get("content-type", "")
+    mime, given = MimeMessage(), headers.get("content-type", "")
+    mime["content-type"] = given if len(given) <= LONGEST_TYPE else ""  # long ones take seconds to read
     kind = mime.get_content_subtype() if mime["content-type"] else ""
     if mime.get_content_maintype() != "application" or not (kind == "json" or kind.endswith("+json")):
         raise ApiError(

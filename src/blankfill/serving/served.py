@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -21,6 +22,8 @@ from blankfill.serving.requests import current
 from blankfill.serving.settings import ServeSettings
 
 Part = TypeVar("Part")
+
+log = logging.getLogger("blankfill.serving")
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,10 @@ class ServedModel:
             self.engine.close(0)
 
     def part(self, key: Hashable, make: Callable[[ServedModel], Part]) -> Part:
-        """Return a part that belongs to the model, such as the kind of a job, made on first use in the event loop."""
+        """Return a part that belongs to the model, such as the kind of a job, made on first use; where two threads
+        make it at once, both get the same one."""
         if key not in self._parts:
-            self._parts[key] = make(self)
+            self._parts.setdefault(key, make(self))
         part: Part = self._parts[key]
         return part
 
@@ -135,14 +139,16 @@ class ModelSet:
         """
         replaced, problems = [], []
         for name, source in self.sources.items():
-            if fingerprint(source.path, source.adapter) == self._fingerprints.get(name):
-                continue
             try:
+                if fingerprint(source.path, source.adapter) == self._fingerprints.get(name):
+                    continue
                 check_fits([need_of(name, source.path, source.dtype, source.adapter)], force=self.settings.force)
                 model = self._opened(source)
-            except UserError as error:
+            except Exception as error:
                 self.metrics.loaded(name, 0.0, fits=False)
-                problems.append(f"{name}: {error.sentence}")
+                if not isinstance(error, UserError):
+                    log.error("the model %s cannot be opened again", name, exc_info=error)
+                problems.append(f"{name}: {error.sentence if isinstance(error, UserError) else repr(error)}")
                 continue
             before = self._models.get(name)
             self._models[name] = model
@@ -175,14 +181,20 @@ class ModelSet:
 
         Raises ApiError: 404 for a name that there is not, 400 for a model without the ability.
         """
+        while True:
+            model = held(self._found(name, ability))
+            if self._models.get(model.name) is model:  # else it was replaced before it was held, and is perhaps closed
+                return model
+
+    def _found(self, name: str | None, ability: Ability) -> ServedModel:
         if name is None:
             for model in self:
                 if ability in model.abilities:
-                    return held(model)
+                    return model
             raise ApiError(400, f"no model of this server can {ability.value}", "unsupported_model", "model")
         model_named = self.by_name(name)
         model_named.check(ability)
-        return held(model_named)
+        return model_named
 
     def by_name(self, name: str) -> ServedModel:
         """Return a model. Raises ApiError (404) for a name that there is not."""

@@ -1,7 +1,8 @@
 """Rows that write for requests: they join and leave the running batch of a model between its steps.
 
 A handler lays out the rows of its request and starts them; the thread of the model calls `Writing.step`, and what a
-step has written is handed to each event loop in one call.
+step has written is handed to each event loop in one call. Where slots are few, requests take turns: each gives one row,
+so that a request of a hundred answers does not hold up a request of one.
 
     with writing.running(answers, tokens) as inbox:  # dropped rows leave at the next step
         async for pieces in inbox:           # until every answer has finished
@@ -17,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -157,16 +158,19 @@ class Answer:
                     "scores_not_finite",
                 )
             )
-        piece = ""
+        piece, finish = "", update.finish
         if update.token is not None:
             self.count += 1
             piece = self.text.add(update.token)
             self._prompt = update.prompt or self._prompt
             if update.logprobs is not None:
                 self._tokens.append(self._scored(update.token, update.logprobs))
-        finish = "end" if self.text.stopped else update.finish
+        if self.text.stopped:
+            finish = "end"
         if finish is not None:
             piece += self.text.end(finish)
+            if self.text.stopped:  # perhaps by the last word, which was held back
+                finish = "end"
         if piece:
             self._pieces.append(piece)
         if finish is None and not (self._stream and self._pieces):
@@ -203,17 +207,20 @@ class Writing:
         self._scheduler = self._new_scheduler()
         self._rows: dict[int, Answer] = {}
         self._incoming: deque[Answer] = deque()
+        self._queues: OrderedDict[Inbox | None, deque[Answer]] = OrderedDict()
+        """The answers of each request that have no slot; the request whose turn it is comes first."""
+        self._queued = 0
         self._gone: deque[Answer] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether any answer is written, waits, or is to be dropped."""
-        return bool(self._incoming or self._gone or self._scheduler.busy)
+        return bool(self._incoming or self._gone or self._queued or self._scheduler.busy)
 
     @property
     def waiting(self) -> int:
         """Number of answers that wait for a slot."""
-        return len(self._incoming) + self._scheduler.waiting
+        return len(self._incoming) + self._queued + self._scheduler.waiting
 
     @property
     def slots_in_use(self) -> int:
@@ -223,7 +230,7 @@ class Writing:
     @property
     def rows(self) -> int:
         """Number of answers that are known to the thread: that wait, are read, or write."""
-        return len(self._rows)
+        return len(self._rows) + self._queued
 
     @contextmanager
     def running(self, answers: Sequence[Answer], read: int = 0) -> Iterator[Inbox]:
@@ -253,11 +260,17 @@ class Writing:
         try:
             self._leave_and_join(pieces)
             updates = self._scheduler.step() if self._scheduler.busy else {}
+            self._take(updates, pieces)
+            if not self._scheduler.busy:
+                self._scheduler.release()
         except Exception as error:
             log.exception("a step of the model %s failed; its %d answers end", self.engine.name, len(self._rows))
             pieces += [(answer, answer.failed(error)) for answer in self._rows.values()]
             self._rows, self._scheduler = {}, self._new_scheduler()
-            updates = {}
+        _deliver(pieces)
+
+    def _take(self, updates: Mapping[int, Update], pieces: list[tuple[Answer, Piece]]) -> None:
+        """Give rows what a step has written, and collect what is to be handed over."""
         for handle, update in updates.items():
             answer = self._rows.get(handle)
             if answer is None:
@@ -274,29 +287,39 @@ class Writing:
                 del self._rows[handle]
                 if update.finish is None:
                     self._scheduler.cancel(handle)
-        if not self._scheduler.busy:
-            self._scheduler.release()
-        _deliver(pieces)
 
     def _leave_and_join(self, pieces: list[tuple[Answer, Piece]]) -> None:
+        while self._incoming:
+            answer = self._incoming.popleft()
+            if not answer.dropped:
+                self._queues.setdefault(answer.inbox, deque()).append(answer)
+                self._queued += 1
         while self._gone:
             answer = self._gone.popleft()
             if self._rows.pop(answer.handle, None) is not None:
                 self._scheduler.cancel(answer.handle)
-        while self._incoming:
-            answer = self._incoming.popleft()
-            if answer.dropped:
-                continue
-            text = answer.text
-            try:
-                answer.handle = self._scheduler.join(
-                    text.row, text.sampled, text.most, text.ends, answer.logprobs, answer.prompt_logprobs
-                )
-            except Exception as error:
-                log.exception("a row cannot join the model %s", self.engine.name)
-                pieces.append((answer, answer.failed(error)))
-                continue
-            self._rows[answer.handle] = answer
+            self._queued -= len(self._queues.pop(answer.inbox, ()))  # all answers of a request are dropped together
+        while self._queues and self._scheduler.waiting < self.engine.settings.slots:  # of which short ones overtake
+            inbox, queue = next(iter(self._queues.items()))
+            answer = queue.popleft()
+            self._queued -= 1
+            if queue:
+                self._queues.move_to_end(inbox)
+            else:
+                del self._queues[inbox]
+            self._join(answer, pieces)
+
+    def _join(self, answer: Answer, pieces: list[tuple[Answer, Piece]]) -> None:
+        text = answer.text
+        try:
+            answer.handle = self._scheduler.join(
+                text.row, text.sampled, text.most, text.ends, answer.logprobs, answer.prompt_logprobs
+            )
+        except Exception as error:
+            log.exception("a row cannot join the model %s", self.engine.name)
+            pieces.append((answer, answer.failed(error)))
+            return
+        self._rows[answer.handle] = answer
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(self.model, self.engine.settings.slots, self.pad, finite=True, piece=PIECE)

@@ -200,6 +200,83 @@ INLINE float round_dynamic(const float *x, int64_t inputs, int64_t padded, int8_
     return most / 127.0f;
 }
 
+#if defined(__x86_64__)
+AVX512 INLINE __m512 sixteen(const void *x, int type, int64_t at, __mmask16 mask)
+{
+    if (type == FLOAT32)
+        return _mm512_maskz_loadu_ps(mask, (const float *)x + at);
+    __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)x + at);
+    if (type == FLOAT16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* What round_dynamic computes, to the bit, from numbers of a type. wide: room for whole vectors. */
+AVX512 INLINE float round_dynamic_avx512(const void *x, int type, int64_t inputs, int64_t padded, int8_t *out, int32_t *sum,
+                                         Outlier *outliers, float *wide)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    const __mmask16 last = (__mmask16)(0xffffu >> (15 & -inputs));
+    __m512i lanes = _mm512_setzero_si512();
+    for (int64_t i = 0; i < inputs; i += 16) {
+        __m512 part = sixteen(x, type, i, i + 16 > inputs ? last : 0xffff);
+        _mm512_storeu_ps(wide + i, part);
+        lanes = _mm512_max_epu32(lanes, _mm512_and_si512(_mm512_castps_si512(part), magnitude));
+    }
+    float values[OUTLIERS], largest = 0, rest = 0;
+    for (int k = 0; k <= OUTLIERS; k++) {
+        const uint32_t most = _mm512_reduce_max_epu32(lanes);
+        const __m512i same = _mm512_set1_epi32((int32_t)most);
+        const int at = __builtin_ctz(_mm512_cmpeq_epi32_mask(lanes, same));
+        if (most >= 0x7f800000) {
+            memset(out, 0, padded);
+            memset(outliers, 0, sizeof(Outlier) * OUTLIERS);
+            *sum = 0;
+            return NAN;
+        }
+        largest = k ? largest : of_bits(most);
+        rest = of_bits(most);
+        if (k == OUTLIERS)
+            break;
+        int64_t place = at;
+        while (place + 16 < inputs && (bits_of(wide[place]) & 0x7fffffff) != most)
+            place += 16;
+        place = MIN(place, inputs - 1);
+        outliers[k].at = (int32_t)place;
+        values[k] = wide[place];
+        wide[place] = 0;
+        lanes = _mm512_setzero_si512();
+        for (int64_t i = 0; i < inputs; i += 16)
+            lanes = _mm512_max_epu32(lanes, _mm512_and_si512(_mm512_loadu_si512(wide + i), magnitude));
+    }
+    float least = largest * (127.0f / LARGEST_OUTLIER), most = rest > least ? rest : least, factor = 127.0f / most;
+    if (!(factor <= 3e38f)) {
+        memset(out, 0, padded);
+        memset(outliers, 0, sizeof(Outlier) * OUTLIERS);
+        *sum = 0;
+        return 0.0f;
+    }
+    int32_t total = 0;
+    for (int k = 0; k < OUTLIERS; k++) {
+        volatile float scaled = values[k] * factor;
+        outliers[k].value = (int32_t)bits_of(scaled + 12582912.0f) - 0x4b400000;
+        total += outliers[k].value;
+    }
+    __m512i sums = _mm512_setzero_si512();
+    for (int64_t i = 0; i < inputs; i += 16) {
+        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(wide + i), _mm512_set1_ps(factor)));
+        __m128i bytes = _mm512_cvtepi32_epi8(q);
+        sums = _mm512_add_epi32(sums, q);
+        if (i + 16 <= padded)
+            _mm_storeu_si128((__m128i *)(out + i), bytes);
+        else
+            memcpy(out + i, &bytes, padded - i);
+    }
+    *sum = total + _mm512_reduce_add_epi32(sums);
+    return most / 127.0f;
+}
+#endif
+
 INLINE void finish(const DynamicJob *job, int32_t *sums, int64_t row, const Row *of, int64_t panel)
 {
     const DynamicMatrix *matrix = job->matrix;
@@ -358,21 +435,30 @@ AVX512 INLINE void finish_avx512(const DynamicJob *job, int32_t *sums, int64_t r
 }
 #endif
 
+INLINE float round_typed(const void *x, int type, int64_t inputs, int64_t padded, int8_t *out, int32_t *sum,
+                         Outlier *outliers, float *wide, int path)
+{
+    if (type != FLOAT32) {
+        widen(x, type, wide, inputs, path);
+        x = wide;
+    }
+    return round_dynamic(x, inputs, padded, out, sum, outliers, wide);
+}
+
+#define round_any(...) round_typed(__VA_ARGS__, PORTABLE)
+#define round_with_f16c(...) round_typed(__VA_ARGS__, WITH_AVX2)
+
 /* For one set of instructions: round_NAME rounds rows, panels_NAME computes panels of some rows. */
-#define DYNAMIC(NAME, TARGET, MOST, PATH)                                                                              \
+#define DYNAMIC(NAME, TARGET, MOST, ROUND)                                                                             \
     TARGET static void round_##NAME(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, Row *of,         \
                                     float *wide)                                                                       \
     {                                                                                                                  \
         int64_t inputs = job->matrix->inputs;                                                                          \
         for (int64_t r = begin; r < end; r++) {                                                                        \
-            const float *x = from(job->x, job->type, r * inputs);                                                      \
-            if (job->type != FLOAT32) {                                                                                \
-                widen(x, job->type, wide, inputs, PATH);                                                               \
-                x = wide;                                                                                              \
-            }                                                                                                          \
+            const void *x = from(job->x, job->type, r * inputs);                                                       \
+            int8_t *out = whole + (r - begin) * job->padded;                                                           \
             Row *row = of + r - begin;                                                                                 \
-            row->scale = round_dynamic(x, inputs, job->padded, whole + (r - begin) * job->padded, &row->sum,           \
-                                       row->outliers, wide);                                                           \
+            row->scale = ROUND(x, job->type, inputs, job->padded, out, &row->sum, row->outliers, wide);                \
         }                                                                                                              \
     }                                                                                                                  \
     TARGET static void panels_##NAME(const DynamicJob *job, int64_t first, int64_t count, const int8_t *whole,         \
@@ -394,10 +480,10 @@ AVX512 INLINE void finish_avx512(const DynamicJob *job, int32_t *sums, int64_t r
         }                                                                                                              \
     }
 
-DYNAMIC(portable, , 4, PORTABLE)
+DYNAMIC(portable, , 4, round_any)
 #if defined(__x86_64__)
-DYNAMIC(avx2, AVX2, 3, WITH_AVX2)
-DYNAMIC(avx512, AVX512, 6, WITH_AVX512)
+DYNAMIC(avx2, AVX2, 3, round_with_f16c)
+DYNAMIC(avx512, AVX512, 6, round_dynamic_avx512)
 #endif
 
 static void round_rows(const DynamicJob *job, int64_t begin, int64_t end, int8_t *whole, Row *of, float *wide)

@@ -4,6 +4,8 @@ causal   Each token given those before it (GPT, GLM); a text longer than the mod
          by half.
 masked   Each token given all others, masked in turn (Salazar et al. 2020): a pseudo-log-likelihood.
 blank    Each token as the answer to a blank between the others (T5, BART).
+
+A text has many rows, so that it is scored in several jobs, between which others get their turn.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ ScoreKindName = Literal["causal", "masked", "blank"]
 
 @dataclass(frozen=True)
 class ScoreItem:
-    """A text to score. ids: int32[N]. columns: of all rows that score it."""
+    """Some of the rows that score a text. ids: int32[N] of the text. first, stop: the rows. columns: of all of them."""
 
     ids: Int32
+    first: int
+    stop: int
     columns: int
 
 
@@ -49,45 +53,51 @@ class ScoreKind:
             return "causal"
         return "masked" if self.scorer.hides_tokens else "blank"
 
-    def item(self, ids: Int32) -> ScoreItem:
-        """Return a text to score."""
+    def items(self, ids: Int32, at_once: int) -> list[ScoreItem]:
+        """Return the rows that score a text, in order, as items of about `at_once` columns or one row each."""
         count, room = len(ids), self.scorer.room
         if self.name == "causal":
-            columns = sum(stop - begin for begin, _, stop in windows(count, room, max(1, room // 2)))
+            widths = [stop - begin for begin, _, stop in self._windows(count)]
         else:
-            columns = count * min(count, room)
-        return ScoreItem(ids, columns)
+            widths = [min(room, count - place // room * room) for place in range(count)]
+        items: list[ScoreItem] = []
+        first = columns = 0
+        for row, width in enumerate(widths):
+            if columns and columns + width > at_once:
+                items.append(ScoreItem(ids, first, row, columns))
+                first, columns = row, 0
+            columns += width
+        return [*items, ScoreItem(ids, first, len(widths), columns)]
+
+    def _windows(self, count: int) -> list[tuple[int, int, int]]:
+        return list(windows(count, self.scorer.room, max(1, self.scorer.room // 2)))
 
     def size(self, item: ScoreItem) -> int:
         """Return the number of columns that are read."""
         return item.columns
 
     def compute(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float64] | Exception]:
-        """Return the log-probability of each token of each text, float64[N] each."""
+        """Return the log-probability of each token that the rows of an item score, float64[N] each."""
         try:
-            rows = [self._examples(item.ids) for item in items]
+            rows = [self._examples(item) for item in items]
         except UserError as error:
             return [error] if len(items) == 1 else [result for item in items for result in self.compute([item])]
         scores = iter(answered(self.loaded, [example for own in rows for example, _ in own]))
-        results: list[NDArray[np.float64] | Exception] = []
-        for item, own in zip(items, rows, strict=True):
-            parts = [next(scores).log_probabilities[:count] for _, count in own]
-            results.append(np.concatenate(parts) if parts else np.zeros(len(item.ids)))
-        return results
+        return [np.concatenate([next(scores).log_probabilities[:count] for _, count in own]) for own in rows]
 
-    def _examples(self, ids: Int32) -> list[tuple[Example, int]]:
-        """Return the rows that score a text, each with the number of its targets that are tokens of the text."""
-        scorer, room = self.scorer, self.scorer.room
+    def _examples(self, item: ScoreItem) -> list[tuple[Example, int]]:
+        """Return the rows of an item, each with the number of its targets that are tokens of the text."""
+        scorer, ids, room = self.scorer, item.ids, self.scorer.room
         if self.name == "causal":
-            spans = windows(len(ids), room, max(1, room // 2))
+            spans = self._windows(len(ids))[item.first : item.stop]
             return [(scorer.window(ids, begin, first, stop), stop - first) for begin, first, stop in spans]
         rows = []
-        for begin in range(0, len(ids), room):
+        for number in range(item.first, item.stop):
+            begin, place = number // room * room, number % room
             part = ids[begin : begin + room]
-            for place in range(len(part)):
-                if self.name == "masked":
-                    rows.append((scorer.hidden(part, place, [place]), 1))
-                else:
-                    (example,) = scorer.blank(part[:place], part[place : place + 1], part[place + 1 :])
-                    rows.append((example, 1))
+            if self.name == "masked":
+                rows.append((scorer.hidden(part, place, [place]), 1))
+            else:
+                (example,) = scorer.blank(part[:place], part[place : place + 1], part[place + 1 :])
+                rows.append((example, 1))
         return rows

@@ -205,7 +205,7 @@
             });
             const own = mine
                 ? [act("chat.edit", () => { editing = node.id; draw([node.id, "textarea"]); }, "edit")]
-                : [node.long ? act("chat.shorter", () => { kept.truncate = box.checked = true; again(node); }, "shorter") : null, act("chat.again", () => again(node), "again"), act("chat.copy", () => copy(node.text), "copy"), blankfill.insideButton(() => (
+                : [node.long ? act("chat.shorter", () => { kept.truncate = box.checked = true; again(node); }, "shorter") : null, act("chat.again", () => again(node), "again"), act("chat.copy", () => blankfill.copyText(node.text, context.notify), "copy"), blankfill.insideButton(() => (
                     { model: node.model, use: "chat", input: messagesTo(talk.nodes[node.parent]) }))];
             return el("div", { class: "acts" }, shown, own);
         }
@@ -229,13 +229,6 @@
             return el("div", { class: "stack" }, input, el("div", { class: "acts" },
                 el("button", { class: "primary", type: "button", onclick: save }, t("chat.save")),
                 el("button", { class: "quiet", type: "button", onclick: close }, t("chat.cancel"))));
-        }
-
-        async function copy(text) {
-            try {
-                await navigator.clipboard.writeText(text);
-                context.notify(t("code.copied"));
-            } catch { /* the browser forbids it */ }
         }
     }
 

@@ -77,20 +77,20 @@
             buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(names[index] === name)));
         };
         choose(names.includes(recall("code")) ? recall("code") : names[0]);
-        const copy = el("button", { type: "button", class: "quiet", onclick: () => copyText(text.textContent, block, notify) }, t("code.copy"));
+        const copy = el("button", { type: "button", class: "quiet", onclick: () => copyText(text.textContent, notify, block) }, t("code.copy"));
         const key = blankfill.key ? el("p", { class: "hint" }, t("code.key")) : null;
         return [el("div", { class: "choices" }, buttons, copy), block, key];
     }
 
-    /** Copy a text; where the browser forbids it, select it for Ctrl+C. */
-    async function copyText(text, block, notify) {
+    /** Copy a text, and say so by notify; where the browser forbids it, select its element for Ctrl+C, if one is given. */
+    async function copyText(text, notify, block = null) {
         try {
             await navigator.clipboard.writeText(text);
             notify(t("code.copied"));
         } catch {
-            getSelection().selectAllChildren(block);
+            if (block) getSelection().selectAllChildren(block);
         }
     }
 
-    Object.assign(blankfill, { codeOf, openCode });
+    Object.assign(blankfill, { codeOf, openCode, copyText });
 })();

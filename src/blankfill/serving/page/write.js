@@ -176,15 +176,8 @@
                 act("again", () => { parent = talk.nodes[last.parent]; runner.run(); }),
                 act("more", () => { parent = last; runner.run(); }),
                 act("use", () => { setDraft(textOf(nodes)); draft.focus(); }),
-                act("copy", () => copy(textOf(nodes))),
+                act("copy", () => blankfill.copyText(textOf(nodes), context.notify)),
                 blankfill.insideButton(() => ({ model: last.model, use: "complete", input: textOf(talks.path(talk, last.parent)) })));
-        }
-
-        async function copy(text) {
-            try {
-                await navigator.clipboard.writeText(text);
-                context.notify(t("code.copied"));
-            } catch { /* the browser forbids it */ }
         }
     }
 

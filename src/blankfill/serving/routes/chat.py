@@ -121,6 +121,7 @@ async def chat_completions(body: ChatRequest, state: State) -> Response:
     speaker = chat.speaker
     penalties = body.penalties(speaker.vocabulary.size)
     texts = await run_in_threadpool(laid_out, chat, body, penalties, state.settings)
+    served.engine.check_room(body.answers)  # others may have come meanwhile
     writing = writing_of(served, speaker.model, speaker.vocabulary.roles.get("pad", 0))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     answers = [

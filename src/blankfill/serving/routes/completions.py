@@ -142,6 +142,7 @@ async def completions(body: CompletionRequest, state: State) -> Response:
     reader = served.part("prompts", lambda _: PromptReader(loaded))
     penalties = body.penalties(loaded.vocabulary.size)
     plans = await run_in_threadpool(laid_out, reader, body, prompts, penalties, settings)
+    served.engine.check_room(len(prompts) * body.written)  # others may have come meanwhile
     writing = writing_of(served, loaded.model, loaded.vocabulary.roles.get("pad", 0))
     best = body.written > body.answers
     logprobs = 0 if best and body.logprobs is None else body.logprobs
@@ -170,7 +171,10 @@ def laid_out(
     sampling, stops = Sampling(**body.sampling()), body.stops()
     with counting("the prompt" if len(prompts) == 1 else "the prompts", allow=body.allow_unknown, notes=False):
         read = [read_prompt(reader, body, prompt) for prompt in prompts]
-    check_prompt_tokens(sum(len(prompt.ids) + len(prompt.behind) for prompt in read), settings, "prompt")
+    total = sum(len(prompt.ids) + len(prompt.behind) for prompt in read)
+    if body.scores_prompt:  # each token of each answer has its likeliest tokens in memory
+        total *= body.written * (1 + (body.logprobs or 0))
+    check_prompt_tokens(total, settings, "prompt")
     plans = []
     for number, prompt in enumerate(read):
         fitted, row = in_context(reader, prompt, number, body, settings.batch_tokens)

@@ -16,7 +16,7 @@ from blankfill.embedding.embed import Float32
 from blankfill.serving.abilities import Ability
 from blankfill.serving.answers import usage
 from blankfill.serving.errors import ApiError
-from blankfill.serving.inputs import TextsOrIds
+from blankfill.serving.inputs import TextsOrIds, aside
 from blankfill.serving.kinds.embedding import kind_of, read_texts
 from blankfill.serving.schemas import Body, ModelName
 from blankfill.serving.state import State
@@ -59,7 +59,8 @@ async def embeddings(body: EmbeddingRequest, state: State) -> Response:
     vectors: Sequence[Float32] = await served.engine.compute(kind, read.rows)
     if body.dimensions is not None and body.dimensions < width:
         vectors = [_shortened(vector, body.dimensions, body.normalize) for vector in vectors]
-    written = _base64(vectors) if body.encoding_format == "base64" else _floats(vectors)
+    form = _base64 if body.encoding_format == "base64" else _floats
+    written = await aside(lambda: form(vectors), vectors)
     # The rows are joined as texts: json.dumps would escape each base64 text, character by character.
     data = ",".join(
         f'{{"object":"embedding","index":{index},"embedding":{vector}{truncated}}}'

@@ -14,7 +14,7 @@ from blankfill.errors import UserError
 from blankfill.generation.fill import BlankedText
 from blankfill.serving.abilities import Ability
 from blankfill.serving.answers import rows_of
-from blankfill.serving.inputs import Texts, aside, check_count, check_tokens, in_place
+from blankfill.serving.inputs import Texts, aside, check_count, check_tokens, in_place, name_of
 from blankfill.serving.kinds.fill import FillKind
 from blankfill.serving.schemas import Body, ModelName
 from blankfill.serving.state import State
@@ -55,10 +55,11 @@ async def fill(body: FillRequest, state: State) -> Response:
                     made.append(kind.filler.prepare(text, body.top_k, body.lengths, body.length_penalty, cancel))
                 except UserError as error:
                     raise in_place(error, number, len(texts)) from error
+                kind.check(made[-1], name_of(number, len(texts)))
         return made
 
     items = await aside(prepared, texts)
-    tokens = check_tokens(list(map(kind.size, items)), served.settings)
+    tokens = check_tokens(list(map(kind.tokens, items)), served.settings)
     try:
         results = await served.engine.compute(kind, items)
     finally:

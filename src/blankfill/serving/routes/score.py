@@ -14,6 +14,7 @@ from starlette.responses import Response
 from blankfill.corpus.unknown import counting
 from blankfill.serving.abilities import Ability
 from blankfill.serving.answers import rows_of
+from blankfill.serving.engine import BETWEEN_STEPS
 from blankfill.serving.errors import ApiError
 from blankfill.serving.inputs import Texts, aside, check_count, check_tokens, no_token
 from blankfill.serving.kinds.score import ScoreKind
@@ -51,9 +52,15 @@ async def score(body: ScoreRequest, state: State) -> Response:
     for number, (ids, _) in enumerate(read):
         if not len(ids):
             raise no_token(number, len(read))
-    items = [kind.item(ids) for ids, _ in read]
-    check_tokens([item.columns for item in items], served.settings)
-    results: list[NDArray[np.float64]] = await served.engine.compute(kind, items)
+    pieces = [kind.items(ids, BETWEEN_STEPS) for ids, _ in read]
+    items = [item for own in pieces for item in own]
+    total_columns = check_tokens(list(map(kind.size, items)), served.settings)
+    if len(items) > served.settings.max_queue // 2:  # larger ones, which have room in the queue
+        at_once = total_columns // max(1, served.settings.max_queue // 4)
+        pieces = [kind.items(ids, at_once) for ids, _ in read]
+        items = [item for own in pieces for item in own]
+    scored = iter(await served.engine.compute(kind, items))
+    results: list[NDArray[np.float64]] = [np.concatenate([next(scored) for _ in own]) for own in pieces]
     rows: list[dict[str, Any]] = []
     for text, (ids, places), logs in zip(texts, read, results, strict=True):
         if not np.isfinite(logs).all():

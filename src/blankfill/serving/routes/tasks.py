@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from blankfill.serving.abilities import Ability
 from blankfill.serving.answers import answer, usage
-from blankfill.serving.errors import ApiError
-from blankfill.serving.explaining import contributions, without_words
+from blankfill.serving.errors import too_large
+from blankfill.serving.explaining import contributions, without_words, words_of
 from blankfill.serving.kinds.predictions import kind_of, read_items
 from blankfill.serving.schemas import Body, ModelName
 from blankfill.serving.served import ServedModel
@@ -71,16 +71,22 @@ async def _predicted(served: ServedModel, body: TaskRequest, explain: bool = Fal
         return [row.item for row in rows]
 
     prepared, tokens = await read_items(served, body.input, items, body.truncate, body.allow_unknown)
-    words = [without_words(row.item, row.number, len(body.input)) if explain else [] for row in rows]
+    contributed = [words_of(row.item, row.number, len(body.input)) if explain else [] for row in rows]
+    if (computed := len(rows) + sum(map(len, contributed))) > served.settings.max_texts:
+        raise too_large(
+            f"input: {computed:,} texts with each word left out, and a request may have "
+            f"{served.settings.max_texts:,}; send several requests", "input",
+        )  # fmt: skip
+    words = [without_words(row.item, own) for row, own in zip(rows, contributed, strict=True)]
     flat = [word.item for left_out in words for word in left_out]
     if flat:  # all texts that are computed are counted and checked
         more, more_tokens = await read_items(served, flat, lambda: flat, True, True)
         tokens += more_tokens
         prepared = [*prepared, *more]
         if tokens > served.settings.max_tokens:
-            raise ApiError(
-                413, f"input: {tokens:,} tokens with each word left out, and a request may have "
-                f"{served.settings.max_tokens:,}; send several requests", "request_too_large", "input",
+            raise too_large(
+                f"input: {tokens:,} tokens with each word left out, and a request may have "
+                f"{served.settings.max_tokens:,}; send several requests", "input",
             )  # fmt: skip
     predictions: list[Prediction] = await served.engine.compute(kind, prepared)
     data: list[dict[str, Any]] = []

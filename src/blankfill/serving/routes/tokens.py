@@ -18,6 +18,7 @@ from blankfill.serving.inputs import Texts, aside, check_count, check_tokens
 from blankfill.serving.schemas import Body, ModelName
 from blankfill.serving.served import ServedModel
 from blankfill.serving.state import State
+from blankfill.types import Int32
 
 router = APIRouter(tags=["tokens"])
 
@@ -48,8 +49,15 @@ async def tokenize(body: TokenizeRequest, state: State) -> Response:
     check_count(len(body.input), served.settings)
     tokenizer = tokenizer_of(served)
     frame = frame_of(served) if body.special else ((), ())
-    rows = await aside(lambda: [_cut(tokenizer, text, frame) for text in body.input], body.input)
-    tokens = check_tokens([row["count"] for row in rows], served.settings)
+    more = sum(map(len, frame))
+
+    def cut() -> tuple[list[dict[str, Any]], int]:
+        with uncounted():
+            read = [tokenizer.encode_places(text, marks=True) for text in body.input]
+        tokens = check_tokens([len(ids) + more for ids, _ in read], served.settings)  # before they are described
+        return [_described(tokenizer, *own, frame) for own in read], tokens
+
+    rows, tokens = await aside(cut, body.input)
     return rows_of(served, rows, tokens)
 
 
@@ -65,7 +73,8 @@ async def detokenize(body: DetokenizeRequest, state: State) -> Response:
                 422, f"ids.{place}: the id {id} is not in the vocabulary of {tokenizer.size:,} tokens; give ids of "
                 "this model", "invalid_request", f"ids.{place}",
             )  # fmt: skip
-    return answer({"model": served.name, "text": tokenizer.decode(body.ids, skip_special=not body.special)})
+    text = await aside(lambda: tokenizer.decode(body.ids, skip_special=not body.special), [body.ids])
+    return answer({"model": served.name, "text": text})
 
 
 def tokenizer_of(served: ServedModel) -> Tokenizer:
@@ -86,9 +95,9 @@ def frame_of(served: ServedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(format.before.tolist()), tuple(format.after.tolist())
 
 
-def _cut(tokenizer: Tokenizer, text: str, frame: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, Any]:
-    with uncounted():
-        ids, places = tokenizer.encode_places(text, marks=True)
+def _described(
+    tokenizer: Tokenizer, ids: Int32, places: Int32, frame: tuple[tuple[int, ...], tuple[int, ...]]
+) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"id": id, "text": tokenizer.token(id), "start": start, "end": end}
         for id, (start, end) in zip(ids.tolist(), places.tolist(), strict=True)
