@@ -324,6 +324,21 @@ def test_an_encoder_does_not_write() -> None:
             server.state.models._models["bert"].model.generate("the cat")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("completions", '{"prompt": "the \\ud83d cat", "echo": true, "max_tokens": 1}', "prompt"),
+        ("completions", '{"prompt": "the cat", "stop": ["a", "\\udc00"]}', "stop"),
+        ("chat/completions", '{"messages": [{"role": "user", "content": "the \\ud83d"}]}', "messages"),
+        ("inspect", '{"input": "the \\ud83d cat", "use": "complete"}', "input"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_a_mistake(server: Server, path: str, body: str, field: str) -> None:
+    answer = server.client.post(f"/v1/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"body: {field} has half of a surrogate pair")
+
+
 def test_the_likeliest_tokens_of_prompts_are_within_the_limit_of_tokens() -> None:
     """Each token of each answer has them in memory."""
     with in_process({"gpt": MODEL}, max_tokens=100) as server:
