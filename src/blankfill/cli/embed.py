@@ -111,11 +111,13 @@ def main(argv: Sequence[str]) -> Result | Rows[Row]:
     refuse_input(args.out, source)
     texts = texts_of(source, args.table_options(), args.model)
     from blankfill.inference import load
+    from blankfill.model.prepacked import prepack
 
     model = load(
         args.model, args.device, dtype_named(args.dtype), head=False, optimize=False, threads=args.threads,
         adapter=args.adapter,
     )  # fmt: skip
+    prepack(model.loaded.model)
     embedder = model.embedder(args.pooling, args.normalize)
     name = free_name(VECTOR, {column.name.lower() for column in texts.columns})
     if name != VECTOR:

@@ -200,9 +200,10 @@ def check_type(method: str, headers: Headers, body: bytes) -> None:
         return
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise ApiError(415, "the body is compressed; send it without Content-Encoding", "unsupported_media_type")
-    if headers.get("content-type") == "application/json":  # of almost all requests, which need no parser
+    given = headers.get("content-type", "")
+    if given == "application/json":  # of almost all requests, which need no parser
         return
-    mime, given = MimeMessage(), headers.get("content-type", "")
+    mime = MimeMessage()
     mime["content-type"] = given if len(given) <= LONGEST_TYPE else ""  # long ones take seconds to read
     kind = mime.get_content_subtype() if mime["content-type"] else ""
     if mime.get_content_maintype() != "application" or not (kind == "json" or kind.endswith("+json")):
