@@ -282,12 +282,26 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+ODD_PATHS = ("/v1/../etc/passwd", "/..%2f..%2fetc/passwd", "/v1/%66ill", "/v1/fill%00", "/v1//fill", "/%ff%fe", "/%",
+             "/v1/models/%2e%2e/%2e%2e/", "/v1/models/%E7%8C%AB", "/v1/fill?model=reader&input=%00", "//v1/fill", "*",
+             "http://example.org/v1/fill", "/v1/fill#x", "/v1/models/" + "x" * 70_000, "/?" + "x=1&" * 20_000, "\\v1",
+             "/v1/fill/", "/V1/FILL", "/v1/models/\x01", "")  # fmt: skip
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+"""What a client of HTTP/2 sends first."""
+
+
 def damaged(chance: random.Random) -> bytes:
     """Return a request that is wrong in one way or another; some are right by chance."""
     path, method = chance.choice(PATHS), chance.choices(("POST", "GET", "PUT", "BREW", "post"), (20, 2, 1, 1, 1))[0]
     body = {name: chance.choice(VALUES) for name in chance.sample(FIELDS, chance.randint(0, 6))}
     data = json.dumps(body).encode()
-    kind = chance.randrange(12)
+    kind = chance.randrange(22)
+    if kind == 12:
+        return PREFACE
+    if kind == 13:
+        path = chance.choice(ODD_PATHS)
+    elif kind == 14:
+        return chance.randbytes(chance.randrange(1, 300)) + b"\r\n\r\n"
     if kind == 0:
         data = data[: chance.randrange(len(data) + 1)]
     elif kind == 1:
@@ -299,6 +313,9 @@ def damaged(chance: random.Random) -> bytes:
     elif kind == 4:
         data = data.replace(b'"', b"\xff", 1)
     media = chance.choices(("application/json", "text/plain", "", "application/json; charset=utf-16"), (20, 1, 1, 1))[0]
+    if kind == 15:
+        media = "multipart/form-data; boundary=b"
+        data = b'--b\r\nContent-Disposition: form-data; name="input"\r\n\r\nthe\r\n--b--\r\n'
     length = len(data) if kind != 5 else chance.choice((0, max(0, len(data) - 3)))
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n"
     if kind == 6:
@@ -307,7 +324,29 @@ def damaged(chance: random.Random) -> bytes:
         head += f"X: {'x' * chance.choice((10, 100_000))}\r\n"
     elif kind == 8:
         head = head.replace("Content-Length: ", "Content-Length: -")
-    return head.encode() + b"\r\n" + data
+    elif kind == 16:
+        name = chance.choice(
+            (f"Content-Length: {length + 1}", "Content-Type: text/html", "Host: example.org", "Host: ")
+        )
+        head += f"{name}\r\n"
+    elif kind == 17:  # in chunks, and with a length
+        size = chance.choice((f"{len(data):x}", "-1", "zz", "ffffffffffffffffff", f"{len(data):x};x=y"))
+        data = f"{size}\r\n".encode() + data + b"\r\n0\r\n\r\n"
+        head += "Transfer-Encoding: chunked\r\n"
+    elif kind == 18:  # a second request behind the first
+        data += health() * chance.choice((1, 100))
+    elif kind == 19:
+        head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        head += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    elif kind == 20:
+        head += chance.choice((
+            "Expect: 100-continue\r\n", "Content-Encoding: gzip\r\n", "X-Request-ID: a\x01b\r\n",
+            "Authorization: \xff\r\n", " folded\r\n", "no colon\r\n", ": no name\r\n",
+            "Transfer-Encoding: gzip\r\n", "Origin: null\r\n",
+        ))  # fmt: skip
+    elif kind == 21:
+        head = head.replace("\r\n", "\n")
+    return head.encode("latin-1", "replace") + b"\r\n" + data
 
 
 async def malformed(port: int, process: psutil.Process, arguments: argparse.Namespace) -> None:

@@ -134,8 +134,7 @@ async def _connection(server: Server, texts: Iterator[str], end: float, times: l
             begun = time.perf_counter()
             writer.write(
                 b"POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%s"
-                % (server.path.encode(), server.port, len(body), body)
+                b"Content-Length: %d\r\n\r\n%s" % (server.path.encode(), server.port, len(body), body)
             )
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):

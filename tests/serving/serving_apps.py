@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from blankfill.serving.app import create_app
 from blankfill.serving.served import ModelSet, ModelSource
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.state import Phase, ServerState
+from head_models import fine_tuned
+
+TUNED: dict[str, Path] = {}
+TASKS: Mapping[str, dict[str, Any]] = {"sst2": {}, "stsb": {}, "copa": {}, "conll": {"epochs": 12}, "squad2": {}}
+"""Tasks of each kind with a head, with options; a tagger learns until it finds something."""
+
+
+def tuned_models(made: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The runs of models that were fine-tuned for `TASKS`, once in a process."""
+    if not TUNED:
+        root = made.mktemp("tuned")
+        TUNED.update({task: fine_tuned(root / task, "bert", task, options) for task, options in TASKS.items()})
+    return TUNED
 
 
 def state_of(models: Mapping[str, Path], **settings: object) -> ServerState:

@@ -47,6 +47,13 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A running browser; not for longer than a module, since asyncio.run is not possible beside it."""
+    with browser() as started:
+        yield started
+
+
 class Visit:
     """A visit of the page in a context of its own, with nothing kept from others.
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_browser import SENTENCE, browser, filled, requests_of, skip_without_browser, visit, word, write
+import serving_browser
+from serving_apps import tuned_models
+from serving_browser import SENTENCE, filled, requests_of, skip_without_browser, visit, word, write
 
 from blankfill.serving.run import running
-from head_models import fine_tuned
 from written_models import write_model
 
 pytestmark = [pytest.mark.slow, skip_without_browser()]
+chromium = serving_browser.chromium
 CHINESE = "春天来了，河边的柳树都绿了。"
 TASKS = {"classes": "sst2", "names": "conll", "questions": "squad2", "numbers": "stsb", "choices": "copa"}
 SCREENS = [("en", 1280), ("zh", 360)]
@@ -26,17 +28,11 @@ NO_BLANK = {"en": "no blank", "zh": "没有空"}
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     root = tmp_path_factory.mktemp("models")
     made = {family: write_model(root / family, family) for family in ("bert", "glm")}
-    longer = {"names": {"epochs": 12}}  # until it finds something
-    return made | {name: fine_tuned(root / name, "bert", task, longer.get(name)) for name, task in TASKS.items()}
+    tuned = tuned_models(tmp_path_factory)
+    return made | {name: tuned[task] for name, task in TASKS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +274,8 @@ def test_numbers_and_choices_have_fields_of_their_own(chromium: Any, url: str) -
 # ---- Accessibility --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("language", "width"), [("en", 1280), ("zh", 320)])
-def test_axe_finds_nothing(chromium: Any, url: str, theme: str, language: str, width: int) -> None:
+@pytest.mark.parametrize(("language", "width", "theme"), [("en", 1280, "light"), ("zh", 320, "dark")])
+def test_axe_finds_nothing(chromium: Any, url: str, language: str, width: int, theme: str) -> None:
     with visit(chromium, url, language=language, width=width, theme=theme) as seen:
         page = seen.go("fill")
         assert seen.violations() == []

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from serving_browser import SENTENCE, browser, filled, requests_of, skip_without_browser, visit, word, write
+import serving_browser
+from serving_browser import SENTENCE, filled, requests_of, skip_without_browser, visit, word, write
 
 from blankfill.serving.run import running
 from written_models import write_model
 
 pytestmark = [pytest.mark.slow, skip_without_browser()]
+chromium = serving_browser.chromium
 TEXTS = {
     "en": {"gone": "cannot be reached", "back": "is back", "key": "needs an API key"},
     "zh": {"gone": "无法连接", "back": "已恢复", "key": "需要 API 密钥"},
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +67,10 @@ def test_a_server_that_comes_back_finds_what_was_typed(
 
 
 def test_a_server_that_is_killed_is_waited_for(chromium: Any, folders: Mapping[str, Path], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    first = started(folders["bert"], port, tmp_path / "first.log")
+    first, url = started(folders["bert"], tmp_path / "first.log")
+    port = int(url.rpartition(":")[2])
     try:
-        with visit(chromium, f"http://127.0.0.1:{port}") as seen:
+        with visit(chromium, url) as seen:
             page = seen.go("fill")
             write(page, SENTENCE)
             word(page, "boat").click()
@@ -90,42 +81,26 @@ def test_a_server_that_is_killed_is_waited_for(chromium: Any, folders: Mapping[s
             word(page, "sea").click()
             page.wait_for_selector(".banner:not([hidden])")
             chosen = page.locator(".gap-word.fixed .gap-text").inner_text()
-            first = started(folders["bert"], port, tmp_path / "second.log")
-            page.wait_for_selector(".banner[data-phase=up]")
-            page.keyboard.press("Control+Enter")
-            filled(page)
-            assert page.locator(".gap-word.fixed .gap-text").inner_text() == chosen
-            assert page.locator(".gap-word").count() == 2
+            with running({"bert": folders["bert"]}, threads=1, port=port):
+                page.wait_for_selector(".banner[data-phase=up]")
+                page.keyboard.press("Control+Enter")
+                filled(page)
+                assert page.locator(".gap-word.fixed .gap-text").inner_text() == chosen
+                assert page.locator(".gap-word").count() == 2
     finally:
         first.kill()
-        first.wait()
+        first.communicate()
 
 
-def started(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """A server in a process of its own, which takes requests."""
-    command = [
-        sys.executable,
-        "-m",
-        "blankfill",
-        "serve",
-        "--model",
-        str(folder),
-        "--port",
-        str(port),
-        "--threads",
-        "1",
-    ]
+def started(folder: Path, log: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server in a process of its own, which takes requests, and its address."""
+    command = [sys.executable, "-m", "blankfill", "serve", "--model", str(folder), "--port", "0", "--threads", "1"]
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-    for _ in range(600):
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                return server
-        except httpx.TransportError:
-            pass
-        assert server.poll() is None, log.read_text("utf-8")
-        time.sleep(0.1)
-    raise AssertionError(log.read_text("utf-8"))
+        server = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=output, text=True)
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert line, log.read_text("utf-8")
+    return server, json.loads(line)["url"]
 
 
 @pytest.mark.parametrize(("phase", "said"), [("loading", "loads its models"), ("draining", "is being stopped")])

@@ -143,14 +143,14 @@ def test_rounds_are_left_out_only_where_the_request_says_so(server: Server) -> N
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": []}, "messages", "give at least 1"),
     ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "begins"),
     ({"messages": [*QUESTION, *QUESTION]}, "messages", "take turns"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role", "'system', 'user' or 'assistant'"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0", "'text'"),
     ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages.0.name", "leave the field out"),
-    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "string"),
-    ({"messages": [{"role": "user", "content": "a", "weight": 1}]}, "messages.0.weight", "not permitted"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "give a text"),
+    ({"messages": [{"role": "user", "content": "a", "weight": 1}]}, "messages.0.weight", "no such field"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differs from"),
     ({"top_logprobs": 2}, "top_logprobs", "only with logprobs true"),
     ({"template": "/etc/passwd"}, "template", "no built-in chat template"),
@@ -159,7 +159,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "required"}, "tool_choice", "not supported"),
     ({"store": True}, "store", "or give false"),
     ({"modalities": ["audio"]}, "modalities", "not supported"),
-    ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ({"max_tokens": 0}, "max_tokens", "give at least 1"),
     ({"max_tokens": 4097}, "max_tokens", "4,097 tokens together"),
     ({"stop": ["", "a"]}, "stop", "1 to 1,000 characters"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "no token 'x'"),

@@ -83,6 +83,7 @@ def test_mistakes_are_sentences_before_anything_is_opened(
     assert "two models have the name b" in failed(capsys, "--model", "b=x", "--model", "b=y")[0]
     assert "--host 0.0.0.0 can be reached from other machines" in failed(capsys, "--model", "a", "--host", "0.0.0.0")[0]
     assert "the file has no key" in failed(capsys, "--model", "a", "--api-key-file", str(tmp_path / "empty"))[0]
+    assert failed(capsys, "--model", "a", "--api-key", "")[0].startswith("--api-key is empty")
     assert "nothing" in failed(capsys, "--model", "a", "--api-key-file", str(tmp_path / "nothing"))[0]
     assert "--adapter belongs to one model" in failed(capsys, "--model", "a", "b", "--adapter", "c")[0]
     assert "--max-texts 5 is more than --max-queue 4" in failed(

@@ -233,17 +233,17 @@ def test_a_long_prompt_is_cut_only_where_the_request_says_so(server: Server) -> 
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"frequency_penalty": 3}, "frequency_penalty", "less than or equal to 2"),
+    ({"frequency_penalty": 3}, "frequency_penalty", "give at most 2"),
     ({"logit_bias": {"cat": 1}}, "logit_bias", "no token 'cat'"),
     ({"logit_bias": {"9999": 1}}, "logit_bias", "no token '9999'"),
-    ({"logit_bias": {"1": 101}}, "logit_bias.1", "less than or equal to 100"),
+    ({"logit_bias": {"1": 101}}, "logit_bias.1", "give at most 100"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "5 texts, and there may be 4"),
     ({"stop": ""}, "stop", "1 to 1,000 characters"),
     ({"service_tier": "flex"}, "service_tier", "'auto' or 'default'"),
     ({"temperature": 1e-9}, "temperature", "0, or at least"),
-    ({"temperature": -1}, "temperature", "greater than or equal to 0"),
-    ({"top_p": 0}, "top_p", "greater than 0"),
-    ({"n": 0}, "n", "greater than or equal to 1"),
+    ({"temperature": -1}, "temperature", "give at least 0"),
+    ({"top_p": 0}, "top_p", "give more than 0"),
+    ({"n": 0}, "n", "give at least 1"),
     ({"n": 4, "best_of": 2}, "best_of", "n is 4"),
     ({"best_of": 2, "stream": True}, "best_of", "leave it out with stream"),
     ({"max_tokens": 0}, "max_tokens", "only for echo"),
@@ -260,10 +260,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": None}, "prompt", "should be a text"),
     ({"prompt": [1, 9999]}, "", "the token 9999"),
     ({"prompt": [1, -1]}, "", "the token -1"),
-    ({"seed": 1.5}, "seed", "integer"),
+    ({"seed": 1.5}, "seed", "whole number"),
     ({"seed": 2**63}, "seed", "less than"),
-    ({"suffixes": ["."]}, "suffixes", "not permitted"),
-    ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+    ({"suffixes": ["."]}, "suffixes", "no such field"),
+    ({"logprobs": 21}, "logprobs", "give at most 20"),
     ({"model": "glm", "echo": True, "logprobs": 1}, "logprobs", "does not read prompts from left to right"),
     ({"model": "glm", "prompt": "[MASK] [MASK]"}, "", "has 2 blanks"),
 ]  # fmt: skip
@@ -322,6 +322,21 @@ def test_an_encoder_does_not_write() -> None:
         assert status == 400 and "cannot complete" in error["message"]
         with pytest.raises(UserError):
             server.state.models._models["bert"].model.generate("the cat")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("completions", '{"prompt": "the \\ud83d cat", "echo": true, "max_tokens": 1}', "prompt"),
+        ("completions", '{"prompt": "the cat", "stop": ["a", "\\udc00"]}', "stop"),
+        ("chat/completions", '{"messages": [{"role": "user", "content": "the \\ud83d"}]}', "messages"),
+        ("inspect", '{"input": "the \\ud83d cat", "use": "complete"}', "input"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_a_mistake(server: Server, path: str, body: str, field: str) -> None:
+    answer = server.client.post(f"/v1/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"body: {field} has half of a surrogate pair")
 
 
 def test_the_likeliest_tokens_of_prompts_are_within_the_limit_of_tokens() -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import serving_browser
 import uvicorn
 from serving_apps import state_of
-from serving_browser import browser, skip_without_browser, visit
+from serving_browser import skip_without_browser, visit
 
 from blankfill.inference import Model
 from blankfill.objectives.gpt import GptFormat
@@ -28,6 +29,7 @@ from generate_models import byte_level, loaded, random_model
 from written_models import write_model
 
 pytestmark = skip_without_browser()
+chromium = serving_browser.chromium
 
 PROMPT = "the cat sat"
 WORDS = ("the", "old", "red", "boat", "lamp", "sea", "sings", "sleeps")
@@ -116,12 +118,6 @@ def host(tmp_path_factory: pytest.TempPathFactory, slow: None) -> Iterator[Host]
     made.server.should_exit = True
     made.thread.join(LONG)
     state.models.close(30)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

@@ -4,19 +4,18 @@ words; and `/rerank` with a model of pairs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from serving_apps import client_of
+from serving_apps import client_of, tuned_models
 
 from blankfill.finetuning.predictor import EnsemblePredictor
 from blankfill.finetuning.prepared import predict_prepared, prepare
 from blankfill.finetuning.rows import items_of_one
 from blankfill.inference import Model, load
-from head_models import fine_tuned
 
 ROWS: dict[str, list[Any]] = {
     "sst2": ["the cat sat fine", "poor", "the dog sat on the mat"],
@@ -36,18 +35,18 @@ ADDED = {"index", "words", "start", "end"}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {task: fine_tuned(tmp_path_factory.mktemp(task) / "made", "bert", task) for task in ROWS}
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    return tuned_models(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def alone(folders: dict[str, Path]) -> dict[str, Model]:
-    return {task: load(folder) for task, folder in folders.items()}
+def alone(tuned: Mapping[str, Path]) -> dict[str, Model]:
+    return {task: load(folder) for task, folder in tuned.items()}
 
 
 @pytest.fixture(scope="module")
-def client(folders: dict[str, Path]) -> Iterator[TestClient]:
-    with client_of(folders, max_texts=300, max_tokens=3000) as client:
+def client(tuned: Mapping[str, Path]) -> Iterator[TestClient]:
+    with client_of(tuned, max_texts=300, max_tokens=3000) as client:
         yield client
 
 

@@ -99,17 +99,6 @@ def test_workers_share_an_address_and_come_back(tmp_path: Path) -> None:
     assert any(" ended with code -9; another one is started in 0.5 s" in line for line in lines), lines
 
 
-@pytest.mark.slow
-def test_workers_that_cannot_open_a_model_end_the_server(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    run = subprocess.run(
-        [*SERVE, "--model", str(tmp_path / "empty"), "--workers", "2"], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 2
-    assert "there is no checkpoint in this folder" in run.stderr
-    assert json.loads(run.stdout)["exit_code"] == 2
-
-
 class Pipe:
     """A pipe to a worker that writes down the words that it gets, and has messages to read."""
 
@@ -186,6 +175,19 @@ def test_cancelled_requests_are_reported(supervisor: Any) -> None:
     supervisor.workers, supervisor.stopped = {}, Stop.TERMINATED
     supervisor._start = lambda place, died: None
     with pytest.raises(StoppedError, match="4 requests did not finish"):
+        supervisor.run()
+
+
+def test_workers_that_cannot_open_a_model_end_the_server(supervisor: Any) -> None:
+    supervisor.workers[0].pipe = Pipe({"failure": "there is no checkpoint"})
+    supervisor._hear(supervisor.workers[0])
+    assert supervisor.workers[1].pipe.words == [STOP]  # the other one ends too
+    for place in range(2):
+        supervisor._ended(place)
+    assert not supervisor.waiting
+    supervisor.settings = ServeSettings()
+    supervisor._start = lambda place, died: None
+    with pytest.raises(UserError, match="there is no checkpoint"):
         supervisor.run()
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.cli.arguments import parsed
 from blankfill.cli.result import Rows
-from blankfill.errors import UserError
+from blankfill.errors import UserError, setting
 from blankfill.serving.settings import MIB, ServeSettings
 from blankfill.system.bounds import Bound, at_least
 from blankfill.system.reading import read_text
@@ -127,6 +127,8 @@ def _named(given: str) -> tuple[str, Path]:
 
 def _keys(args: ServeArguments) -> tuple[str, ...]:
     """Return the API keys of the command line and of the file."""
+    if args.api_key is not None and not args.api_key.strip():
+        raise UserError(f"{setting('api_key')} is empty; give a key, or leave it out for a server without one")
     keys = [args.api_key] if args.api_key else []
     if args.api_key_file is not None:
         lines = [line.strip() for line in read_text(args.api_key_file).splitlines()]

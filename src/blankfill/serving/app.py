@@ -33,7 +33,7 @@ log = logging.getLogger("blankfill.serving")
 def create_app(state: ServerState) -> FastAPI:
     """Make the application of a server."""
     app = FastAPI(
-        title="blankfill", version=__version__, docs_url=None, redoc_url=None,
+        title="blankfill", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         generate_unique_id_function=lambda route: operation_id(route.path_format, (route.path_format[3:],)),
     )  # fmt: skip
     app.state.server = state

@@ -7,6 +7,7 @@ no traceback for the client).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,17 +77,57 @@ def unreadable(error: BaseException | None) -> ApiError:
 
 def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """Return the error of a body that is not as the description says. problems: as pydantic lists them."""
-    sentences = [f"{_place(problem['loc'])}: {_lowered(str(problem['msg']))}" for problem in problems[:5]]
-    if len(problems) > 5:
-        sentences.append(f"and {len(problems) - 5} more")
-    return ApiError(422, "; ".join(sentences), "invalid_request", _place(problems[0]["loc"]) if problems else None)
+    by_place: dict[str, list[str]] = {}  # a value of no known form has a problem for each form
+    for problem in problems:
+        sentences = by_place.setdefault(_place(problem["loc"]), [])
+        if (sentence := _sentence(problem)) not in sentences:
+            sentences.append(sentence)
+    lines = [f"{place}: {', or '.join(sentences)}" for place, sentences in by_place.items()]
+    shown_lines = lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])
+    return ApiError(422, "; ".join(shown_lines), "invalid_request", next(iter(by_place), None))
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Return the place of a field, such as `messages.0.role`."""
-    place = ".".join(str(part) for part in location if part != "body") or "body"
+    """Return the place of a field, such as `messages.0.role`, without the names of the forms that a value can have."""
+    parts = [str(part) for part in location if part != "body" and not _FORM.fullmatch(str(part))]
+    place = ".".join(parts) or "body"
     return place if len(place) <= LONGEST_NAME else f"{place[:LONGEST_NAME]}…"
 
 
-def _lowered(message: str) -> str:
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, and the remedy."""
+    kind, values = str(problem["type"]), problem.get("ctx") or {}
+    if kind == "missing" and list(problem["loc"]) == ["body"]:
+        return "it is empty; send a JSON object"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**values)
+    message = str(problem["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+_FORM = re.compile(r"str|int|(list|dict)\[.*\]", re.DOTALL)
+"""A part of a place that pydantic adds for a form of a value; no field has such a name."""
+_SENTENCES = {
+    "missing": "it is missing; give it",
+    "extra_forbidden": "there is no such field; leave it out",
+    "string_type": "give a text",
+    "bool_type": "give true or false",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "finite_number": "give a finite number",
+    "list_type": "give a list",
+    "dict_type": "give an object",
+    "model_type": "give an object",
+    "model_attributes_type": "give a JSON object",
+    "literal_error": "give {expected}",
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+    "string_too_short": "give at least {min_length} characters",
+    "string_too_long": "give at most {max_length} characters",
+}
+"""What is wrong with a value by pydantic's name for it: the remedy says it."""

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from blankfill._version import __version__
 from blankfill.generation.sampling import COLDEST, Penalties
 from blankfill.serving.errors import ApiError
-from blankfill.serving.schemas import Body, ModelName
+from blankfill.serving.schemas import Body, ModelName, WholeBody
 from blankfill.serving.served import ServedModel
 from blankfill.serving.settings import ServeSettings
 from blankfill.serving.writing import Writing
@@ -58,7 +58,7 @@ class StreamOptions(Body):
     include_obfuscation: Annotated[Any, neutral(False)] = None
 
 
-class WritingBody(Body):
+class WritingBody(WholeBody):
     """Fields of completions and chat."""
 
     model: ModelName = None

@@ -98,6 +98,9 @@ def _complete(path: str, operation: dict[str, Any], key_needed: bool) -> None:
     """Add to a path of the description its example, its errors and its key."""
     body = operation.get("requestBody")
     statuses = list(ERRORS) if body else ["503"] * (path.startswith("/v1") or path == "/health")
+    if "{" in path:
+        statuses.append("404")
+        operation["responses"].pop("422", None)  # any text is a name
     if key_needed:
         operation["security"] = [{"key": []}]
         statuses.append("401")

@@ -192,12 +192,17 @@ class ModelSet:
                 if ability in model.abilities:
                     return model
             raise ApiError(400, f"no model of this server can {ability.value}", "unsupported_model", "model")
-        model_named = self._models.get(name)
-        if model_named is None:
-            names = ", ".join(self._models)
-            raise ApiError(404, f"there is no model {name!r}; the models are: {names}", "model_not_found", "model")
+        model_named = self.by_name(name)
         model_named.check(ability)
         return model_named
+
+    def by_name(self, name: str) -> ServedModel:
+        """Return a model. Raises ApiError (404) for a name that there is not."""
+        model = self._models.get(name)
+        if model is None:
+            names = ", ".join(self._models)
+            raise ApiError(404, f"there is no model {name!r}; the models are: {names}", "model_not_found", "model")
+        return model
 
 
 def held(model: ServedModel) -> ServedModel:

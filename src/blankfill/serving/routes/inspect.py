@@ -10,7 +10,7 @@ from pydantic import Field
 from blankfill.serving.abilities import Ability
 from blankfill.serving.errors import ApiError
 from blankfill.serving.kinds.inspect import InspectItem, InspectKind
-from blankfill.serving.schemas import Body, ModelName
+from blankfill.serving.schemas import ModelName, WholeBody
 from blankfill.serving.state import State
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["models"])
 Use = Literal["fill", "complete", "chat", "embed", "classify", "tag", "answer"]
 
 
-class InspectRequest(Body):
+class InspectRequest(WholeBody):
     """An input of another endpoint, and its use there."""
 
     model: ModelName = None

@@ -21,6 +21,12 @@ async def models(state: State) -> dict[str, Any]:
     return {"object": "list", "data": [described(model) for model in state.models]}
 
 
+@router.get("/models/{name:path}", summary="One model, and what it can do")
+async def model(name: str, state: State) -> dict[str, Any]:
+    """Describe a model."""
+    return described(state.models.by_name(name))
+
+
 def described(model: ServedModel) -> dict[str, Any]:
     """Return a model as OpenAI lists it, with what it can do beside."""
     return {

@@ -71,13 +71,13 @@ async def _predicted(served: ServedModel, body: TaskRequest, explain: bool = Fal
         return [row.item for row in rows]
 
     prepared, tokens = await read_items(served, body.input, items, body.truncate, body.allow_unknown)
-    found = [words_of(row.item, row.number, len(body.input)) if explain else [] for row in rows]
-    if (computed := len(rows) + sum(map(len, found))) > served.settings.max_texts:
+    contributed = [words_of(row.item, row.number, len(body.input)) if explain else [] for row in rows]
+    if (computed := len(rows) + sum(map(len, contributed))) > served.settings.max_texts:
         raise too_large(
             f"input: {computed:,} texts with each word left out, and a request may have "
             f"{served.settings.max_texts:,}; send several requests", "input",
         )  # fmt: skip
-    words = [without_words(row.item, own) for row, own in zip(rows, found, strict=True)]
+    words = [without_words(row.item, own) for row, own in zip(rows, contributed, strict=True)]
     flat = [word.item for left_out in words for word in left_out]
     if flat:  # all texts that are computed are counted and checked
         more, more_tokens = await read_items(served, flat, lambda: flat, True, True)
