@@ -163,13 +163,8 @@ def faster(dtype: torch.dtype, inputs: int, outputs: int, threads: int) -> bool:
                 lambda x=x_NI: product(x, copy, bias_O),
             )
             times = [[seconds(way) for way in ways] for _ in range(TRIALS)]
-<<<<<<< HEAD
             least = [min(turns) for turns in zip(*times, strict=True)]
             plain, packed = plain + least[0], packed + least[1]
-=======
-            plain_time, packed_time = map(min, zip(*times, strict=True))
-            plain, packed = plain + plain_time, packed + packed_time
->>>>>>> main
     except (RuntimeError, NotImplementedError, AttributeError):  # a torch without these operations
         return False
     return packed < GAIN * plain
