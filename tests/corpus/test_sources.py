@@ -321,6 +321,7 @@ def test_a_file_that_is_not_utf8_names_the_byte_and_the_remedy(tmp_path: Path):
     assert everything(discover([path], FILE)) == [(path, ["Heute fährt sie nicht."])]
 
 
+@pytest.mark.untraced  # the probes of lines are memory too
 @pytest.mark.parametrize("shape", ["lines", "wrapped", "one line"])
 def test_memory_does_not_grow_with_a_text(tmp_path: Path, shape: str):
     line = "the ferry sailed past the old customs house and nobody on board was awake\n"

@@ -83,6 +83,7 @@ def test_answers_and_choices(tmp_path: Path) -> None:
     assert logits.shape == (1, 2)
 
 
+@pytest.mark.untraced  # torch.export finds other shapes in code with probes
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_writers_have_two_graphs(family: str, tmp_path: Path) -> None:
     """Greedy search over the two graphs writes what `predict` and transformers' `generate` write."""

@@ -19,7 +19,7 @@ from serving_browser import SENTENCE, filled, requests_of, skip_without_browser,
 from blankfill.serving.run import running
 from written_models import write_model
 
-pytestmark = [pytest.mark.slow, skip_without_browser()]
+pytestmark = skip_without_browser()
 chromium = serving_browser.chromium
 CHINESE = "春天来了，河边的柳树都绿了。"
 TASKS = {"classes": "sst2", "names": "conll", "questions": "squad2", "numbers": "stsb", "choices": "copa"}

@@ -18,7 +18,7 @@ from serving_browser import SENTENCE, filled, requests_of, skip_without_browser,
 from blankfill.serving.run import running
 from written_models import write_model
 
-pytestmark = [pytest.mark.slow, skip_without_browser()]
+pytestmark = skip_without_browser()
 chromium = serving_browser.chromium
 TEXTS = {
     "en": {"gone": "cannot be reached", "back": "is back", "key": "needs an API key"},

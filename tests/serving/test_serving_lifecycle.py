@@ -424,7 +424,6 @@ class Process:
         return code
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
 def test_signals_of_a_process(folder: Path) -> None:
     made = Process("--model", f"small={folder}", "--request-timeout", "60")
@@ -451,7 +450,6 @@ def test_signals_of_a_process(folder: Path) -> None:
     assert not [line for line in made.lines if "Traceback" in line]
 
 
-@pytest.mark.slow
 def test_a_process_that_ends_in_order_exits_with_0(folder: Path) -> None:
     made = Process("--model", str(folder), "-q")
     try:

@@ -48,7 +48,6 @@ def pids_of(parent: psutil.Process) -> set[int]:
     return pids
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_workers_share_an_address_and_come_back(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "bert", "bert")

@@ -188,7 +188,12 @@
 
     // ---- Tokens with probabilities -----------------------------------------------------------------------------
 
-    const shownToken = (text) => (text.trim() === "" ? text.replaceAll(" ", "␣").replaceAll("\n", "↵") || "∅" : text);
+    /** A token as it is named: white space alone, line ends and control characters have signs. */
+    const shownToken = (text) => {
+        const plain = text.trim() === "" ? text.replaceAll(" ", "␣") || "∅" : text;
+        return plain.replaceAll("\n", "↵").replace(/[\u0000-\u001f]/g, (sign) => String.fromCharCode(0x2400 + sign.charCodeAt(0)))
+            .replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\ufeff]/g, "�");
+    };
 
     /** Return the tokens of a text, each coloured by its probability; those it might have been stand beside the chosen one. */
     function tokenView(tokens) {
