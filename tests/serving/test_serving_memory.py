@@ -97,3 +97,12 @@ def test_a_change_of_files_is_seen(tmp_path: Path) -> None:
     (folder / "new").write_text("x", encoding="utf-8")
     assert fingerprint(folder, None) != after
     assert fingerprint(folder / "nothing") == ()
+
+
+def test_no_compiled_products_are_kept_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(memory.CACHE, raising=False)
+    memory.keep_no_products()
+    assert os.environ[memory.CACHE] == "0"
+    monkeypatch.setenv(memory.CACHE, "64")
+    memory.keep_no_products()
+    assert os.environ[memory.CACHE] == "64"

@@ -7,6 +7,7 @@ milliseconds and can be done by the process that only watches over workers.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,18 @@ class Need:
             return f"model {self.name}: the size of its weights is not known before it is opened"
         how = "mapped from its files, shared by all processes" if self.mapped else "of memory in each process"
         return f"model {self.name}: weights of {amount(self.bytes, 'B')}, {how}"
+
+
+CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""Variable with the number of compiled products that oneDNN keeps; it reads it at its first product."""
+
+
+def keep_no_products() -> None:
+    """Let oneDNN keep no compiled products, unless the user has set how many.
+
+    It keeps one for each number of rows, and batches of a server have any number: 1,024 of them take a gigabyte.
+    """
+    os.environ.setdefault(CACHE, "0")
 
 
 def need_of(name: str, folder: Path, dtype: WeightType = "auto", adapter: Path | None = None) -> Need:

@@ -15,7 +15,7 @@ from typing import Any
 
 from blankfill.checkpoint.dtypes import WeightType
 from blankfill.errors import UserError, setting
-from blankfill.serving.memory import check_fits, need_of
+from blankfill.serving.memory import check_fits, keep_no_products, need_of
 from blankfill.serving.served import ModelSet, ModelSource
 from blankfill.serving.settings import MIB, ServeSettings
 from blankfill.serving.state import ServerState
@@ -174,6 +174,7 @@ def prepared(sources: Sequence[ModelSource], settings: ServeSettings) -> list[Mo
     from dataclasses import replace
 
     settings.check()
+    keep_no_products()
     for source in sources:
         if not source.path.exists():
             raise UserError(f"{source.path}: there is no such folder; give {setting('model')} the folder of a model")
